@@ -1,0 +1,205 @@
+"""The documents moeplace reads and writes, as typed structures: the one home of the file formats.
+
+`msgspec` checks types, ranges and unknown keys; :func:`parse` turns what it says into an
+:class:`~moeplace.errors.InputError` that names the place and what was found there. What relates one part of
+a document to another (names, lengths, sums) is checked where the document becomes an
+:class:`~moeplace.instance.Instance`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from moeplace.errors import InputError
+
+INT64_MAX = 2**63 - 1
+
+NonNegative = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+Positive = Annotated[int, Meta(ge=1, le=INT64_MAX)]
+Position = Annotated[list[Annotated[int, Meta(ge=-INT64_MAX, le=INT64_MAX)]], Meta(min_length=2, max_length=2)]
+LatencyModel = Literal["max", "sum"]
+Termination = Literal["optimal", "gap_limit", "time_limit", "iteration_limit", "interrupted", "completed"]
+
+
+class Model(Struct, frozen=True, forbid_unknown_fields=True):
+    """One MoE language model: its MoE layers and the experts in them."""
+
+    name: str
+    layers: Positive
+    experts: Positive
+    top_k: Positive
+    expert_bytes: Positive | list[Positive]
+
+
+class Server(Struct, frozen=True, forbid_unknown_fields=True):
+    """One edge server and the bytes its cache holds."""
+
+    name: str
+    capacity_bytes: NonNegative
+    position_m: Position | UnsetType = UNSET
+
+
+class Demand(Struct, frozen=True, forbid_unknown_fields=True):
+    """One user asking for one model; times are integer nanoseconds, ``None`` is an unreachable server."""
+
+    user: str
+    model: str
+    tokens: Positive
+    device_ns: NonNegative
+    server_ns: list[NonNegative | None]
+    cloud_ns: NonNegative
+    device_experts: list[Annotated[list[NonNegative], Meta(min_length=2, max_length=2)]] | UnsetType = UNSET
+    position_m: Position | UnsetType = UNSET
+
+
+class Activations(Struct, frozen=True, forbid_unknown_fields=True):
+    """The activation rows in columns: ``count[i]`` tokens used exactly ``experts[i]`` at ``layer[i]``."""
+
+    demand: list[NonNegative]
+    layer: list[NonNegative]
+    experts: list[Annotated[list[NonNegative], Meta(min_length=1)]]
+    count: list[Positive]
+
+
+class InstanceDocument(Struct, frozen=True, forbid_unknown_fields=True):
+    """The instance file, version 1."""
+
+    format: Literal["moeplace/instance"]
+    version: Literal[1]
+    name: str
+    latency_model: LatencyModel
+    models: list[Model]
+    servers: list[Server]
+    demands: list[Demand]
+    activations: Activations
+    notes: str | UnsetType = UNSET
+    source: dict[str, str | int] | UnsetType = UNSET
+
+
+class BestKnown(Struct, frozen=True, forbid_unknown_fields=True):
+    """The best known solution of an instance and the best proven bound on it."""
+
+    sha256: str
+    latency_ns: NonNegative
+    bound_ns: NonNegative | None
+    optimal: bool
+    latency_method: str
+    bound_method: str | None
+    version: str
+    date: str
+
+
+T = TypeVar("T")
+
+
+def parse(document: object, kind: type[T]) -> T:
+    """Check a document as ``json`` read it against its type.
+
+    Parameters
+    ----------
+    document : object
+        The document.
+    kind : type
+        The type it must be, for example :class:`InstanceDocument`.
+
+    Returns
+    -------
+    T
+        The typed document; nothing is coerced.
+
+    Raises
+    ------
+    InputError
+        With the place, what was expected and what was found.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), document, kind) from None
+
+
+def canonical(document: object) -> bytes:
+    """Serialise a document with sorted keys and no white space (the text a hash is taken of).
+
+    The bytes are those of ``json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)``
+    in UTF-8.
+
+    Raises
+    ------
+    InputError
+        A string holds a lone surrogate, which has no UTF-8 form.
+    """
+    try:
+        return msgspec.json.encode(document, order="sorted")
+    except UnicodeEncodeError:
+        raise InputError("a string holds half of a surrogate pair (\\ud800 to \\udfff)") from None
+
+
+_PLACE = re.compile(r"^(?P<message>.*?)(?: - at `(?P<kind>key in )?\$(?P<place>.*?)`)?$", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
+
+
+def _explain(text: str, document: object, kind: type) -> InputError:
+    match = _PLACE.match(text)
+    assert match is not None
+    message, place = match["message"], (match["place"] or "")
+    known = ""
+    found: Any = document
+    for step in _STEP.finditer(place):
+        key, index, anything = step.groups()
+        if anything:  # msgspec does not say which key of a free object
+            wrong = [(k, v) for k, v in found.items() if isinstance(v, bool) or not isinstance(v, str | int)]
+            known, found = (f"{known}[{json.dumps(wrong[0][0])}]", wrong[0][1]) if wrong else (known, found)
+        elif key:
+            known, found = (f"{known}.{key}" if known else key), found[key]
+        else:
+            known, found = f"{known}[{index}]", found[int(index)]
+    message = message.replace("`", "")
+    unknown = re.match(r"Object contains unknown field (.*)", message, re.DOTALL)
+    missing = re.match(r"Object missing required field (.*)", message, re.DOTALL)
+    if unknown:
+        return InputError(f"unknown key {json.dumps(unknown[1])}", place=known)
+    if missing:
+        return InputError(f"the key {json.dumps(missing[1])} is missing", place=known)
+    expected = re.sub(r"^Expected ", "", message)
+    if expected.startswith("Invalid enum value"):
+        expected = _choices(known, kind)
+    expected = re.sub(r", got .*", "", expected)
+    for theirs, ours in _WORDS.items():
+        expected = re.sub(theirs, ours, expected)
+    return InputError(f"expected {expected}, found {show(found)}", place=known)
+
+
+_WORDS = {
+    r"\bint\b": "an integer",
+    r"\bstr\b": "text",
+    r"\barray\b": "a list",
+    r"\bobject\b": "an object",
+    r"\bbool\b": "true or false",
+    r" \| ": " or ",
+}
+
+
+def _choices(place: str, kind: type) -> str:
+    """List the values that a key with a fixed choice may have."""
+    types: dict[str, Any] = get_type_hints(kind)
+    for key in place.split("."):
+        types = {"type": types.get(key)} if get_args(types.get(key)) else get_type_hints(types.get(key, object))
+    return " or ".join(json.dumps(value) for value in get_args(types.get("type")))
+
+
+def show(value: object, limit: int = 60) -> str:
+    """Show a value of a document in an error line: as JSON, on one line, cut to ``limit`` characters."""
+    if isinstance(value, list) and len(value) > 8:
+        return f"a list of {len(value)}"
+    if isinstance(value, dict) and len(value) > 4:
+        return f"an object of {len(value)} keys"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**40:
+        return "an integer of more than 40 digits"
+    text = json.dumps(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,57 @@
+"""The errors moeplace raises on purpose, each of them one line that a person can act on.
+
+Everything the library refuses is a :class:`MoeplaceError`; the command line turns it into one line on
+stderr and the exit code it carries.
+"""
+
+from __future__ import annotations
+
+
+class MoeplaceError(Exception):
+    """Base class: something was refused or went wrong in a way that has a plain explanation.
+
+    Attributes
+    ----------
+    exit_code : int
+        What the command line exits with (1: a run failed, 2: bad input or bad usage).
+    """
+
+    exit_code = 1
+
+
+class InputError(MoeplaceError):
+    """A document, file or argument does not say what it must.
+
+    Parameters
+    ----------
+    message : str
+        What was found and what was expected.
+    place : str, optional
+        Where inside the document, for example ``demands[3].server_ns``.
+    file : str, optional
+        The file that was read.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, place: str = "", file: str = "") -> None:
+        self.message, self.place, self.file = message, place, file
+        super().__init__(": ".join(part for part in (file, place, message) if part))
+
+    def in_file(self, file: str) -> InputError:
+        """Return the same error with the file's name in front."""
+        return InputError(self.message, place=self.place, file=file)
+
+
+class MethodError(MoeplaceError):
+    """A method failed or returned something that is not a feasible placement."""
+
+
+class MethodLimitError(MoeplaceError):
+    """An instance is larger than a method accepts; nothing was computed."""
+
+    exit_code = 2
+
+
+class OutputError(MoeplaceError):
+    """A result could not be written (a full disk, a folder that went away); nothing half-written is left."""

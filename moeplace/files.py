@@ -1,0 +1,162 @@
+"""Reading and writing documents: JSON in UTF-8, plain or gzip, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import gzip
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from moeplace.errors import InputError, OutputError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON document, plain or gzip (told by its first bytes, not by its name).
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    object
+        The document as Python's ``json`` reads it.
+
+    Raises
+    ------
+    InputError
+        Missing or unreadable file, truncated gzip, text that is not UTF-8, a syntax error (with line and
+        column), a key given twice in one object, NaN or Infinity.
+    """
+    file = str(path)
+    try:
+        data = Path(path).read_bytes()
+        if data.startswith(_GZIP_MAGIC):
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or f"damaged gzip file ({error})"
+        raise InputError(f"cannot be read: {reason}", file=file) from None
+    except ValueError as error:  # a NUL byte in the name
+        raise InputError(f"cannot be read: {error}", file=file) from None
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8: byte {error.object[error.start]:#04x} at {error.start}", file=file) from None
+    del data
+    try:
+        with _no_garbage_collection():
+            return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"not JSON: {error.msg}", place=place, file=file) from None
+    except RecursionError:
+        raise InputError("not a moeplace document: nested too deeply", file=file) from None
+    except InputError as error:
+        raise error.in_file(file) from None
+    except ValueError as error:  # an integer with more digits than Python converts
+        raise InputError(f"not JSON that can be read: {error}", file=file) from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise InputError(f"the key {json.dumps(key)} stands twice in one object")
+            seen.add(key)
+    return result
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InputError(f"not JSON: {name} is not a number here")
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    # A million small lists trigger the collector again and again; nothing here is cyclic garbage.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Say now, not after the work, that an output file cannot be written.
+
+    Raises
+    ------
+    InputError
+        The folder does not exist or is not writable, or the path is a folder.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError("is a folder; a file name was expected", file=str(path))
+    folder = target.parent
+    if not folder.is_dir():
+        raise InputError(f"cannot be written: the folder {folder} does not exist", file=str(path))
+    if not os.access(target if target.exists() else folder, os.W_OK):
+        raise InputError("cannot be written: permission denied", file=str(path))
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
+    """Let ``write`` make a file under a temporary name beside ``path``, then move it into place.
+
+    The target appears whole or not at all. A target that exists and is no regular file (a pipe, a
+    terminal, ``/dev/null``) cannot be replaced that way and is written to as it is.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    target = Path(path)
+    try:
+        if target.exists() and not target.is_file():
+            with tempfile.TemporaryDirectory() as folder:
+                temporary = Path(folder) / target.name
+                write(temporary)
+                target.write_bytes(temporary.read_bytes())
+            return
+        target = target.resolve()  # a symbolic link stays one
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~_umask())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path}: cannot be written: {reason}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` whole or not at all; gzip (reproducible: no time, no name) where the name ends in .gz."""
+    if str(path).endswith(".gz"):
+        data = gzip.compress(data, compresslevel=9, mtime=0)
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_whole(path, write)

@@ -1,0 +1,74 @@
+"""Ctrl-C as a request to stop with the best placement so far, not as a loss of it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stop:
+    """Whether a method should end now: its time is over, or somebody asked it to stop.
+
+    Parameters
+    ----------
+    time_limit : float or None
+        Wall seconds from now; None is no limit.
+    """
+
+    def __init__(self, time_limit: float | None = None) -> None:
+        self._started = time.monotonic()
+        self._deadline = None if time_limit is None else self._started + time_limit
+        self.interrupted = False
+
+    @property
+    def elapsed(self) -> float:
+        """Wall seconds since the start."""
+        return time.monotonic() - self._started
+
+    @property
+    def remaining(self) -> float | None:
+        """Wall seconds left (0 when over), None without a limit."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the time limit has passed."""
+        return self.remaining == 0.0
+
+    def __bool__(self) -> bool:
+        return self.interrupted or self.timed_out
+
+
+@contextmanager
+def stopping(time_limit: float | None = None) -> Iterator[Stop]:
+    """Yield a :class:`Stop` that the first SIGINT or SIGTERM sets; a second one interrupts the hard way.
+
+    Outside the main thread, where Python delivers no signals, only the time limit counts. Nested uses each
+    see the request: a method that calls another one stops as well.
+    """
+    stop = Stop(time_limit)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: FrameType | None) -> None:
+        if stop.interrupted:
+            raise KeyboardInterrupt
+        stop.interrupted = True
+        outer = previous[signal.Signals(number)]
+        if getattr(outer, "moeplace_request", False):
+            outer(number, frame)  # type: ignore[operator,misc]
+
+    request.moeplace_request = True  # type: ignore[attr-defined]
+    for number in previous:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,135 @@
+"""Finding methods and formulations: ours and anybody's, by the same two entry point groups.
+
+A method is a function ``(instance, *, time_limit, seed, threads, start, progress, **parameters)`` that returns
+a :class:`~moeplace.placement.Placement` or an :class:`~moeplace.result.Outcome`. It is found by its name in the
+entry point group ``moeplace.methods``, or as ``module:function``. A formulation is found in ``moeplace.models``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeAlias, TypeVar
+
+from moeplace.errors import InputError, MethodError
+from moeplace.instance import Instance
+from moeplace.placement import Placement
+from moeplace.result import Outcome
+
+Method: TypeAlias = Callable[..., Placement | Outcome]
+M = TypeVar("M", bound=Callable[..., Any])
+
+ORDER = [
+    "auto", "milp", "cpsat", "milp-textbook", "popular", "random", "no-cache",
+]  # fmt: skip
+"""The order in which our own methods are listed; others follow by name."""
+
+COMMON = ("time_limit", "seed", "threads", "start", "progress")
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What ``moeplace methods`` says of a method.
+
+    Attributes
+    ----------
+    summary : str
+        One sentence: what it does.
+    exact : bool
+        Whether it proves optimality when it is given the time.
+    guarantee : str
+        What is guaranteed and when; "none" where nothing is.
+    limits : str
+        What it does not accept or is not made for.
+    refuses : callable, optional
+        Given an instance, says why the method does not take it, or None.
+    """
+
+    summary: str
+    exact: bool = False
+    guarantee: str = "none"
+    limits: str = "none"
+    refuses: Callable[[Instance], str | None] = lambda instance: None
+
+
+def describe(info: MethodInfo) -> Callable[[M], M]:
+    """Attach a :class:`MethodInfo` to a method."""
+
+    def attach(method: M) -> M:
+        method.moeplace_info = info  # type: ignore[attr-defined]
+        return method
+
+    return attach
+
+
+def method_names() -> list[str]:
+    """Return the names of all installed methods, ours first."""
+    names = {entry.name for entry in entry_points(group="moeplace.methods")}
+    return [name for name in ORDER if name in names] + sorted(names - set(ORDER))
+
+
+def find_method(name: str) -> Method:
+    """Return a method by entry point name or as ``module:function``.
+
+    Raises
+    ------
+    InputError
+        There is no such method.
+    """
+    if ":" in name:
+        return _load(EntryPoint(name=name, value=name, group="moeplace.methods"))
+    found = entry_points(group="moeplace.methods", name=name)
+    if not found:
+        raise InputError(f"no method {name!r}; there are {', '.join(method_names())}, or module:function")
+    return _load(next(iter(found)))
+
+
+def find_formulation(name: str) -> Callable[..., Any]:
+    """Return the function that builds an algebraic model, by its name in ``moeplace.models``."""
+    found = entry_points(group="moeplace.models", name=name)
+    if not found:
+        known = ", ".join(sorted(entry.name for entry in entry_points(group="moeplace.models")))
+        raise InputError(f"no model {name!r}; there are {known}")
+    return _load(next(iter(found)))
+
+
+def _load(entry: EntryPoint) -> Callable[..., Any]:
+    try:
+        loaded = entry.load()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{entry.name!r} cannot be loaded: {error}") from None
+    if not callable(loaded):
+        raise InputError(f"{entry.name!r} is not a function")
+    result: Callable[..., Any] = loaded
+    return result
+
+
+def method_info(method: Method) -> MethodInfo:
+    """Return what a method says of itself; for one that says nothing, the first line of its docstring."""
+    info = getattr(method, "moeplace_info", None)
+    if isinstance(info, MethodInfo):
+        return info
+    return MethodInfo(summary=(inspect.getdoc(method) or "no description").splitlines()[0])
+
+
+def check_parameters(name: str, method: Method, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that a method does not have, naming those it has.
+
+    Raises
+    ------
+    InputError
+        An unknown parameter.
+    MethodError
+        The method does not take what every method must take.
+    """
+    accepted = inspect.signature(method).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        return
+    if missing := [key for key in COMMON if key not in accepted]:
+        raise MethodError(f"method {name} does not take {', '.join(missing)}, as every method must")
+    own = [key for key, p in accepted.items() if p.kind is p.KEYWORD_ONLY and key not in COMMON]
+    for key in parameters:
+        if key not in own:
+            raise InputError(f"method {name} has no parameter {key!r}; it has {', '.join(own) or 'none'}")

@@ -1,0 +1,154 @@
+"""Running one method on one instance: whatever comes back is evaluated and checked here, for every method."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from typing import Any
+
+from moeplace.errors import InputError, MethodError, MoeplaceError
+from moeplace.evaluation import latency_ns
+from moeplace.instance import Instance
+from moeplace.placement import Placement
+from moeplace.registry import check_parameters, find_method
+from moeplace.result import (
+    InstanceReference,
+    Objective,
+    Outcome,
+    ProgressCallback,
+    Solution,
+    Status,
+    assignments,
+    gap,
+    saving_ratio,
+)
+
+DEFAULT_TIME_LIMIT = 60.0
+"""Seconds that ``auto`` takes where no limit is given."""
+
+
+def solve(
+    instance: Instance,
+    method: str = "auto",
+    *,
+    time_limit: float | None = None,
+    gap: float = 0.0,
+    seed: int = 0,
+    threads: int = 1,
+    start: Solution | Placement | None = None,
+    progress: ProgressCallback | None = None,
+    **parameters: Any,
+) -> Solution:
+    """Run a method and return its placement with everything that is known and proven about it.
+
+    Parameters
+    ----------
+    instance : Instance
+    method : str
+        Name of a method (``moeplace methods``), or ``module:function``.
+    time_limit : float, optional
+        Wall seconds; None is no limit, but for ``auto`` (60 s).
+    gap : float
+        Stop when the gap on latency is proven to be at most this fraction (exact methods).
+    seed, threads : int
+    start : Solution or Placement, optional
+        A placement to begin with; the result is never worse.
+    progress : callable, optional
+        Called with a :class:`~moeplace.result.Progress` now and then.
+    **parameters
+        The method's own parameters.
+
+    Returns
+    -------
+    Solution
+        Its cost, gap and status are computed here from the placement, not taken from the method.
+
+    Raises
+    ------
+    InputError
+        Unknown method or parameter, a value out of range, a start that does not fit.
+    MethodError
+        The method failed, or returned a placement that does not fit or a bound above its own cost.
+    MethodLimitError
+        The instance is larger than the method accepts.
+    """
+    if time_limit is not None and not 0 <= time_limit < float("inf"):
+        raise InputError(f"the time limit must be a number of seconds >= 0, found {time_limit}")
+    if not 0 <= gap < 1:
+        raise InputError(f"the gap must be a fraction from 0 to below 1, found {gap}")
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, found {threads}")
+    if not 0 <= seed < 2**31:
+        raise InputError(f"the seed must be from 0 to {2**31 - 1}, found {seed}")
+    function = find_method(method)
+    own = dict(parameters)
+    if gap:
+        own["gap"] = gap
+    check_parameters(method, function, own)
+    if isinstance(start, Solution):
+        start = start.placement_on(instance)
+    if start is not None:
+        start.check_fits(instance)
+    if time_limit is None and method == "auto":
+        time_limit = DEFAULT_TIME_LIMIT
+    began = time.perf_counter()
+    try:
+        result = function(
+            instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=progress, **own
+        )
+    except MoeplaceError:
+        raise
+    except Exception as error:  # somebody else's code may raise anything; the cause stays chained
+        raise MethodError(f"method {method} failed: {type(error).__name__}: {error}") from error
+    wall_s = time.perf_counter() - began
+    outcome = Outcome(result) if isinstance(result, Placement) else result
+    if not isinstance(outcome, Outcome):
+        raise MethodError(f"method {method} returned {type(outcome).__name__}, not a Placement or an Outcome")
+    return _finish(instance, method, outcome, own, seed, threads, wall_s)
+
+
+def _finish(
+    instance: Instance,
+    method: str,
+    outcome: Outcome,
+    parameters: dict[str, Any],
+    seed: int,
+    threads: int,
+    wall_s: float,
+) -> Solution:
+    try:
+        outcome.placement.check_fits(instance)
+    except InputError as error:
+        raise MethodError(f"method {method} returned a placement that does not fit: {error}") from None
+    cost, bound = latency_ns(instance, outcome.placement), outcome.bound_ns
+    if bound is not None and bound > cost:
+        raise MethodError(f"method {method} claims the bound {bound}, but its own placement costs {cost}")
+    proven = bound == cost
+    termination = outcome.termination
+    if proven and termination in ("completed", "gap_limit"):
+        termination = "optimal"
+    if termination == "optimal" and not proven:
+        raise MethodError(f"method {method} calls its placement optimal, but its bound is {bound}, the cost {cost}")
+    return Solution(
+        format="moeplace/solution",
+        version=1,
+        instance=InstanceReference(instance.name, instance.sha256),
+        placement=assignments(instance, outcome.placement),
+        objective=Objective(
+            latency_ns=cost,
+            baseline_ns=instance.baseline_ns,
+            bound_ns=bound,
+            gap=gap(cost, bound),
+            saving_ratio=saving_ratio(cost, bound, instance.baseline_ns),
+        ),
+        status=Status(termination, "optimal" if proven else "feasible"),
+        method=outcome.method or method,
+        picked_because=outcome.picked_because,
+        parameters=parameters,
+        seed=seed,
+        threads=threads,
+        wall_s=round(wall_s, 3),
+        bound_source=outcome.bound_source if bound is not None else None,
+        guarantee=outcome.guarantee,
+        versions={"moeplace": version("moeplace")},
+    )
