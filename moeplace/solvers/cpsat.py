@@ -23,7 +23,7 @@ NAME = f"CP-SAT {ortools.__version__}"
 _POLL_S = 0.05
 
 
-def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str:
+def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> None:
     """Run CP-SAT on a model, from the search's incumbent, until the search has ended or optimality is proven.
 
     Parameters
@@ -32,11 +32,6 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
     search : Search
         Receives every incumbent and every bound.
     seed, threads : int
-
-    Returns
-    -------
-    str
-        The source of the bound.
 
     Raises
     ------
@@ -61,6 +56,8 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
             except BaseException as error:  # an exception must not travel through the solver's own code
                 failure.append(error)
 
+    if search.ended:
+        return
     _hint(formulation, search.placement)
     solver = cp_model.CpSolver()
     parameters = solver.parameters
@@ -77,7 +74,7 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
 
     def on_bound(saving: float) -> None:
         try:
-            search.prove(baseline - problem.weight_unit * (math.floor(saving) + _float_slack(saving)))
+            search.prove(baseline - problem.weight_unit * (math.floor(saving) + _float_slack(saving)), NAME)
         except BaseException as error:
             failure.append(error)
 
@@ -105,8 +102,7 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
     if response.status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         take(solver.boolean_value)
         # Maximising is minimising the negated objective; its lower bound is an exact integer.
-        search.prove(baseline + problem.weight_unit * int(response.inner_objective_lower_bound))
-    return NAME
+        search.prove(baseline + problem.weight_unit * int(response.inner_objective_lower_bound), NAME)
 
 
 def _float_slack(value: float) -> int:
