@@ -145,8 +145,16 @@ def aggregate(instance: Instance) -> AggregatedProblem:
     -------
     AggregatedProblem
         Device experts, servers that are never nearer than the cloud, and steps that save nothing are gone;
-        rows that are equal from some radius on are one term.
+        rows that are equal from some radius on are one term. Made once for an instance and kept with it.
     """
+    kept: AggregatedProblem | None = vars(instance).get("_aggregated")
+    if kept is None:
+        kept = _aggregate(instance)
+        object.__setattr__(instance, "_aggregated", kept)
+    return kept
+
+
+def _aggregate(instance: Instance) -> AggregatedProblem:
     rows = instance.rows if instance.latency_model == "max" else _split(instance.rows)
     steps = _steps(instance)
     on_device = _on_device(instance, rows)

@@ -1,0 +1,92 @@
+"""``cpsat``: the aggregated radius model (formulation, section 3.1) for CP-SAT, all in integers.
+
+Sets and weights as in ``milp``; ``u`` is the greatest common divisor of the weights.
+
+Variables (Boolean)::
+
+    x[n,i]   server n caches item i
+    a[R,i]   item i is cached somewhere in R
+    b[t]     every item of term t = (R, S) is cached somewhere in R     (a single item: b is a itself)
+
+Model::
+
+    maximise  sum_t (W_t / u) b_t                                                                          (1)
+    sum_i size_i x[n,i]  <=  capacity_n          for all servers n                                         (2)
+    a[R,i]  =>  OR_{n in R} x[n,i]               for all covers (R,i)                                      (3)
+    b[t]    =>  a[R,i]                           for all terms t = (R,S), i in S                           (4)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ortools.sat.python import cp_model
+
+from moeplace.aggregation import AggregatedProblem, aggregate
+from moeplace.instance import Instance
+
+
+@dataclass(frozen=True)
+class CachingModel:
+    """The model with its variables.
+
+    Attributes
+    ----------
+    model : ortools.sat.python.cp_model.CpModel
+    x : dict
+        Variable of each (server, item) that can save anything.
+    a, b : list
+        Variables of the covers and of the terms, in the order of the aggregated problem.
+    problem : AggregatedProblem
+        What the model is of; the saving is its ``weight_unit`` times the objective (1).
+    """
+
+    model: Any
+    x: dict[tuple[int, int], Any]
+    a: list[Any]
+    b: list[Any]
+    problem: AggregatedProblem
+
+
+def build(instance: Instance) -> CachingModel:
+    """Build the model.
+
+    Parameters
+    ----------
+    instance : Instance
+
+    Returns
+    -------
+    CachingModel
+    """
+    problem = aggregate(instance)
+    size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
+    members = [radius.nonzero()[0].tolist() for radius in problem.radius]
+    covers, need = problem.covers
+    cover_of, pairs = need.tolist(), covers.tolist()
+    begin = problem.term_start.tolist()
+    terms = [cover_of[begin[t] : begin[t + 1]] for t in range(problem.n_terms)]
+    weight = (problem.term_weight // problem.weight_unit).tolist()
+
+    model = cp_model.CpModel()
+    useful = [(int(n), int(i)) for n, i in zip(*problem.useful.nonzero(), strict=True)]
+    x = {(n, i): model.new_bool_var(f"x[{n},{i}]") for n, i in useful}
+    a = [model.new_bool_var(f"a[{radius},{i}]") for radius, i in pairs]
+    b = [model.new_bool_var(f"b[{t}]") if len(needs) > 1 else a[needs[0]] for t, needs in enumerate(terms)]
+
+    model.maximize(cp_model.LinearExpr.weighted_sum(b, weight))  # (1)
+    for n, room in enumerate(capacity):  # (2)
+        held = [i for m, i in useful if m == n]
+        unit = math.gcd(*(size[i] for i in held)) or 1
+        model.add(
+            cp_model.LinearExpr.weighted_sum([x[n, i] for i in held], [size[i] // unit for i in held]) <= room // unit
+        )
+    for p, (radius, i) in enumerate(pairs):  # (3)
+        model.add_bool_or([~a[p], *(x[n, i] for n in members[radius] if (n, i) in x)])
+    for t, needs in enumerate(terms):  # (4)
+        if len(needs) > 1:
+            for p in needs:
+                model.add_implication(b[t], a[p])
+    return CachingModel(model, x, a, b, problem)

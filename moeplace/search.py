@@ -1,0 +1,96 @@
+"""The state of a running search: the best placement, the best bound, and whether it is time to end."""
+
+from __future__ import annotations
+
+import threading
+
+from moeplace.documents import Termination
+from moeplace.errors import MethodError
+from moeplace.evaluation import latency_ns
+from moeplace.instance import Instance
+from moeplace.interrupt import Stop
+from moeplace.placement import Placement
+from moeplace.result import Progress, ProgressCallback, gap
+
+
+class Search:
+    """Keeps the incumbent and the bound of a search on one instance; safe to call from solver threads.
+
+    Parameters
+    ----------
+    instance : Instance
+    stop : Stop
+        Time limit and interruption.
+    start : Placement
+        The first incumbent.
+    gap : float
+        The search may end when the gap is proven to be at most this.
+    progress : callable, optional
+        Told of every improvement.
+
+    Attributes
+    ----------
+    placement : Placement
+        The incumbent.
+    latency_ns : int
+        Its exact cost, by our own evaluator, token-ns.
+    bound_ns : int or None
+        Best proven lower bound, token-ns; never above ``latency_ns``.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        stop: Stop,
+        start: Placement,
+        gap: float = 0.0,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self.instance, self.stop = instance, stop
+        self.placement, self.latency_ns = start, latency_ns(instance, start)
+        self.bound_ns: int | None = None
+        self._gap, self._progress, self._lock = gap, progress, threading.Lock()
+        self._report()
+
+    def offer(self, placement: Placement) -> bool:
+        """Take a placement that fits as the incumbent if it is strictly better; say whether it was taken."""
+        cost = latency_ns(self.instance, placement)
+        with self._lock:
+            if cost >= self.latency_ns or placement.overfull(self.instance):
+                return False
+            self.placement, self.latency_ns = placement, cost
+            self._report()
+            return True
+
+    def prove(self, bound_ns: int) -> None:
+        """Take a proven lower bound if it is better.
+
+        Raises
+        ------
+        MethodError
+            The bound is above the cost of a placement that we have: whoever claims it is wrong.
+        """
+        with self._lock:
+            if bound_ns > self.latency_ns:
+                raise MethodError(
+                    f"a bound of {bound_ns} is claimed, but there is a placement of cost {self.latency_ns}"
+                )
+            if self.bound_ns is None or bound_ns > self.bound_ns:
+                self.bound_ns = max(bound_ns, 0)
+                self._report()
+
+    @property
+    def ended(self) -> Termination | None:
+        """Why the search should end now, or None while it should go on."""
+        if self.bound_ns is not None and self.bound_ns == self.latency_ns:
+            return "optimal"
+        if self.stop.interrupted:
+            return "interrupted"
+        if self.stop.timed_out:
+            return "time_limit"
+        reached = gap(self.latency_ns, self.bound_ns)
+        return "gap_limit" if reached is not None and reached <= self._gap else None
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(Progress(self.stop.elapsed, self.latency_ns, self.bound_ns))
