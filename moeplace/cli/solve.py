@@ -119,9 +119,12 @@ def _show(instance: Instance, solution: Solution, output: str | None) -> None:
 
     evaluation = Evaluation(instance, solution.placement_on(instance))
     said, tokens = solution.objective, int(instance.tokens.sum())
-    lines = [("instance", headline(instance)), ("method", _method(solution))]
+    lines = [("instance", headline(instance)), ("method", solution.method or "")]
+    if solution.picked_because:
+        lines.append(("", f"picked by auto: {solution.picked_because}"))
     if solution.parameters:
         lines.append(("parameters", ", ".join(f"{key}={value}" for key, value in solution.parameters.items())))
+    lines.append(("ended", f"{ENDINGS[solution.status.termination]}, after {solution.wall_s:.1f} s"))
     if tokens:
         before, after = said.baseline_ns / tokens, said.latency_ns / tokens
         saving = (said.baseline_ns - said.latency_ns) / said.baseline_ns if said.baseline_ns else 0.0
@@ -164,13 +167,6 @@ def hits_table(experts: tuple[float, float, float], rows: tuple[float, float, fl
     result.add_row("expert requests", *map(screen.percent, experts))
     result.add_row("whole rows", *map(screen.percent, rows))
     return result
-
-
-def _method(solution: Solution) -> str:
-    text = solution.method or ""
-    if solution.picked_because:
-        text += f", picked by auto: {solution.picked_because}"
-    return f"{text}; {ENDINGS[solution.status.termination]}, {solution.wall_s:.1f} s"
 
 
 def _proof(solution: Solution, tokens: int) -> list[tuple[str, str]]:
