@@ -111,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         _drop_stdout()
         if isinstance(error, OSError):
-            _complain(name, str(error))
+            _complain(name, f"cannot write: {error.strerror or error}")
         else:
             what = f"{type(error).__name__}: {error}"
             _complain(name, f"internal error: {what} (MOEPLACE_DEBUG=1 shows where; please report it)")
