@@ -26,7 +26,7 @@ def check(instance: str, solution: str, as_json: bool) -> int:
     problem, answer = moeplace.load(instance), moeplace.read_solution(solution)
     report = moeplace.check(problem, answer)
     cost, bound = report.latency_ns, answer.objective.bound_ns
-    proven = gap(cost, bound) if cost is not None and bound is not None and bound <= cost else None
+    proven = gap(cost, bound) if cost is not None and bound is not None and 0 <= bound <= cost else None
     if as_json:
         document = report.document() | {"bound_ns": bound, "gap": proven}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
