@@ -7,6 +7,7 @@ is one worker with ``linearization_level=2``, and more threads run (at least) th
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -55,7 +56,10 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
 
     class Incumbents(cp_model.CpSolverSolutionCallback):  # type: ignore[misc]
         def on_solution_callback(self) -> None:
-            take(self.boolean_value)
+            try:
+                take(self.boolean_value)
+            except BaseException as error:  # an exception must not travel through the solver's own code
+                failure.append(error)
 
     _hint(formulation, search.placement)
     solver = cp_model.CpSolver()
@@ -69,26 +73,30 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
         parameters.max_time_in_seconds = search.stop.remaining
     parameters.relative_gap_limit = parameters.absolute_gap_limit = 0.0
 
-    # The float is near enough to show progress and to stop at a gap; the integer bound is taken at the end.
-    rough = [float("inf")]
-    solver.best_bound_callback = lambda saving: rough.append(saving)
-
     failure: list[BaseException] = []
+
+    def on_bound(saving: float) -> None:
+        try:
+            search.prove(baseline - problem.weight_unit * (math.floor(saving) + _float_slack(saving)))
+        except BaseException as error:
+            failure.append(error)
+
+    solver.best_bound_callback = on_bound
 
     def run() -> None:
         try:
             solver.solve(model, Incumbents())
-        except BaseException as error:  # handed to the caller's thread
+        except BaseException as error:
             failure.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(_POLL_S)
-        if search.ended:
+        if failure or search.ended:
             solver.stop_search()
     if failure:
-        raise MethodError(f"CP-SAT failed: {failure[0]}")
+        raise failure[0]
     response = solver.response_proto
     if response.status == cp_model.MODEL_INVALID:
         raise MethodError(f"CP-SAT refused the model: {model.validate()}")
@@ -99,6 +107,11 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
         # Maximising is minimising the negated objective; its lower bound is an exact integer.
         search.prove(baseline + problem.weight_unit * int(response.inner_objective_lower_bound))
     return NAME
+
+
+def _float_slack(value: float) -> int:
+    """Return how far the float of an integer below 2**63 may be from it (0 up to 2**52)."""
+    return 0 if abs(value) <= 2**52 else 2**12
 
 
 def _hint(formulation: Any, placement: Placement) -> None:

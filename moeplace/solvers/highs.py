@@ -148,20 +148,27 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> str:
     start = search.placement.cached[server, item].astype(np.float64)
     _ok(highs.setSolution(len(index), index, start), "start")
 
-    def on_incumbent(event: Any) -> None:
-        take(event.data_out.mip_solution)
+    failure: list[BaseException] = []  # an exception must not travel through the solver's own code
 
-    def on_interrupt(event: Any) -> None:
-        if event.callback_type == highspy.cb.HighsCallbackType.kCallbackMipInterrupt:
-            prove(event.data_out.mip_dual_bound)
-        if search.ended:
+    def on_event(event: Any) -> None:
+        kind, kinds = event.callback_type, highspy.cb.HighsCallbackType
+        try:
+            if kind == kinds.kCallbackMipImprovingSolution:
+                take(event.data_out.mip_solution)
+            elif kind == kinds.kCallbackMipInterrupt:
+                prove(event.data_out.mip_dual_bound)
+        except BaseException as error:
+            failure.append(error)
+        if kind != kinds.kCallbackMipImprovingSolution and (failure or search.ended):
             event.data_in.user_interrupt = True
 
-    highs.cbMipImprovingSolution += on_incumbent
-    highs.cbMipInterrupt += on_interrupt
-    highs.cbSimplexInterrupt += on_interrupt
-    highs.cbIpmInterrupt += on_interrupt
+    highs.cbMipImprovingSolution += on_event
+    highs.cbMipInterrupt += on_event
+    highs.cbSimplexInterrupt += on_event
+    highs.cbIpmInterrupt += on_event
     status = highs.run()
+    if failure:
+        raise failure[0]
     result = highs.getModelStatus()
     if status == HighsStatus.kError or result not in _ENDINGS:
         raise MethodError(f"HiGHS ended with {highs.modelStatusToString(result)}")
