@@ -41,10 +41,11 @@ def check(instance: str, solution: str, as_json: bool) -> int:
         return f"{ns} token-ns" + (f", {screen.duration(ns / tokens)} per token" if tokens else "")
 
     lines = [("latency", said(cost)), ("empty servers", said(report.baseline_ns))]
-    if bound is not None:
-        lines += [("bound", f"{said(bound)}: {report.bound}"), ("gap", f"{screen.gap_percent(proven)}, if it holds")]
+    if bound is None or proven is None:
+        lines.append(("bound", report.bound if bound is None else f"{report.bound}, and not possible"))
     else:
-        lines.append(("bound", "none claimed"))
+        lines.append(("bound", f"{said(bound)}: {report.bound}"))
+        lines.append(("gap", f"{screen.gap_percent(proven)}, if the bound holds"))
     verdict = "valid" if report.ok else f"WRONG, {screen.number(len(report.violations), 'violation')}"
     checked = "recomputed: names, capacities, latency, gap, status, hash"
     lines.append(("verdict", f"{verdict} ({checked})"))
