@@ -95,8 +95,8 @@ def test_solve_sums_up(run: Run) -> None:
     assert "40 µs → 3.2 µs per token, 92.00 % saved by the caches" in out
     assert "0 %: proven optimal by CP-SAT" in out
     assert "served by        device      edge   cloud" in out
-    assert "s0      ██████████ 100%  3 kB      3 kB        3          36.8 µs" in out
-    assert "s1      █████░░░░░  50%  1 kB      2 kB        1            14 µs" in out
+    assert "s0      ██████████ 100 %  3 kB      3 kB        3          36.8 µs" in out
+    assert "s1      █████░░░░░  50 %  1 kB      2 kB        1            14 µs" in out
     assert "p50 3.2 µs, p90 3.2 µs, p99 3.2 µs per token, over 1 user" in out
     assert out.endswith("written to out.json\n")
     solution = moeplace.read_solution("out.json")
@@ -478,7 +478,7 @@ def test_a_poor_encoding_gets_plain_bars(folder: Path) -> None:
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         check=True,
     )
-    assert b"s0      ########## 100%" in done.stdout
+    assert b"s0      ########## 100 %" in done.stdout
     assert b"40 us > 17.2 us per token" in done.stdout
 
 

@@ -118,11 +118,17 @@ def number(value: int, noun: str = "", plural: str = "") -> str:
 
 
 def bar(share: float, width: int = 10) -> str:
-    """Draw a share; only what is full looks full, and only what is empty looks empty."""
+    """Draw a share, with its percentage; only what is full looks full, and only what is empty looks empty.
+
+    Examples
+    --------
+    >>> bar(0.999), bar(0.001), bar(1.0)
+    ('█████████░  99 %', '█░░░░░░░░░   0 %', '██████████ 100 %')
+    """
     filled = math.floor(share * width + 0.5)
     if 0 < share < 1:
         filled = min(max(filled, 1), width - 1)
-    return "█" * filled + "░" * (width - filled)
+    return "█" * filled + "░" * (width - filled) + f"{math.floor(100 * share):4d} %"
 
 
 def table(*columns: str, right: str = "") -> Table:

@@ -193,7 +193,7 @@ def _servers(instance: Instance, evaluation: Any, tokens: int) -> Table:
         share = used[n] / server.capacity_bytes if server.capacity_bytes else 0.0
         result.add_row(
             one_line(server.name),
-            f"{screen.bar(share)} {share:4.0%}",
+            screen.bar(share),
             screen.size(used[n]),
             screen.size(server.capacity_bytes),
             screen.number(int(cached[n].sum())),
