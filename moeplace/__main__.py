@@ -1,8 +1,6 @@
 """``python -m moeplace``: the same as the command ``moeplace``."""
 
-import sys
-
-from moeplace.cli import main
+from moeplace.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

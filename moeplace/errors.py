@@ -48,9 +48,19 @@ class MethodError(MoeplaceError):
 
 
 class MethodLimitError(MoeplaceError):
-    """An instance is larger than a method accepts; nothing was computed."""
+    """A method does not take this instance (too large, a feature it has not); nothing was computed.
+
+    Parameters
+    ----------
+    method, reason : str
+        Who refuses, and why.
+    """
 
     exit_code = 2
+
+    def __init__(self, method: str, reason: str) -> None:
+        self.method, self.reason = method, reason
+        super().__init__(f"method {method} does not take this instance: {reason}")
 
 
 class OutputError(MoeplaceError):

@@ -45,6 +45,8 @@ class MethodInfo:
         What it does not accept or is not made for.
     refuses : callable, optional
         Given an instance, says why the method does not take it, or None.
+    imports : tuple of str
+        Modules that it imports when it runs; :func:`~moeplace.solving.solve` loads them before its clock starts.
     """
 
     summary: str
@@ -52,6 +54,7 @@ class MethodInfo:
     guarantee: str = "none"
     limits: str = "none"
     refuses: Callable[[Instance], str | None] = lambda instance: None
+    imports: tuple[str, ...] = ()
 
 
 def describe(info: MethodInfo) -> Callable[[M], M]:

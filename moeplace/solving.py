@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from moeplace.errors import InputError, MethodError, MoeplaceError
+from moeplace.errors import InputError, MethodError, MethodLimitError, MoeplaceError
 from moeplace.evaluation import latency_ns
 from moeplace.instance import Instance
 from moeplace.placement import Placement
-from moeplace.registry import check_parameters, find_method
+from moeplace.registry import check_parameters, find_method, method_info
 from moeplace.result import (
     InstanceReference,
     Objective,
@@ -25,6 +27,10 @@ from moeplace.result import (
 
 DEFAULT_TIME_LIMIT = 60.0
 """Seconds that ``auto`` takes where no limit is given."""
+
+
+_PACKAGES = ("moeplace", "numpy", "scipy", "pyomo", "highspy", "ortools")
+"""Whose versions a solution records, where they were loaded."""
 
 
 def solve(
@@ -82,7 +88,12 @@ def solve(
         start.check_fits(instance)
     if time_limit is None and method == "auto":
         time_limit = DEFAULT_TIME_LIMIT
+    info = method_info(function)
+    for module in info.imports:
+        import_module(module)
     began = time.perf_counter()
+    if reason := info.refuses(instance):
+        raise MethodLimitError(method, reason)
     try:
         result = function(
             instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=progress, **own
@@ -159,5 +170,5 @@ def _finish(
         wall_s=round(wall_s, 3),
         bound_source=outcome.bound_source if bound is not None else None,
         guarantee=outcome.guarantee,
-        versions={"moeplace": version("moeplace")},
+        versions={package: version(package) for package in _PACKAGES if package in sys.modules},
     )

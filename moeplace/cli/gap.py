@@ -274,7 +274,7 @@ def _one(instance: Instance, name: str, parameters: dict[str, Any], **options: A
     try:
         solution = moeplace.solve(instance, name, **options, **parameters)
     except MethodLimitError as error:
-        return Run(name, "refused", str(error))
+        return Run(name, "refused", error.reason)
     except MoeplaceError as error:
         return Run(name, "failed", str(error))
     report = moeplace.check(instance, solution)

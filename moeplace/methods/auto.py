@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from moeplace.instance import Instance
 from moeplace.methods.baselines import popular
-from moeplace.methods.exact import aggregated_rows, cpsat
+from moeplace.methods.exact import CPSAT_IMPORTS, aggregated_rows, cpsat
 from moeplace.placement import Placement
 from moeplace.registry import MethodInfo, describe
 from moeplace.result import Outcome, ProgressCallback
@@ -19,6 +19,7 @@ EXACT_ROWS = 50_000
     MethodInfo(
         summary="Picks a method by the size of the instance and says which and why.",
         guarantee="that of the method it picks",
+        imports=CPSAT_IMPORTS,
     )
 )
 def auto(

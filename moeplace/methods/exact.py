@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from moeplace.aggregation import aggregate
-from moeplace.errors import InputError, MethodLimitError
+from moeplace.errors import InputError
 from moeplace.files import write_whole
 from moeplace.instance import Instance
 from moeplace.interrupt import stopping
@@ -21,6 +21,8 @@ from moeplace.search import Search
 
 MOST_ROWS = 500_000
 """Constraint rows above which a model is not built: Pyomo takes about 20 us and 1.4 kB for each."""
+
+CPSAT_IMPORTS = ("moeplace_models.cpsat", "moeplace.solvers.cpsat")
 
 RLT_TERMS = 20_000
 """Terms up to which ``milp`` adds the RLT rows by itself."""
@@ -46,7 +48,7 @@ def textbook_rows(instance: Instance) -> int:
 def _refuses(rows: Callable[[Instance], int]) -> Callable[[Instance], str | None]:
     def refuses(instance: Instance) -> str | None:
         needed = rows(instance)
-        return f"about {needed:,} constraint rows, at most {MOST_ROWS:,} are built" if needed > MOST_ROWS else None
+        return f"{needed:,} constraint rows, at most {MOST_ROWS:,} are built" if needed > MOST_ROWS else None
 
     return refuses
 
@@ -61,6 +63,7 @@ _PROOF = "optimal when it ends before its limits; otherwise a proven bound, as f
         guarantee=_PROOF,
         limits=f"{MOST_ROWS:,} constraint rows",
         refuses=_refuses(aggregated_rows),
+        imports=("moeplace_models.milp", "moeplace.solvers.highs"),
     )
 )
 def milp(
@@ -85,7 +88,7 @@ def milp(
     """
     if rlt is None:
         rlt = False
-    return _solve("milp", milp, instance, time_limit, seed, threads, start, progress, gap, {"rlt": rlt})
+    return _solve("milp", instance, time_limit, seed, threads, start, progress, gap, {"rlt": rlt})
 
 
 @describe(
@@ -95,6 +98,7 @@ def milp(
         guarantee=_PROOF,
         limits=f"{MOST_ROWS:,} constraint rows; for teaching and comparison, much slower than milp",
         refuses=_refuses(textbook_rows),
+        imports=("moeplace_models.milp_textbook", "moeplace.solvers.highs"),
     )
 )
 def milp_textbook(
@@ -114,7 +118,7 @@ def milp_textbook(
     gap : float
         Stop at this proven gap.
     """
-    return _solve("milp-textbook", milp_textbook, instance, time_limit, seed, threads, start, progress, gap, {})
+    return _solve("milp-textbook", instance, time_limit, seed, threads, start, progress, gap, {})
 
 
 @describe(
@@ -124,6 +128,7 @@ def milp_textbook(
         guarantee=_PROOF,
         limits=f"{MOST_ROWS:,} constraint rows",
         refuses=_refuses(aggregated_rows),
+        imports=CPSAT_IMPORTS,
     )
 )
 def cpsat(
@@ -143,12 +148,11 @@ def cpsat(
     gap : float
         Stop at this proven gap.
     """
-    return _solve("cpsat", cpsat, instance, time_limit, seed, threads, start, progress, gap, {})
+    return _solve("cpsat", instance, time_limit, seed, threads, start, progress, gap, {})
 
 
 def _solve(
     name: str,
-    method: Any,
     instance: Instance,
     time_limit: float | None,
     seed: int,
@@ -158,8 +162,6 @@ def _solve(
     gap: float,
     options: dict[str, Any],
 ) -> Outcome:
-    if reason := method.moeplace_info.refuses(instance):
-        raise MethodLimitError(f"{name} does not take this instance: {reason}")
     with stopping(time_limit) as stop:
         first = popular(instance, time_limit=None, seed=seed, threads=1, start=None, progress=None).placement
         search = Search(instance, stop, first, gap, progress)
