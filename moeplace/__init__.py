@@ -1,15 +1,23 @@
 """Where to cache the experts of a Mixture-of-Experts model on edge servers, and how far from optimal that is.
 
 The flow of data is: file, :class:`Instance`, aggregated problem, method, :class:`Solution`, :func:`check`.
+
+Names are imported when they are first used: the command line answers ``--help`` without numpy.
 """
 
-from moeplace.check import Report, check
-from moeplace.errors import InputError, MethodError, MethodLimitError, MoeplaceError, OutputError
-from moeplace.evaluation import Evaluation, latency_ns
-from moeplace.instance import Instance, load
-from moeplace.placement import Placement
-from moeplace.result import Outcome, Progress, Solution, read_solution
-from moeplace.solving import solve
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moeplace.checking import Report, check
+    from moeplace.errors import InputError, MethodError, MethodLimitError, MoeplaceError, OutputError
+    from moeplace.evaluation import Evaluation, latency_ns
+    from moeplace.instance import Instance, load
+    from moeplace.placement import Placement
+    from moeplace.result import Outcome, Progress, Solution, read_solution
+    from moeplace.solving import solve
 
 __all__ = [
     "Evaluation",
@@ -30,3 +38,27 @@ __all__ = [
     "read_solution",
     "solve",
 ]
+
+# No public name may be the name of a module of the package: importing the module would replace it.
+_HOME = {
+    "checking": ["Report", "check"],
+    "errors": ["InputError", "MethodError", "MethodLimitError", "MoeplaceError", "OutputError"],
+    "evaluation": ["Evaluation", "latency_ns"],
+    "instance": ["Instance", "load"],
+    "placement": ["Placement"],
+    "result": ["Outcome", "Progress", "Solution", "read_solution"],
+    "solving": ["solve"],
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            value = getattr(import_module(f"moeplace.{module}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'moeplace' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -188,6 +188,12 @@ def _aggregate(instance: Instance) -> AggregatedProblem:
     )
 
 
+def distinct_rows(instance: Instance) -> int:
+    """Return how many activation rows are left when equal ones (demand, layer, experts) are merged."""
+    set_start, _, (set_of_row,) = _distinct_sets(instance.n_items, instance.rows)
+    return len(np.unique(instance.rows.demand.astype(np.int64) * len(set_start) + set_of_row))
+
+
 @dataclass(frozen=True)
 class _Steps:
     """All steps of all demands: radius set, demand, width, and whether the device is within the step."""

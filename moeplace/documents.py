@@ -96,6 +96,8 @@ class BestKnown(Struct, frozen=True, forbid_unknown_fields=True):
 
 T = TypeVar("T")
 
+_SURROGATE = "a string holds half of a surrogate pair (\\ud800 to \\udfff)"
+
 
 def parse(document: object, kind: type[T]) -> T:
     """Check a document as ``json`` read it against its type.
@@ -121,6 +123,8 @@ def parse(document: object, kind: type[T]) -> T:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
         raise _explain(str(error), document, kind) from None
+    except UnicodeEncodeError:
+        raise InputError(_SURROGATE) from None
 
 
 def canonical(document: object) -> bytes:
@@ -137,7 +141,7 @@ def canonical(document: object) -> bytes:
     try:
         return msgspec.json.encode(document, order="sorted")
     except UnicodeEncodeError:
-        raise InputError("a string holds half of a surrogate pair (\\ud800 to \\udfff)") from None
+        raise InputError(_SURROGATE) from None
 
 
 _PLACE = re.compile(r"^(?P<message>.*?)(?: - at `(?P<kind>key in )?\$(?P<place>.*?)`)?$", re.DOTALL)

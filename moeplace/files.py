@@ -52,6 +52,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8: byte {error.object[error.start]:#04x} at {error.start}", file=file) from None
     del data
+    if text.startswith("\ufeff"):
+        raise InputError("starts with a byte order mark; plain UTF-8 was expected", file=file)
     try:
         with _no_garbage_collection():
             return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
@@ -102,13 +104,16 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         The folder does not exist or is not writable, or the path is a folder.
     """
     target = Path(path)
-    if target.is_dir():
-        raise InputError("is a folder; a file name was expected", file=str(path))
     folder = target.parent
-    if not folder.is_dir():
-        raise InputError(f"cannot be written: the folder {folder} does not exist", file=str(path))
-    if not os.access(target if target.exists() else folder, os.W_OK):
-        raise InputError("cannot be written: permission denied", file=str(path))
+    try:
+        if target.is_dir():
+            raise InputError("is a folder; a file name was expected", file=str(path))
+        if not folder.is_dir():
+            raise InputError(f"cannot be written: the folder {folder} does not exist", file=str(path))
+        if not os.access(target if target.exists() else folder, os.W_OK):
+            raise InputError("cannot be written: permission denied", file=str(path))
+    except OSError as error:  # a name that is too long, links in a circle
+        raise InputError(f"cannot be written: {error.strerror}", file=str(path)) from None
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:

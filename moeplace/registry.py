@@ -79,6 +79,8 @@ def find_method(name: str) -> Method:
         There is no such method.
     """
     if ":" in name:
+        if not all(part.isidentifier() for part in name.replace(":", ".").split(".")) or name.count(":") != 1:
+            raise InputError(f"{name!r} is not of the form module:function")
         return _load(EntryPoint(name=name, value=name, group="moeplace.methods"))
     found = entry_points(group="moeplace.methods", name=name)
     if not found:
@@ -98,8 +100,8 @@ def find_formulation(name: str) -> Callable[..., Any]:
 def _load(entry: EntryPoint) -> Callable[..., Any]:
     try:
         loaded = entry.load()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{entry.name!r} cannot be loaded: {error}") from None
+    except Exception as error:  # importing a module runs it, and it may raise anything
+        raise InputError(f"{entry.name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(loaded):
         raise InputError(f"{entry.name!r} is not a function")
     result: Callable[..., Any] = loaded
@@ -114,6 +116,26 @@ def method_info(method: Method) -> MethodInfo:
     return MethodInfo(summary=(inspect.getdoc(method) or "no description").splitlines()[0])
 
 
+def own_parameters(method: Method) -> dict[str, Any] | None:
+    """Return the parameters that are a method's own, with their defaults; None where it takes any.
+
+    Raises
+    ------
+    MethodError
+        The method does not take what every method must take.
+    """
+    try:
+        accepted = inspect.signature(method).parameters
+    except (TypeError, ValueError):
+        raise MethodError("it does not say which parameters it takes") from None
+    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        return None
+    if missing := [key for key in COMMON if key not in accepted]:
+        raise MethodError(f"it does not take {', '.join(missing)}, as every method must")
+    own = (p for p in accepted.values() if p.kind is p.KEYWORD_ONLY and p.name not in COMMON)
+    return {p.name: None if p.default is p.empty else p.default for p in own}
+
+
 def check_parameters(name: str, method: Method, parameters: dict[str, Any]) -> None:
     """Refuse parameters that a method does not have, naming those it has.
 
@@ -124,12 +146,12 @@ def check_parameters(name: str, method: Method, parameters: dict[str, Any]) -> N
     MethodError
         The method does not take what every method must take.
     """
-    accepted = inspect.signature(method).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+    try:
+        own = own_parameters(method)
+    except MethodError as error:
+        raise MethodError(f"{name} is no method: {error}") from None
+    if own is None:
         return
-    if missing := [key for key in COMMON if key not in accepted]:
-        raise MethodError(f"method {name} does not take {', '.join(missing)}, as every method must")
-    own = [key for key, p in accepted.items() if p.kind is p.KEYWORD_ONLY and key not in COMMON]
     for key in parameters:
         if key not in own:
             raise InputError(f"method {name} has no parameter {key!r}; it has {', '.join(own) or 'none'}")

@@ -72,18 +72,9 @@ def solve(
     MethodLimitError
         The instance is larger than the method accepts.
     """
-    if time_limit is not None and not 0 <= time_limit < float("inf"):
-        raise InputError(f"the time limit must be a number of seconds >= 0, found {time_limit}")
-    if not 0 <= gap < 1:
-        raise InputError(f"the gap must be a fraction from 0 to below 1, found {gap}")
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, found {threads}")
-    if not 0 <= seed < 2**31:
-        raise InputError(f"the seed must be from 0 to {2**31 - 1}, found {seed}")
+    check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)
+    own = parameters | ({"gap": gap} if gap else {})
     function = find_method(method)
-    own = dict(parameters)
-    if gap:
-        own["gap"] = gap
     check_parameters(method, function, own)
     if isinstance(start, Solution):
         start = start.placement_on(instance)
@@ -105,6 +96,24 @@ def solve(
     if not isinstance(outcome, Outcome):
         raise MethodError(f"method {method} returned {type(outcome).__name__}, not a Placement or an Outcome")
     return _finish(instance, method, outcome, own, seed, threads, wall_s)
+
+
+def check_limits(*, time_limit: float | None, gap: float = 0.0, seed: int, threads: int) -> None:
+    """Refuse what no method accepts; the command line asks before it reads an instance.
+
+    Raises
+    ------
+    InputError
+        A value out of range.
+    """
+    if time_limit is not None and not 0 <= time_limit < float("inf"):
+        raise InputError(f"the time limit must be a number of seconds >= 0, found {time_limit}")
+    if not 0 <= gap < 1:
+        raise InputError(f"the gap must be a fraction from 0 to below 1, found {gap}")
+    if threads < 1:
+        raise InputError(f"threads must be at least 1, found {threads}")
+    if not 0 <= seed < 2**31:
+        raise InputError(f"the seed must be from 0 to {2**31 - 1}, found {seed}")
 
 
 def _finish(

@@ -19,8 +19,8 @@ from moeplace.registry import MethodInfo, describe, find_formulation
 from moeplace.result import Outcome, ProgressCallback
 from moeplace.search import Search
 
-MOST_ROWS = 1_000_000
-"""Constraint rows above which a model is not built: Pyomo takes about 20 us and 2 kB for each."""
+MOST_ROWS = 500_000
+"""Constraint rows above which a model is not built: Pyomo takes about 20 us and 1.4 kB for each."""
 
 RLT_TERMS = 20_000
 """Terms up to which ``milp`` adds the RLT rows by itself."""
@@ -165,21 +165,17 @@ def _solve(
         search = Search(instance, stop, first, gap, progress)
         if start is not None:
             search.offer(start)
-        model = find_formulation(name)(instance, **options)
-        source = None
-        if not search.ended:
+
+        def work() -> None:
+            model = find_formulation(name)(instance, **options)
             if name == "cpsat":
                 from moeplace.solvers import cpsat as solver
             else:
                 from moeplace.solvers import highs as solver  # type: ignore[no-redef]
-            source = solver.improve(model, search, seed=seed, threads=threads)
-        return Outcome(
-            search.placement,
-            bound_ns=search.bound_ns,
-            bound_source=source,
-            # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
-            termination=search.ended or "gap_limit",
-        )
+            solver.improve(model, search, seed=seed, threads=threads)
+
+        search.run(work)
+        return search.outcome()
 
 
 def export(instance: Instance, model: str, path: str | Path) -> None:

@@ -7,6 +7,7 @@ is one worker with ``linearization_level=2``, and more threads run (at least) th
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -22,7 +23,7 @@ NAME = f"CP-SAT {ortools.__version__}"
 _POLL_S = 0.05
 
 
-def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str:
+def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> None:
     """Run CP-SAT on a model, from the search's incumbent, until the search has ended or optimality is proven.
 
     Parameters
@@ -31,11 +32,6 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
     search : Search
         Receives every incumbent and every bound.
     seed, threads : int
-
-    Returns
-    -------
-    str
-        The source of the bound.
 
     Raises
     ------
@@ -55,8 +51,13 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
 
     class Incumbents(cp_model.CpSolverSolutionCallback):  # type: ignore[misc]
         def on_solution_callback(self) -> None:
-            take(self.boolean_value)
+            try:
+                take(self.boolean_value)
+            except BaseException as error:  # an exception must not travel through the solver's own code
+                failure.append(error)
 
+    if search.ended:
+        return
     _hint(formulation, search.placement)
     solver = cp_model.CpSolver()
     parameters = solver.parameters
@@ -69,26 +70,30 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
         parameters.max_time_in_seconds = search.stop.remaining
     parameters.relative_gap_limit = parameters.absolute_gap_limit = 0.0
 
-    # The float is near enough to show progress and to stop at a gap; the integer bound is taken at the end.
-    rough = [float("inf")]
-    solver.best_bound_callback = lambda saving: rough.append(saving)
-
     failure: list[BaseException] = []
+
+    def on_bound(saving: float) -> None:
+        try:
+            search.prove(baseline - problem.weight_unit * (math.floor(saving) + _float_slack(saving)), NAME)
+        except BaseException as error:
+            failure.append(error)
+
+    solver.best_bound_callback = on_bound
 
     def run() -> None:
         try:
             solver.solve(model, Incumbents())
-        except BaseException as error:  # handed to the caller's thread
+        except BaseException as error:
             failure.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(_POLL_S)
-        if search.ended:
+        if failure or search.ended:
             solver.stop_search()
     if failure:
-        raise MethodError(f"CP-SAT failed: {failure[0]}")
+        raise failure[0]
     response = solver.response_proto
     if response.status == cp_model.MODEL_INVALID:
         raise MethodError(f"CP-SAT refused the model: {model.validate()}")
@@ -97,8 +102,12 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> str
     if response.status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         take(solver.boolean_value)
         # Maximising is minimising the negated objective; its lower bound is an exact integer.
-        search.prove(baseline + problem.weight_unit * int(response.inner_objective_lower_bound))
-    return NAME
+        search.prove(baseline + problem.weight_unit * int(response.inner_objective_lower_bound), NAME)
+
+
+def _float_slack(value: float) -> int:
+    """Return how far the float of an integer below 2**63 may be from it (0 up to 2**52)."""
+    return 0 if abs(value) <= 2**52 else 2**12
 
 
 def _hint(formulation: Any, placement: Placement) -> None:

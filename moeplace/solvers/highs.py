@@ -10,6 +10,7 @@ two costs, and a proof of optimality is exact; above, a relative 5e-10 of the ra
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -71,7 +72,7 @@ def compile_model(model: Any) -> _Matrix:
     )
 
 
-def improve(model: Any, search: Search, *, seed: int, threads: int) -> str:
+def improve(model: Any, search: Search, *, seed: int, threads: int) -> None:
     """Run HiGHS on a model, from the search's incumbent, until the search has ended or nothing is left to prove.
 
     Parameters
@@ -82,21 +83,32 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> str:
         Receives every incumbent and every bound.
     seed, threads : int
 
-    Returns
-    -------
-    str
-        The source of the bound.
-
     Raises
     ------
     MethodError
         HiGHS failed.
     """
+    # HiGHS has one scheduler in a process: a run that was left behind must end before the next begins.
+    while not _ONE_AT_A_TIME.acquire(timeout=0.05):
+        if search.ended:
+            return
+    try:
+        if not search.ended:
+            _improve(model, search, seed, threads)
+    finally:
+        _ONE_AT_A_TIME.release()
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def _improve(model: Any, search: Search, seed: int, threads: int) -> None:
     matrix = compile_model(model)
     column = {id(v): j for j, v in enumerate(matrix.columns)}
     x = [(n, i, column[id(v)]) for (n, i), v in model.x.items() if id(v) in column]
     server, item, index = (np.array(part, dtype=np.int32) for part in (zip(*x, strict=True) if x else ([], [], [])))
     unit, shrink = matrix.scale()
+    source = NAME if shrink == 1 else f"{NAME}, less {float(MARGIN / shrink * unit):.3g} token-ns for rounding"
 
     def take(values: Any) -> None:
         cached = np.zeros(search.placement.cached.shape, dtype=np.bool_)
@@ -106,7 +118,7 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> str:
     def prove(dual_bound: float) -> None:
         if np.isfinite(dual_bound):
             units = -((-(Fraction(dual_bound) - MARGIN) / shrink) // 1)  # rounded up: costs are whole units
-            search.prove(matrix.constant + unit * int(units))
+            search.prove(matrix.constant + unit * int(units), source)
 
     highs = highspy.Highs()
     highs.resetGlobalScheduler(True)  # another number of threads in this process would make run() fail
@@ -148,32 +160,37 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> str:
     start = search.placement.cached[server, item].astype(np.float64)
     _ok(highs.setSolution(len(index), index, start), "start")
 
-    def on_incumbent(event: Any) -> None:
-        take(event.data_out.mip_solution)
+    failure: list[BaseException] = []  # an exception must not travel through the solver's own code
 
-    def on_interrupt(event: Any) -> None:
-        if event.callback_type == highspy.cb.HighsCallbackType.kCallbackMipInterrupt:
-            prove(event.data_out.mip_dual_bound)
-        if search.ended:
+    def on_event(event: Any) -> None:
+        kind, kinds = event.callback_type, highspy.cb.HighsCallbackType
+        try:
+            if kind == kinds.kCallbackMipImprovingSolution:
+                take(event.data_out.mip_solution)
+            elif kind == kinds.kCallbackMipInterrupt:
+                prove(event.data_out.mip_dual_bound)
+        except BaseException as error:
+            failure.append(error)
+        if kind != kinds.kCallbackMipImprovingSolution and (failure or search.ended):
             event.data_in.user_interrupt = True
 
-    highs.cbMipImprovingSolution += on_incumbent
-    highs.cbMipInterrupt += on_interrupt
-    highs.cbSimplexInterrupt += on_interrupt
-    highs.cbIpmInterrupt += on_interrupt
+    highs.cbMipImprovingSolution += on_event
+    highs.cbMipInterrupt += on_event
+    highs.cbSimplexInterrupt += on_event
+    highs.cbIpmInterrupt += on_event
     status = highs.run()
+    if failure:
+        raise failure[0]
     result = highs.getModelStatus()
     if status == HighsStatus.kError or result not in _ENDINGS:
         raise MethodError(f"HiGHS ended with {highs.modelStatusToString(result)}")
     if result == HighsModelStatus.kModelEmpty:
-        search.prove(matrix.constant)
-        return NAME
+        search.prove(matrix.constant, source)
+        return
     info = highs.getInfo()
     if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
         take(highs.getSolution().col_value)
     prove(info.mip_dual_bound)
-    exact = shrink == 1
-    return NAME if exact else f"{NAME}, rounded down by {float(MARGIN / shrink * unit):.3g} token-ns"
 
 
 _ENDINGS = (

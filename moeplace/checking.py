@@ -176,6 +176,7 @@ def _check_numbers(solution: Solution, cost: int, baseline: int, wrong: list[str
         return
     if bound < 0:
         wrong.append(f"objective.bound_ns: {bound} is negative")
+        return
     if bound > cost:
         wrong.append(f"objective.bound_ns: the bound {bound} is above the placement's own cost {cost}")
         return

@@ -1,0 +1,24 @@
+"""``moeplace export``: the algebraic model of an instance, for other solvers."""
+
+from __future__ import annotations
+
+import click
+
+from moeplace.cli import one_line
+from moeplace.cli.options import check_output, file_name, instance_argument
+
+
+@click.command()
+@instance_argument
+@click.option("--model", default="milp", show_default=True, metavar="NAME", help="milp or milp-textbook.")
+@click.option("-o", "--output", type=file_name, required=True, metavar="FILE", help="Ends in .mps or .lp.")
+def export(instance: str, model: str, output: str) -> None:
+    """Write an algebraic model of INSTANCE in MPS or LP format, by the ending of FILE's name."""
+    import moeplace
+    from moeplace.methods import exact
+    from moeplace.registry import find_formulation
+
+    find_formulation(model)
+    check_output(output, instance)
+    exact.export(moeplace.load(instance), model, output)
+    click.echo(f"written to {one_line(output)}")

@@ -1,0 +1,90 @@
+"""``moeplace methods``: what there is to choose from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from moeplace.cli import one_line, screen
+from moeplace.cli.options import json_option
+
+
+@click.command()
+@json_option
+def methods(as_json: bool) -> None:
+    """List every method: exact or not, what it guarantees and when, its limits and parameters."""
+    from moeplace.registry import method_names
+
+    found = [_describe(name) for name in method_names()]
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    parts: list[Any] = []
+    for method in found:
+        parts += [one_line(method["name"]), _indented(_lines(method)), ""]
+    screen.show(*parts, "Others: --method module:function, or the entry point group moeplace.methods.")
+
+
+def _lines(method: dict[str, Any]) -> list[tuple[str, str]]:
+    if method["error"]:
+        return [("not available", method["error"])]
+    lines = [
+        ("does", method["summary"]),
+        ("exact", "yes" if method["exact"] else "no"),
+        ("guarantee", method["guarantee"]),
+    ]
+    if method["limits"] != "none":
+        lines.append(("limits", method["limits"]))
+    parameters = method["parameters"]
+    if parameters is None:
+        lines.append(("parameters", "any"))
+    elif parameters:
+        lines.append(("parameters", ", ".join(f"{key}={_default(value)}" for key, value in parameters.items())))
+    return lines
+
+
+def _default(value: object) -> str:
+    if value is None:
+        return "(up to the method)"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _describe(name: str) -> dict[str, Any]:
+    from moeplace.errors import MoeplaceError
+    from moeplace.registry import find_method, method_info, own_parameters
+
+    try:
+        method = find_method(name)
+        info, parameters = method_info(method), own_parameters(method)
+        takes_gap = parameters is None or "gap" in parameters
+        if parameters:
+            parameters.pop("gap", None)  # has the option --gap
+    except MoeplaceError as error:  # one broken plug-in should not hide the others
+        return {
+            "name": name,
+            "summary": None,
+            "exact": None,
+            "guarantee": None,
+            "limits": None,
+            "takes_gap": None,
+            "parameters": None,
+            "error": str(error),
+        }
+    return {
+        "name": name,
+        "summary": info.summary,
+        "exact": info.exact,
+        "guarantee": info.guarantee,
+        "limits": info.limits,
+        "takes_gap": takes_gap,
+        "parameters": parameters,
+        "error": None,
+    }
+
+
+def _indented(lines: list[tuple[str, str]]) -> Any:
+    from rich.padding import Padding
+
+    return Padding(screen.facts(lines), (0, 0, 0, 2), expand=False)

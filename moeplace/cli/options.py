@@ -1,0 +1,93 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from moeplace.errors import InputError
+from moeplace.files import check_writable
+
+RESERVED = ("instance", "method", "time_limit", "gap", "seed", "threads", "start", "progress")
+
+
+def file_name(value: str) -> str:
+    """Accept any file name but the empty one, which would mean the current folder."""
+    if not value:
+        raise click.BadParameter("the file name is empty")
+    return value
+
+
+def key_value(value: str) -> tuple[str, Any]:
+    """Read ``KEY=VALUE``; the value is an integer, a number, true or false, else text."""
+    key, equals, text = value.partition("=")
+    key = key.replace("-", "_")
+    if not equals or not key.isidentifier():
+        raise click.BadParameter(f"expected KEY=VALUE, found {value!r}")
+    if key in RESERVED:
+        raise click.BadParameter(f"{key} is no parameter of a method; it has an option of its own")
+    return key, _value(text)
+
+
+def _value(text: str) -> int | float | bool | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for number in (int, float):
+        try:
+            value = number(text)
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            return value
+    return text
+
+
+instance_argument = click.argument("instance", type=file_name, metavar="INSTANCE")
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+threads_option = click.option("--threads", type=int, default=1, show_default=True, help="Threads of a solver.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+parameter_option = click.option(
+    "-p",
+    "--param",
+    "parameters",
+    type=key_value,
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A parameter of the method (see moeplace methods); may be repeated.",
+)
+
+
+def as_dict(parameters: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Return the parameters by name; one that is given twice is refused."""
+    result = dict(parameters)
+    for key in result:
+        if sum(k == key for k, _ in parameters) > 1:
+            raise InputError(f"the parameter {key} is given twice")
+    return result
+
+
+def find_methods_here(names: list[str]) -> None:
+    """Let ``module:function`` be found in the current folder, as ``python -m`` would."""
+    if any(":" in name for name in names) and "" not in sys.path:
+        sys.path.insert(0, "")
+
+
+def check_output(path: str | None, *inputs: str) -> None:
+    """Refuse, before any work is done, an output file that cannot be written or that is an input.
+
+    Raises
+    ------
+    InputError
+        One line that names the file.
+    """
+    if path is None:
+        return
+    check_writable(path)
+    target = Path(path)
+    for name in inputs:
+        if target.exists() and Path(name).exists() and target.samefile(name):
+            raise InputError("is the instance itself; it would be overwritten", file=path)

@@ -1,0 +1,202 @@
+"""``moeplace solve``: one placement, written to a file, summed up on the screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moeplace.cli import INTERRUPTED, one_line, screen
+from moeplace.cli.options import (
+    as_dict,
+    check_output,
+    file_name,
+    find_methods_here,
+    instance_argument,
+    json_option,
+    parameter_option,
+    seed_option,
+    threads_option,
+)
+from moeplace.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from moeplace import Instance, Placement, Solution
+
+MOST_SERVERS = 40
+"""How many servers the summary lists; the solution file has them all."""
+
+ENDINGS = {
+    "optimal": "proved its placement optimal",
+    "gap_limit": "reached the gap that was asked for",
+    "time_limit": "stopped by the time limit",
+    "iteration_limit": "stopped by its iteration limit",
+    "interrupted": "interrupted; this is the best placement so far",
+    "completed": "ran to its end",
+}
+
+
+@click.command(epilog="Exit codes: 0 done, 1 the method failed, 2 bad usage or input, 130 interrupted.")
+@instance_argument
+@click.option("--method", default="auto", show_default=True, help="One of moeplace methods, or module:function.")
+@click.option("--time-limit", type=float, metavar="S", help="Wall seconds.  [default: none; 60 for auto]")
+@click.option("--gap", type=float, default=0.0, metavar="G", help="Stop at this proven gap on latency (0.01: 1 %).")
+@seed_option
+@threads_option
+@click.option("--start", type=file_name, metavar="FILE", help="A solution to begin with; it must fit this instance.")
+@parameter_option
+@click.option("-o", "--output", type=file_name, metavar="FILE", help="Write the solution here.")
+@json_option
+def solve(
+    instance: str,
+    method: str,
+    time_limit: float | None,
+    gap: float,
+    seed: int,
+    threads: int,
+    start: str | None,
+    parameters: tuple[tuple[str, Any], ...],
+    output: str | None,
+    as_json: bool,
+) -> int:
+    """Find one placement for INSTANCE.
+
+    Ctrl-C stops the method and keeps its best placement so far; a second Ctrl-C gives up.
+    """
+    import moeplace
+    from moeplace.interrupt import stopping
+    from moeplace.registry import check_parameters, find_method
+    from moeplace.solving import check_limits
+
+    check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)
+    own = as_dict(parameters)
+    find_methods_here([method])
+    check_parameters(method, find_method(method), own | ({"gap": gap} if gap else {}))
+    check_output(output, instance)
+    problem = moeplace.load(instance)
+    beginning = _read_start(start, problem) if start else None
+    # From here to the last line written a signal ends the search, not the program.
+    with stopping() as stop:
+        with screen.progress_line(method, int(problem.tokens.sum()), stop) as progress:
+            solution = moeplace.solve(
+                problem,
+                method,
+                time_limit=time_limit,
+                gap=gap,
+                seed=seed,
+                threads=threads,
+                start=beginning,
+                progress=progress,
+                **own,
+            )
+        if output:
+            solution.save(output)
+        if as_json:
+            click.echo(solution.to_json(), nl=False)
+        else:
+            _show(problem, solution, output)
+        interrupted = stop.interrupted or solution.status.termination == "interrupted"
+    return INTERRUPTED if interrupted else 0
+
+
+def _read_start(path: str, instance: Instance) -> Placement:
+    import moeplace
+
+    solution = moeplace.read_solution(path)
+    try:
+        placement = solution.placement_on(instance)
+    except InputError as error:
+        raise error.in_file(path) from None
+    if solution.instance.sha256 != instance.sha256:
+        click.echo(f"note: {one_line(path)} was made for another instance; its placement fits this one too", err=True)
+    return placement
+
+
+def _show(instance: Instance, solution: Solution, output: str | None) -> None:
+    from moeplace import Evaluation
+
+    evaluation = Evaluation(instance, solution.placement_on(instance))
+    said, tokens = solution.objective, int(instance.tokens.sum())
+    lines = [("instance", headline(instance)), ("method", solution.method or "")]
+    if solution.picked_because:
+        lines.append(("", f"picked by auto: {solution.picked_because}"))
+    if solution.parameters:
+        lines.append(("parameters", ", ".join(f"{key}={value}" for key, value in solution.parameters.items())))
+    lines.append(("ended", f"{ENDINGS[solution.status.termination]}, after {solution.wall_s:.1f} s"))
+    if tokens:
+        before, after = said.baseline_ns / tokens, said.latency_ns / tokens
+        saving = (said.baseline_ns - said.latency_ns) / said.baseline_ns if said.baseline_ns else 0.0
+        change = f"{screen.duration(before)} → {screen.duration(after)} per token"
+        lines.append(("latency", f"{change}, {screen.percent(saving)} saved by the caches"))
+    lines += _proof(solution, tokens)
+    if solution.guarantee:
+        lines.append(("guarantee", solution.guarantee))
+    if instance.demands:
+        p50, p90, p99 = (screen.duration(evaluation.percentile_latency_ns(p)) for p in (50, 90, 99))
+        users = screen.number(len(evaluation.user_latency_ns), "user")
+        lines.append(("users", f"p50 {p50}, p90 {p90}, p99 {p99} per token, over {users}"))
+    parts: list[Any] = [screen.facts(lines)]
+    if evaluation.hits:
+        parts += ["", hits_table(evaluation.hits.experts, evaluation.hits.rows)]
+    if instance.servers:
+        parts += ["", _servers(instance, evaluation, tokens)]
+        if (left := len(instance.servers) - MOST_SERVERS) > 0:
+            parts.append(f"and {screen.number(left, 'more server')}")
+    if output:
+        parts += ["", f"written to {one_line(output)}"]
+    screen.show(*parts)
+
+
+def headline(instance: Instance) -> str:
+    """Say in one line what an instance is."""
+    counts = [
+        screen.number(len(instance.models), "model"),
+        screen.number(instance.n_items, "expert"),
+        screen.number(len(instance.servers), "server"),
+        screen.number(len(instance.demands), "demand"),
+        screen.number(len(instance.rows), "activation row"),
+    ]
+    return f"{instance.name}: {', '.join(counts)}; latency model {instance.latency_model}"
+
+
+def hits_table(experts: tuple[float, float, float], rows: tuple[float, float, float]) -> Table:
+    """Return the table of who serves what share of the requests."""
+    result = screen.table("served by", "device", "edge", "cloud", right="device,edge,cloud")
+    result.add_row("expert requests", *map(screen.percent, experts))
+    result.add_row("whole rows", *map(screen.percent, rows))
+    return result
+
+
+def _proof(solution: Solution, tokens: int) -> list[tuple[str, str]]:
+    said = solution.objective
+    if said.bound_ns is None or said.saving_ratio is None:
+        return [("gap", "no bound: nothing is proven")]
+    ratio = f"at least {screen.ratio_down(said.saving_ratio)} of the largest possible saving"
+    if said.gap == 0:
+        return [("gap", f"0 %: proven optimal by {solution.bound_source}")]
+    bound = f"no placement is below {screen.duration(said.bound_ns / max(tokens, 1))} per token"
+    return [
+        ("gap", f"{screen.gap_percent(said.gap)}: {bound}, proven by {solution.bound_source}"),
+        ("saving", f"{ratio}, certified by that bound"),
+    ]
+
+
+def _servers(instance: Instance, evaluation: Any, tokens: int) -> Table:
+    columns = ("server", "cache", "used", "capacity", "experts", "saves per token")
+    result = screen.table(*columns, right="used,capacity,experts,saves per token")
+    cached = evaluation.placement.cached
+    used = evaluation.placement.bytes_used(instance).tolist()
+    saves = evaluation.server_saving_ns.tolist()
+    for n, server in enumerate(instance.servers[:MOST_SERVERS]):
+        share = used[n] / server.capacity_bytes if server.capacity_bytes else 0.0
+        result.add_row(
+            one_line(server.name),
+            screen.bar(share),
+            screen.size(used[n]),
+            screen.size(server.capacity_bytes),
+            screen.number(int(cached[n].sum())),
+            screen.duration(saves[n] / tokens) if tokens else screen.NOTHING,
+        )
+    return result
