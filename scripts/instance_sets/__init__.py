@@ -1,0 +1,1 @@
+"""How the shipped instance sets are made; ``scripts/build_instances.py`` runs it."""

@@ -1,0 +1,169 @@
+"""The shipped instances: they load, are what the builders make, and their best known values hold."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from random_instances import brute_force
+
+import moeplace
+from moeplace import Instance, load
+from moeplace.files import read_json
+from moeplace.library import best_known, instance_files, instance_name, set_names
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
+REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
+FILES = instance_files()
+
+needs_scripts = pytest.mark.skipif(not SCRIPTS.is_dir(), reason="the builders are in the checkout only")
+
+
+@pytest.fixture
+def builders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+
+def test_the_sets_are_there() -> None:
+    assert set_names() == ["tiny", "small", "real"]
+    assert len(instance_files("tiny")) == 8
+    assert 20 <= len(instance_files("small")) <= 24
+    assert len(instance_files("real")) == 2
+
+
+def test_an_unknown_set_is_named() -> None:
+    with pytest.raises(moeplace.InputError, match=r"no set of instances 'huge'; there are tiny, small, real"):
+        instance_files("huge")
+
+
+@pytest.mark.parametrize("path", FILES, ids=instance_name)
+def test_instance_loads_and_fits_its_record(path: Path) -> None:
+    instance = load(path)
+    assert instance.name == instance_name(path)
+    record = best_known(path.parent.name)[instance.name]
+    assert record.sha256 == instance.sha256
+    assert record.latency_ns <= instance.baseline_ns
+    assert record.optimal == (record.bound_ns == record.latency_ns)
+    assert (record.bound_method is None) == (record.bound_ns is None)
+    if record.bound_ns is not None:
+        assert record.bound_ns <= record.latency_ns
+
+
+@pytest.mark.parametrize("set_name", set_names())
+def test_records_are_of_shipped_instances(set_name: str) -> None:
+    assert set(best_known(set_name)) == set(map(instance_name, instance_files(set_name)))
+
+
+@pytest.mark.parametrize("set_name", ["tiny", "small"])
+def test_every_record_is_proven(set_name: str) -> None:
+    assert all(record.optimal for record in best_known(set_name).values())
+
+
+@pytest.mark.parametrize("path", FILES, ids=instance_name)
+def test_no_floats(path: Path) -> None:
+    # A float would be refused on loading too; this looks at the text itself, with another reader.
+    data = path.read_bytes()
+    data = gzip.decompress(data) if path.name.endswith(".gz") else data
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"float {text}")
+
+    json.loads(data, parse_float=refuse)
+
+
+@pytest.mark.parametrize("path", instance_files("tiny"), ids=instance_name)
+def test_tiny_optimum_is_brute_force(path: Path) -> None:
+    assert brute_force(load(path)) == best_known("tiny")[instance_name(path)].latency_ns
+
+
+def test_shipped_instances_stay_small() -> None:
+    assert sum(path.stat().st_size for path in FILES) < 10_000_000
+
+
+@needs_scripts
+def test_tiny_is_rebuilt_bit_for_bit(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, SCRIPTS / "build_instances.py", "tiny", "-o", tmp_path], check=True, capture_output=True
+    )
+    shipped = {path.name: path.read_bytes() for path in instance_files("tiny")}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == shipped
+
+
+@needs_scripts
+@pytest.mark.usefixtures("builders")
+def test_small_is_rebuilt_bit_for_bit(tmp_path: Path) -> None:
+    from instance_sets import small
+
+    shipped = {instance_name(path): path for path in instance_files("small")}
+    assert [recipe.name for recipe in sorted(small.RECIPES, key=lambda recipe: recipe.name)] == sorted(shipped)
+    for recipe in small.RECIPES[::4]:
+        path = tmp_path / "rebuilt.json"
+        Instance.from_document(small.draw(recipe)).save(path)
+        assert path.read_bytes() == shipped[recipe.name].read_bytes(), recipe.name
+
+
+@needs_scripts
+@pytest.mark.usefixtures("builders")
+def test_real_cut_is_rebuilt_bit_for_bit(tmp_path: Path) -> None:
+    if not REALDATA.is_dir():
+        pytest.skip(f"no raw data in {REALDATA} (MOEPLACE_REALDATA names another folder)")
+    from instance_sets import real
+
+    path = tmp_path / "rebuilt.json"
+    Instance.from_document(real.make(real.CUT, REALDATA)).save(path)
+    shipped = next(p for p in instance_files("real") if instance_name(p) == real.CUT.full_name)
+    assert path.read_bytes() == shipped.read_bytes()
+
+
+def test_real_full_holds_every_token_once() -> None:
+    path = next(p for p in instance_files("real") if p.name.endswith(".json.gz"))
+    document = read_json(path)
+    rows = document["activations"]
+    assert sum(demand["tokens"] for demand in document["demands"]) == 44_968
+    assert sum(rows["count"]) == 44_968 * 24
+    distinct = set(zip(rows["demand"], rows["layer"], map(tuple, rows["experts"]), strict=True))
+    assert len(distinct) == len(rows["count"])
+
+
+@needs_scripts
+class TestProveBestKnown:
+    """The script that keeps the records: it only improves them, and refuses contradictions."""
+
+    @pytest.fixture
+    def improve(self):
+        spec = importlib.util.spec_from_file_location("prove_best_known", SCRIPTS / "prove_best_known.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.improve
+
+    @pytest.fixture
+    def instance(self) -> Instance:
+        return load(instance_files("tiny")[0])
+
+    def test_a_proof_improves_a_heuristic(self, improve, instance) -> None:
+        first = improve(None, instance, moeplace.solve(instance, "no-cache"))
+        assert first.latency_ns == instance.baseline_ns
+        assert (first.bound_ns, first.bound_method, first.optimal) == (None, None, False)
+        proven = improve(first, instance, moeplace.solve(instance, "milp"))
+        assert proven.optimal
+        assert improve(proven, instance, moeplace.solve(instance, "no-cache")) is proven
+
+    def test_a_cost_below_a_recorded_bound_is_refused(self, improve, instance) -> None:
+        proven = improve(None, instance, moeplace.solve(instance, "milp"))
+        wrong = msgspec.structs.replace(proven, bound_ns=proven.latency_ns + 1, latency_ns=proven.latency_ns + 2)
+        with pytest.raises(ValueError, match="is below the bound"):
+            improve(wrong, instance, moeplace.solve(instance, "milp"))
+
+    def test_a_wrong_solution_is_refused(self, improve, instance) -> None:
+        solution = moeplace.solve(instance, "popular")
+        lie = msgspec.structs.replace(solution.objective, latency_ns=solution.objective.latency_ns - 1)
+        with pytest.raises(ValueError, match="latency_ns"):
+            improve(None, instance, msgspec.structs.replace(solution, objective=lie))
