@@ -5,6 +5,7 @@ In a checkout they are in the folder ``instances`` at its top, in an installed w
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from moeplace.documents import BestKnown, parse
@@ -83,13 +84,24 @@ def best_known(set_name: str) -> dict[str, BestKnown]:
     >>> best_known("tiny")["tiny_top1_greedy_works"].latency_ns
     360000000
     """
-    path = _set_folder(set_name) / BEST_KNOWN
-    if not path.is_file():
+    return read_best_known(_set_folder(set_name))
+
+
+def read_best_known(folder: str | os.PathLike[str]) -> dict[str, BestKnown]:
+    """Read the ``best_known.json`` of a folder of instances, by instance name; empty where there is none.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read or is no such document.
+    """
+    path = Path(folder) / BEST_KNOWN
+    if not path.exists():
         return {}
     try:
         return parse(read_json(path), dict[str, BestKnown])
     except InputError as error:
-        raise error.in_file(str(path)) from None
+        raise error if error.file else error.in_file(str(path)) from None
 
 
 def instance_name(path: Path) -> str:

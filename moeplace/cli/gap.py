@@ -224,11 +224,11 @@ def _own(name: str, parameters: dict[str, Any], method: Any) -> dict[str, Any]:
 
 
 def _begin(file: str, instance: Instance) -> Comparison:
-    from moeplace.best_known import FILE_NAME, read_best_known
+    from moeplace.library import BEST_KNOWN, read_best_known
 
     known = read_best_known(Path(file).parent).get(instance.name)
     if known and known.sha256 != instance.sha256:
-        note = f"{FILE_NAME} is of another instance named {instance.name}; it does not count"
+        note = f"{BEST_KNOWN} is of another instance named {instance.name}; it does not count"
         return Comparison(file, instance, None, [note])
     return Comparison(file, instance, known, [])
 
