@@ -319,3 +319,50 @@ def thinned(value, delta):
             n += 1
             last = float(value[i])
     return kept[:n]
+
+
+@njit(cache=True, nogil=True)
+def best_cycle(gain, size, slack):
+    """Return the best improving cycle of three moves ``a -> b -> c -> a`` in three layers: (gain, layers, places).
+
+    For each pair of places the three best layers are enough, since a cycle uses two others. Sizes are looked at last,
+    so with several sizes a cycle that fits may be missed.
+    """
+    n_layers, n_nodes, _ = gain.shape
+    top = np.full((n_nodes, n_nodes, 3), -1, np.int64)
+    for a in range(n_nodes):
+        for b in range(n_nodes):
+            for i in range(n_layers):
+                if gain[i, a, b] > IMPOSSIBLE:
+                    j = i
+                    for k in range(3):
+                        if top[a, b, k] < 0 or gain[j, a, b] > gain[top[a, b, k], a, b]:
+                            j, top[a, b, k] = top[a, b, k], j
+                            if j < 0:
+                                break
+    best = 0
+    layers = np.full(3, -1, np.int64)
+    places = np.zeros(3, np.int64)
+    for a in range(n_nodes):
+        for b in range(a + 1, n_nodes):
+            for c in range(a + 1, n_nodes):
+                if b == c:
+                    continue
+                for i in top[a, b]:
+                    for j in top[b, c]:
+                        if i < 0 or j < 0 or i == j:
+                            continue
+                        for k in top[c, a]:
+                            if k < 0 or k in (i, j):
+                                continue
+                            change = gain[i, a, b] + gain[j, b, c] + gain[k, c, a]
+                            if (
+                                change > best
+                                and size[i] - size[j] <= slack[b]
+                                and size[j] - size[k] <= slack[c]
+                                and size[k] - size[i] <= slack[a]
+                            ):
+                                best = change
+                                layers[0], layers[1], layers[2] = i, j, k
+                                places[0], places[1], places[2] = a, b, c
+    return best, layers, places

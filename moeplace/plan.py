@@ -76,6 +76,21 @@ class Plan:
         self.held[:, self.form.layers[i].items] = part
         self.layer_saving[i] = self.form.layers[i].saving_ns(part) if saving is None else saving
 
+    def restore(self, held: Bool) -> None:
+        """Go back to another placement; only layers that differ are valued again."""
+        for i, layer in enumerate(self.form.layers):
+            if not np.array_equal(self.held[:, layer.items], held[:, layer.items]):
+                self.put(i, np.ascontiguousarray(held[:, layer.items]))
+
+    def move(self, i: int, origin: int, target: int) -> None:
+        """Make the best move of a layer from one place to another, as :meth:`moves` values it."""
+        moves, part = self.moves(i), self.part(i)
+        expert = int(moves.expert[origin, target])
+        for place, held in ((origin, False), (target, True)):
+            if place < len(part):
+                part[place, expert] = held
+        self.put(i, part, self.layer_saving[i] + int(moves.gain[origin, target]))
+
     def moves(self, i: int) -> Moves:
         """Value every move of one expert of a layer, see :meth:`~moeplace.incremental.Layer.moves`."""
         return self._remember(i, "moves", lambda part: self.form.layers[i].moves(part))

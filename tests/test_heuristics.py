@@ -16,7 +16,7 @@ from moeplace import Instance, Placement, latency_ns, solve
 from moeplace.incremental import saving_form
 from moeplace.knapsack import fill
 
-HEURISTICS = ["max-convolution", "successive-greedy"]
+HEURISTICS = ["local-search", "max-convolution", "successive-greedy"]
 
 
 def saving(instance: Instance, solution: moeplace.Solution) -> int:
@@ -243,7 +243,7 @@ def test_no_constant_for_successive_greedy_under_max() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("method", ["successive-greedy", "max-convolution"])
+@pytest.mark.parametrize("method", ["successive-greedy", "max-convolution", "local-search"])
 def test_a_start_is_never_made_worse(seed: int, method: str) -> None:
     instance = random_instance(seed, max_variables=24)
     start = solve(instance, "random", seed=seed)
@@ -257,6 +257,28 @@ def test_more_passes_are_never_worse(seed: int) -> None:
     costs = [solve(instance, "successive-greedy", passes=p).objective.latency_ns for p in (1, 2, 3)]
     costs.append(solve(instance, "successive-greedy").objective.latency_ns)
     assert costs == sorted(costs, reverse=True)
+
+
+# --- local search ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_kicks_are_never_worse_and_plans_stay_exact(seed: int) -> None:
+    instance = random_instance(seed, max_variables=40)
+    costs = [solve(instance, "local-search", kicks=k, seed=seed).objective.latency_ns for k in (0, 3, 20)]
+    assert costs == sorted(costs, reverse=True)
+    seen: list[int | None] = []
+    solution = solve(instance, "local-search", kicks=5, progress=lambda p: seen.append(p.latency_ns))
+    assert seen[-1] == solution.objective.latency_ns
+
+
+def test_exchange_between_layers_and_servers() -> None:
+    # Each server holds what the other's user needs; only two moves together make room.
+    rows = [(0, 0, [0], 10), (1, 1, [0], 10)]
+    instance = Instance.from_document(document([1, 1], [[1, 9], [9, 1]], rows, top_k=1))
+    start = Placement.from_pairs(instance, [(0, instance.item(0, 1, 0)), (1, instance.item(0, 0, 0))])
+    solution = solve(instance, "local-search", start=start)
+    assert solution.objective.latency_ns == 20
 
 
 # --- all of them ----------------------------------------------------------------------------------------------
@@ -316,7 +338,7 @@ def test_progress_ends_at_the_cost(method: str) -> None:
 def test_numba_is_not_loaded_before_it_is_needed() -> None:
     code = (
         "import sys, moeplace, moeplace.registry as r\n"
-        "for name in ('max-convolution', 'successive-greedy'):\n"
+        "for name in ('local-search', 'max-convolution', 'successive-greedy'):\n"
         "    r.method_info(r.find_method(name))\n"
         "assert 'numba' not in sys.modules\n"
     )
