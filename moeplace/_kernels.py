@@ -366,3 +366,43 @@ def best_cycle(gain, size, slack):
                                 layers[0], layers[1], layers[2] = i, j, k
                                 places[0], places[1], places[2] = a, b, c
     return best, layers, places
+
+
+@njit(cache=True, nogil=True)
+def adds(items, group, count, near, best, held):
+    """Return what adding each expert to each server saves, ``[N, E]``; 0 where it is held already."""
+    n_rows, width = items.shape
+    n_servers, n_experts = held.shape
+    gain = np.zeros((n_servers, n_experts), np.int64)
+    for r in range(n_rows):
+        g = group[r]
+        slowest = items[r, 0]
+        m = best[g, slowest]
+        others = np.iinfo(np.int64).max
+        for k in range(1, width):
+            e = items[r, k]
+            if e == items[r, 0]:
+                continue
+            v = best[g, e]
+            if v < m:
+                others = m
+                m = v
+                slowest = e
+            elif v < others:
+                others = v
+        if others > m:
+            for n in range(n_servers):
+                if near[g, n] > m:
+                    gain[n, slowest] += count[r] * (min(others, near[g, n]) - m)
+    return gain
+
+
+@njit(cache=True, nogil=True)
+def add_one(group, count, member, near, best, expert):
+    """Return what one expert saves on a server (``near [G]``), where every row asks for one expert."""
+    gain = 0
+    for r in member:
+        g = group[r]
+        if near[g] > best[g, expert]:
+            gain += count[r] * (near[g] - best[g, expert])
+    return gain

@@ -125,8 +125,23 @@ class Layer:
 
     def saving_ns(self, held: Bool) -> int:
         """Return the saving of the layer, token-ns, for ``held [N, E]``."""
-        best = kernels().best_without(self.near, self.floor, held, -1)
-        return int(kernels().value(self.experts, self.group, self.count, best))
+        return int(kernels().value(self.experts, self.group, self.count, self.best(held)))
+
+    def best(self, held: Bool) -> Int64:
+        """Return what each expert saves each group per token, the best over its holders, int64 [G, E]."""
+        best: Int64 = kernels().best_without(self.near, self.floor, held, -1)
+        return best
+
+    def gains(self, held: Bool) -> Int64:
+        """Return what adding each expert to each server saves, int64 [N, E]; 0 where it is held."""
+        gains: Int64 = kernels().adds(self.experts, self.group, self.count, self.near, self.best(held), held)
+        return gains
+
+    def gain(self, best: Int64, server: int, expert: int) -> int:
+        """Return one entry of :meth:`gains` where rows ask for one expert, given :meth:`best`."""
+        start, member = self._members
+        rows = member[start[expert] : start[expert + 1]]
+        return int(kernels().add_one(self.group, self.count, rows, self.near[:, server], best, expert))
 
     def moves(self, held: Bool) -> Moves:
         """Value every move of one expert; exact for each move alone."""
