@@ -82,6 +82,12 @@ class Plan:
             if not np.array_equal(self.held[:, layer.items], held[:, layer.items]):
                 self.put(i, np.ascontiguousarray(held[:, layer.items]))
 
+    def clear(self, servers: list[int]) -> None:
+        """Empty some servers."""
+        held = self.held.copy()
+        held[servers] = False
+        self.restore(held)
+
     def move(self, i: int, origin: int, target: int) -> None:
         """Make the best move of a layer from one place to another, as :meth:`moves` values it."""
         moves, part = self.moves(i), self.part(i)
