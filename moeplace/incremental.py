@@ -16,6 +16,7 @@ Rows of different layers share no expert: each :class:`Layer` is valued alone, a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.closure import corners
 from moeplace.instance import UNREACHABLE, Bool, Instance, Int32, Int64
 from moeplace.placement import Placement
 
@@ -53,13 +55,18 @@ class ValueFunction:
         Saving of the layer with the best known ``q`` experts on the server; never decreasing.
     kept : bool array [Q + 1, E]
         These experts (at most ``q``).
-    exact : bool
-        Whether no other choice of ``q`` experts saves more, for every ``q``.
+    proven : bool array [Q + 1]
+        Whether no other ``q`` experts save more.
     """
 
     values: Int64
     kept: Bool
-    exact: bool
+    proven: Bool
+
+    @property
+    def exact(self) -> bool:
+        """Whether every value is proven."""
+        return bool(self.proven.all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,12 +155,13 @@ class Layer:
         first, second, holder = kernels().two_best(self.near, self.floor, held)
         return Moves(*kernels().moves(self.experts, self.group, self.count, self.near, held, first, second, holder))
 
-    def value_function(self, held: Bool, server: int, enumerated: int = 0) -> ValueFunction:
+    def value_function(self, held: Bool, server: int, enumerated: int = 0, cuts: bool = False) -> ValueFunction:
         """Return what ``q`` experts on one server are worth while the other servers keep theirs.
 
         Exact by sorting where rows ask for one expert, and by trying all sets in layers of at most ``enumerated``
         experts. Otherwise by peeling: from all experts the least useful one is dropped, again and again; what the
-        server holds now stays in the running, so the best point is never worse than the present.
+        server holds now stays in the running, so the best point is never worse than the present. With ``cuts`` the
+        corners of the upper concave envelope are exact too (:mod:`moeplace.closure`).
 
         Parameters
         ----------
@@ -161,30 +169,57 @@ class Layer:
         server : int
         enumerated : int
             Most experts of a layer whose sets are all tried, at most :data:`MOST_ENUMERATED`.
+        cuts : bool
+            Whether to compute the envelope.
         """
         near = np.ascontiguousarray(self.near[:, server])
         low = kernels().best_without(self.near, self.floor, held, server)
         n = self.n_experts
-        exact = True
-        if self.additive or n > min(enumerated, MOST_ENUMERATED):
-            start, member = self._members
-            values, order = kernels().peel(self.experts, self.group, self.count, start, member, near, low)
-            rank = np.empty(n, dtype=np.int64)
-            rank[order] = np.arange(n)
-            kept = rank < np.arange(n + 1)[:, None]
-            exact = self.additive
-        else:
+        proven = np.ones(n + 1, dtype=np.bool_)
+        if not self.additive and n <= min(enumerated, MOST_ENUMERATED):
             values, masks = kernels().subsets(self.experts, self.group, self.count, near, low)
-            kept = (masks[:, None] >> np.arange(n)) & 1 > 0
-        if not exact:
-            here = int(held[server].sum())
-            now = self.saving_ns(held)
-            for q in range(here, n + 1):
-                if values[q] >= now:
-                    break
-                values[q] = now
-                kept[q] = held[server]
-        return ValueFunction(values, kept, exact)
+            return ValueFunction(values, (masks[:, None] >> np.arange(n)) & 1 > 0, proven)
+        start, member = self._members
+        values, order = kernels().peel(self.experts, self.group, self.count, start, member, near, low)
+        rank = np.empty(n, dtype=np.int64)
+        rank[order] = np.arange(n)
+        kept = rank < np.arange(n + 1)[:, None]
+        if self.additive:
+            return ValueFunction(values, kept, proven)
+        _raise(values, kept, self.saving_ns(held), held[server])
+        proven[1:-1] = False
+        if cuts:
+            self._cut(near, low, values, kept, proven)
+        return ValueFunction(values, kept, proven)
+
+    def _cut(self, near: Int64, low: Int64, values: Int64, kept: Bool, proven: Bool) -> None:
+        """Raise a value function to the envelope's corners and mark what the envelope proves."""
+        sets, weight = kernels().terms(self.experts, self.group, self.count, near, low)
+        if not len(weight):
+            proven[:] = True
+            return
+        none = np.zeros_like(weight)
+        _, _, sets, weight = _merge(none, none, sets, weight)
+        found = corners(sets, weight, self.n_experts)
+        if found is None:
+            return
+        base = int(values[0])
+        for saving, chosen in found:
+            _raise(values, kept, base + saving, chosen)
+        for (a, left), (b, right) in itertools.pairwise(found):
+            first, last = int(left.sum()), int(right.sum())
+            for q in range(first, last + 1):
+                # h(q) is an integer on or below the line between two corners.
+                proven[q] |= int(values[q]) - base >= (a * (last - q) + b * (q - first)) // (last - first)
+
+
+def _raise(values: Int64, kept: Bool, value: int, chosen: Bool) -> None:
+    """Put a set of experts into a value function wherever it is better, without making it decrease."""
+    for q in range(int(chosen.sum()), len(values)):
+        if values[q] >= value:
+            break
+        values[q] = value
+        kept[q] = chosen
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -29,11 +29,15 @@ class Refilled:
         The server got at least this share of what its value functions allow.
     exact_layers : int
         Layers whose value function was exact.
+    proven, points : int
+        Values of all layers that are proven to be the best, and how many there are.
     """
 
     better: bool
     ratio: float
     exact_layers: int
+    proven: int
+    points: int
 
 
 class Plan:
@@ -101,15 +105,16 @@ class Plan:
         """Value every move of one expert of a layer, see :meth:`~moeplace.incremental.Layer.moves`."""
         return self._remember(i, "moves", lambda part: self.form.layers[i].moves(part))
 
-    def function(self, i: int, server: int, enumerated: int = 0) -> ValueFunction:
+    def function(self, i: int, server: int, enumerated: int = 0, cuts: bool = False) -> ValueFunction:
         """Return the value function of a layer on a server, the other servers fixed."""
         layer = self.form.layers[i]
-        return self._remember(i, (server, enumerated), lambda part: layer.value_function(part, server, enumerated))
+        key = (server, enumerated, cuts)
+        return self._remember(i, key, lambda part: layer.value_function(part, server, enumerated, cuts))
 
-    def refill(self, server: int, enumerated: int = 0, epsilon: float = 0.0) -> Refilled:
+    def refill(self, server: int, enumerated: int = 0, cuts: bool = False, epsilon: float = 0.0) -> Refilled:
         """Solve one server's problem again, all others fixed; keep what it has unless that is strictly better."""
         layers = range(len(self.form.layers))
-        functions = each(lambda i: self.function(i, server, enumerated), layers, self.threads)
+        functions = each(lambda i: self.function(i, server, enumerated, cuts), layers, self.threads)
         capacity = int(self.form.instance.capacity_bytes[server])
         filling = fill([f.values for f in functions], [layer.size for layer in self.form.layers], capacity, epsilon)
         better = filling.value > self.saving
@@ -117,7 +122,13 @@ class Plan:
             for i, (function, count) in enumerate(zip(functions, filling.counts, strict=True)):
                 self.held[server, self.form.layers[i].items] = function.kept[count]
                 self.layer_saving[i] = int(function.values[count])
-        return Refilled(better, filling.ratio, sum(f.exact for f in functions))
+        return Refilled(
+            better,
+            filling.ratio,
+            exact_layers=sum(f.exact for f in functions),
+            proven=sum(int(f.proven.sum()) for f in functions),
+            points=sum(len(f.proven) for f in functions),
+        )
 
     def _remember(self, i: int, key: object, compute: Callable[[Bool], T]) -> T:
         """Compute something of a layer once for what it holds now; searches go back and forth between plans."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -89,6 +90,7 @@ def test_value_functions(seed: int) -> None:
         held = rng.random((len(instance.servers), layer.n_experts)) < rng.random()
         n = int(rng.integers(len(held)))
         peeled, enumerated = layer.value_function(held, n), layer.value_function(held, n, enumerated=20)
+        cut = layer.value_function(held, n, cuts=True)
         assert enumerated.exact
         assert peeled.values[held[n].sum()] >= layer.saving_ns(held)
         for q in range(layer.n_experts + 1):
@@ -99,13 +101,31 @@ def test_value_functions(seed: int) -> None:
                 values.append(layer.saving_ns(after))
             assert enumerated.values[q] == max(values)
             assert peeled.values[q] <= max(values)
-            if peeled.exact:
-                assert peeled.values[q] == max(values)
-            for function in (peeled, enumerated):
+            assert peeled.values[q] <= cut.values[q] <= max(values)
+            for function in (peeled, enumerated, cut):
+                if function.proven[q]:
+                    assert function.values[q] == max(values)
                 after = held.copy()
                 after[n] = function.kept[q]
                 assert layer.saving_ns(after) == function.values[q]
                 assert after[n].sum() <= q
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cuts_find_the_corners_of_the_envelope(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [(0, 0, sorted(rng.choice(7, 3, replace=False).tolist()), int(rng.integers(1, 9))) for _ in range(12)]
+    instance = Instance.from_document(document([7], [[2]], rows, experts=7, top_k=3))
+    layer = saving_form(instance).layers[0]
+    held = np.zeros((1, 7), dtype=np.bool_)
+    exact, cut = layer.value_function(held, 0, enumerated=7), layer.value_function(held, 0, cuts=True)
+    slopes = [(int(exact.values[b] - exact.values[a]), b - a) for a, b in itertools.combinations(range(8), 2)]
+    for rise, width in slopes:  # the best sets at this price
+        at_price = exact.values * width - rise * np.arange(8)
+        corner = np.flatnonzero(at_price == at_price.max())
+        if len(corner) == 1:
+            assert cut.values[corner[0]] == exact.values[corner[0]]
+            assert cut.proven[corner[0]]
 
 
 def test_demands_at_equal_savings_are_one_group() -> None:
@@ -393,6 +413,23 @@ def test_no_time_still_gives_a_placement(method: str) -> None:
     solution = solve(instance, method, time_limit=0.0)
     assert solution.status.termination == "time_limit"
     assert solution.guarantee is None
+
+
+@pytest.mark.parametrize("method", HEURISTICS)
+def test_interruption_returns_the_best_so_far(method: str) -> None:
+    instance = random_instance(3, max_variables=40)
+    parameters = {"kicks": 10**9} if method == "local-search" else {"enumerate": 1} if method == "greedy" else {}
+    seen: list[int | None] = []
+
+    def interrupt(progress: moeplace.Progress) -> None:
+        seen.append(progress.latency_ns)
+        if len(seen) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    solution = solve(instance, method, progress=interrupt, **parameters)
+    assert solution.status.termination == "interrupted"
+    assert seen[0] is not None
+    assert solution.objective.latency_ns <= seen[0]
 
 
 @pytest.mark.parametrize("method", HEURISTICS)
