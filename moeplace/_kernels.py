@@ -291,13 +291,16 @@ def best_pair(gain, size, slack):
         for b in range(n_nodes):
             if a == b:
                 continue
+            back = IMPOSSIBLE
+            for j in range(n_layers):
+                back = max(back, gain[j, b, a])
             for i in range(n_layers):
                 there = gain[i, a, b]
                 if there <= IMPOSSIBLE:
                     continue
                 if there > best and size[i] <= slack[b]:
                     best, at, origin, target, other = there, i, a, b, -1
-                if a > b:
+                if a > b or back <= IMPOSSIBLE or there + back <= best:
                     continue
                 for j in range(n_layers):
                     if i != j and gain[j, b, a] > IMPOSSIBLE and there + gain[j, b, a] > best:
