@@ -232,7 +232,7 @@ def label(method: str, parameters: dict[str, Any]) -> str:
 
 
 def quality() -> str:
-    """Saving as a share of the LP bound on seeded geometric instances."""
+    """Measure the saving as a share of the LP bound on seeded geometric instances."""
     families = {
         "12 layers x 8, top-2": {},
         "32 layers x 8, top-2": {"layers": 32},
@@ -251,9 +251,9 @@ def quality() -> str:
             cells = [f"{min(r):.4f} / {statistics.mean(r):.4f}" for r in ratios.values()]
             rows.append([name, share, *cells])
     text = (
-        "Saving divided by the LP bound on the saving (aggregated model, HiGHS): least / mean of five seeds. 5 servers, "
-        "30 users; each server holds the given share of the model. The bound is not the optimum, so even an optimal "
-        "placement may stay below 1.\n\n"
+        "Saving divided by the LP bound on the saving (aggregated model, HiGHS): least / mean of five seeds. 5 "
+        "servers, 30 users; each server holds the given share of the model. The bound is not the optimum, so even an "
+        "optimal placement may stay below 1.\n\n"
     )
     return text + table(["instance", "capacity", *(label(*m) for m in METHODS)], rows)
 
@@ -279,7 +279,7 @@ def run_trace(realdata: Path, trace: tuple[str, str, int, int], share: float, re
 
 
 def scale(realdata: Path, reference: float) -> str:
-    """Seconds, memory and saving on the full traces."""
+    """Measure seconds, memory and saving on the full traces."""
     cases = [(GPT, 0.25), (DEEPSEEK, 0.25), (GPT, 0.6), (DEEPSEEK, 0.6)]
     rows: list[list[object]] = []
     with ProcessPoolExecutor(2, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -311,7 +311,7 @@ def growing(realdata: Path | None) -> Iterator[tuple[str, list[tuple[int, dict[s
 
 
 def growth(realdata: Path | None) -> str:
-    """Seconds while one dimension doubles, with the fitted exponent."""
+    """Measure seconds while one dimension doubles, and the fitted exponent."""
     methods = ["max-convolution", "successive-greedy", "local-search"]
     rows: list[list[object]] = []
     for name, documents in growing(realdata):
@@ -332,8 +332,9 @@ def growth(realdata: Path | None) -> str:
             rows.append([name, " ".join(map(str, sizes)), method, " ".join(cells), f"{exponent:.2f}"])
         rows.append([name, " ".join(map(str, sizes)), "merged rows", " ".join(map(str, merged)), ""])
     text = (
-        "Seconds (better of two runs, merging included) while one dimension doubles, the others fixed, and the exponent "
-        "of the power law fitted to them. Methods run until nothing improves, so the number of passes varies too.\n\n"
+        "Seconds (better of two runs, merging included) while one dimension doubles, the others fixed, and the "
+        "exponent of the power law fitted to them. Methods run until nothing improves, so the number of passes "
+        "varies too.\n\n"
     )
     return text + table(["what grows", "sizes", "method", "seconds", "exponent"], rows)
 
@@ -345,7 +346,7 @@ def _seconds(instance: Instance, method: str) -> float:
 
 
 def lazy(realdata: Path | None) -> str:
-    """Lazy against naive greedy."""
+    """Compare lazy with naive greedy."""
     documents = [geometric_document(0, layers=12, experts=16, top_k=1)]
     documents.append({**geometric_document(0, layers=12, experts=16, top_k=4), "latency_model": "sum"})
     documents.append(geometric_document(0))
@@ -364,7 +365,7 @@ def lazy(realdata: Path | None) -> str:
 
 
 def cuts(realdata: Path | None) -> str:
-    """What the envelope adds to peeling."""
+    """Measure what the envelope adds to peeling."""
     documents = [geometric_document(0, experts=24, top_k=4, share=0.3), geometric_document(0, experts=8)]
     if realdata is not None:
         documents += [trace_document(realdata, t, users=50, stations=10, share=0.25) for t in (GPT, DEEPSEEK)]
@@ -376,8 +377,8 @@ def cuts(realdata: Path | None) -> str:
             ratio = f"{saved(instance, s) / instance.baseline_ns:.5f}"
             rows.append([document["name"], label("", parameters), f"{s.wall_s:.2f}", ratio, s.details["proven_values"]])
     text = (
-        "`successive-greedy` by peeling alone, with the envelope's corners from minimum cuts, and with all sets tried in "
-        "layers of at most 16 experts. The last column is the share of all values h(q) that were proven best.\n\n"
+        "`successive-greedy` by peeling alone, with the envelope's corners from minimum cuts, and with all sets tried "
+        "in layers of at most 16 experts. The last column is the share of all values h(q) that were proven best.\n\n"
     )
     return text + table(["instance", "parameters", "seconds", "saved of baseline", "proven"], rows)
 
