@@ -11,10 +11,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+
+def compiled(function):
+    """Compile a function, kept on disk where there is a place to write; it releases the interpreter's lock."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return njit(nogil=True)(function)
+
+
 IMPOSSIBLE = np.iinfo(np.int64).min
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def two_best(near, floor, held):
     """Return best and second best saving of each (group, expert), and the best holder (-1: device or nobody)."""
     n_groups, n_servers = near.shape
@@ -38,7 +47,7 @@ def two_best(near, floor, held):
     return first, second, holder
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def best_without(near, floor, held, server):
     """Return the best saving of each (group, expert) over all holders but one server."""
     n_groups, n_servers = near.shape
@@ -55,7 +64,7 @@ def best_without(near, floor, held, server):
     return best
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def value(items, group, count, best):
     """Return the saving of all rows."""
     n_rows, width = items.shape
@@ -69,7 +78,7 @@ def value(items, group, count, best):
     return total
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def members(items, n_experts):
     """Return, per expert, the rows that ask for it: ``member[start[e]:start[e + 1]]``, ascending."""
     n_rows, width = items.shape
@@ -90,7 +99,7 @@ def members(items, n_experts):
     return start, member
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def peel(items, group, count, start, member, server_near, low):
     """Start with all experts on one server and drop the least useful one by one.
 
@@ -141,7 +150,7 @@ def peel(items, group, count, start, member, server_near, low):
     return values, order
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def subsets(items, group, count, server_near, low):
     """Try every set of experts on one server; return the best value and set (a bit mask) of each size.
 
@@ -191,7 +200,7 @@ def subsets(items, group, count, server_near, low):
     return values, best
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def moves(items, group, count, near, held, first, second, holder):
     """Value every move of one expert: dropped, added, or from one server to another.
 
@@ -265,7 +274,7 @@ def moves(items, group, count, near, held, first, second, holder):
     return gain, which
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def convolve(f, g, length):
     """Return ``h(q) = max_a f(a) + g(q - a)`` for ``q < length`` and the smallest best ``a``; f, g not decreasing."""
     h = np.full(length, -1, np.int64)
@@ -278,7 +287,7 @@ def convolve(f, g, length):
     return h, split
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def best_pair(gain, size, slack):
     """Return the best improving move or pair of opposite moves in two layers: (gain, layer, a, b, other layer).
 
@@ -310,7 +319,7 @@ def best_pair(gain, size, slack):
     return best, at, origin, target, other
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def thinned(value, delta):
     """Return the indices to keep of an increasing list: drop ``v`` if ``(1 - delta) * v <= last kept``."""
     kept = np.empty(len(value), np.int64)
@@ -324,7 +333,7 @@ def thinned(value, delta):
     return kept[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def best_cycle(gain, size, slack):
     """Return the best improving cycle of three moves ``a -> b -> c -> a`` in three layers: (gain, layers, places).
 
@@ -371,7 +380,7 @@ def best_cycle(gain, size, slack):
     return best, layers, places
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def adds(items, group, count, near, best, held):
     """Return what adding each expert to each server saves, ``[N, E]``; 0 where it is held already."""
     n_rows, width = items.shape
@@ -400,7 +409,7 @@ def adds(items, group, count, near, best, held):
     return gain
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_one(group, count, member, near, best, expert):
     """Return what one expert saves on a server (``near [G]``), where every row asks for one expert."""
     gain = 0
@@ -411,7 +420,7 @@ def add_one(group, count, member, near, best, expert):
     return gain
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def terms(items, group, count, server_near, low):
     """Return the saving of one server's experts as terms: sets ``[T, K]`` padded with their first, and weights.
 
