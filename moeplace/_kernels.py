@@ -382,7 +382,7 @@ def best_cycle(gain, size, slack):
 
 @compiled
 def adds(items, group, count, near, best, held):
-    """Return what adding each expert to each server saves, ``[N, E]``; 0 where it is held already."""
+    """Return what adding each expert to each server saves, ``[N, E]``; -1 where it is held already."""
     n_rows, width = items.shape
     n_servers, n_experts = held.shape
     gain = np.zeros((n_servers, n_experts), np.int64)
@@ -406,6 +406,10 @@ def adds(items, group, count, near, best, held):
             for n in range(n_servers):
                 if near[g, n] > m:
                     gain[n, slowest] += count[r] * (min(others, near[g, n]) - m)
+    for n in range(n_servers):
+        for e in range(n_experts):
+            if held[n, e]:
+                gain[n, e] = -1
     return gain
 
 

@@ -140,7 +140,7 @@ class Layer:
         return best
 
     def gains(self, held: Bool) -> Int64:
-        """Return what adding each expert to each server saves, int64 [N, E]; 0 where it is held."""
+        """Return what adding each expert to each server saves, int64 [N, E]; -1 where it is held."""
         gains: Int64 = kernels().adds(self.experts, self.group, self.count, self.near, self.best(held), held)
         return gains
 

@@ -139,13 +139,12 @@ def test_demands_at_equal_savings_are_one_group() -> None:
 
 def test_times_and_tokens_near_the_limit_do_not_overflow() -> None:
     far = 2**57
-    base = document([4, 4], [[far // 4, far // 2]], [(0, 0, [0, 1], 30), (0, 1, [2, 3], 30)])
+    base = document([8, 8], [[far // 4, far // 2]], [(0, 0, [0, 1], 30), (0, 1, [2, 3], 30)])
     base["demands"][0]["cloud_ns"] = far
     instance = Instance.from_document(base)
     assert instance.baseline_ns > 2**62
-    for method in ("local-search", "max-convolution", "successive-greedy"):
+    for method in HEURISTICS:
         assert saving(instance, solve(instance, method)) == 60 * (far - far // 4)
-    assert saving(instance, solve(instance, "greedy")) == 0
 
 
 # --- the knapsack ---------------------------------------------------------------------------------------------
@@ -335,7 +334,8 @@ def test_lazy_greedy_chooses_as_naive_greedy(seed: int) -> None:
 
 
 def test_greedy_misses_a_pair_and_the_decomposition_does_not() -> None:
-    instance = Instance.from_document(document([2], [[2]], [(0, 0, [0, 1], 100)]))
+    # Nothing is gained by either alone, so greedy takes the first two experts instead.
+    instance = Instance.from_document(document([2], [[2]], [(0, 0, [2, 3], 100)]))
     assert saving(instance, solve(instance, "greedy")) == 0
     assert saving(instance, solve(instance, "greedy", enumerate=2)) == 800
     assert saving(instance, solve(instance, "successive-greedy")) == 800

@@ -41,7 +41,7 @@ def greedy(
     enumerate: int = 0,
     lazy: bool = True,
 ) -> Outcome:
-    """Add the most useful expert that still fits until nothing is gained; the best of a few such runs.
+    """Add the most useful expert that still fits until no more fits; the best of a few such runs.
 
     One run takes the largest gain (so the best single expert comes first), one the largest gain per byte. With
     ``enumerate`` = k, runs by gain per byte begin with every set of at most k experts on servers that fits, too.
@@ -57,7 +57,9 @@ def greedy(
 
     Notes
     -----
-    Ties go to the lower server, then the lower item. For a monotone submodular saving (top-1, or ``sum``):
+    Ties go to the lower server, then the lower item. Where rows ask for several experts, those that gain nothing are
+    added as well, since they may gain together with the next: nothing else gets greedy anywhere there. What is claimed
+    for a monotone submodular saving (top-1, or ``sum``):
 
     - one server, equal sizes: 1 - 1/e of the best saving (Nemhauser, Wolsey, Fisher 1978);
     - one server, any sizes: 1 - 1/e with all triples (Sviridenko 2004), (1 - 1/e)/2 by the better of density greedy
@@ -155,7 +157,7 @@ class _Growth:
         self.evaluations = 0
 
     def run(self) -> int:
-        """Add experts until nothing is gained; return how many gains were computed."""
+        """Add experts until nothing can be gained; return how many gains were computed."""
         if self.lazy and self.plan.form.additive:
             self._by_queue()
         else:
@@ -174,7 +176,7 @@ class _Growth:
         queue = []
         for i, layer in enumerate(layers):
             gains = self._gains(i)
-            for n, e in zip(*(axis.tolist() for axis in np.nonzero(gains)), strict=True):
+            for n, e in zip(*(axis.tolist() for axis in np.nonzero(gains > 0)), strict=True):
                 queue.append((-int(gains[n, e]) * self.weight[i], n, layer.items.start + e, 0, i))
         heapq.heapify(queue)
         copies = [0] * self.plan.form.instance.n_items
@@ -196,13 +198,14 @@ class _Growth:
 
     def _by_layers(self) -> None:
         layers = self.plan.form.layers
+        least = 1 if self.plan.form.additive else 0
         top = [self._top(i) for i in range(len(layers))]
         while not self.stop:
             keys = [
                 (-gain * self.weight[i], n, layers[i].items.start + e, i)
                 for i, row in enumerate(top)
                 for n, (gain, e) in enumerate(row)
-                if gain and layers[i].size <= self.free[n]
+                if gain >= least and layers[i].size <= self.free[n]
             ]
             if not keys:
                 return
