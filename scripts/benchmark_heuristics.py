@@ -303,8 +303,8 @@ def scale(realdata: Path) -> str:
 def kicks(realdata: Path, reference: float) -> str:
     """Compare the first local optimum with what kicks reach in a long time."""
     text = (
-        "`local-search` at its first local optimum against a long run with kicks, on the instances above (two processes "
-        "at a time on two cores, so seconds are longer here).\n\n"
+        "`local-search` at its first local optimum against a long run with kicks, on the instances above (two "
+        "processes at a time on two cores, so seconds are longer here).\n\n"
     )
     return text + run_traces(realdata, reference, (0.25,), workers=2)
 
@@ -395,7 +395,11 @@ def cuts(realdata: Path | None) -> str:
 
 def write(path: Path, sections: dict[str, str]) -> None:
     """Replace the sections in a Markdown file by title."""
-    old = path.read_text() if path.exists() else "# Heuristics, measured\n"
+    old = (
+        path.read_text()
+        if path.exists()
+        else "# Heuristics, measured\n\nWritten by `scripts/benchmark_heuristics.py`; every section names its machine.\n"
+    )
     head, *parts = old.split("\n## ")
     kept = {title: body for title, _, body in (part.partition("\n") for part in parts)}
     kept |= {title: f"\n{text}\n" for title, text in sections.items()}
