@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from moeplace.documents import Termination
+
 
 class Stop:
     """Whether a method should end now: its time is over, or somebody asked it to stop.
@@ -38,6 +40,11 @@ class Stop:
     def timed_out(self) -> bool:
         """Whether the time limit has passed."""
         return self.remaining == 0.0
+
+    @property
+    def termination(self) -> Termination:
+        """How a heuristic that looked at this in time has ended."""
+        return "interrupted" if self.interrupted else "time_limit" if self.timed_out else "completed"
 
     def __bool__(self) -> bool:
         return self.interrupted or self.timed_out
