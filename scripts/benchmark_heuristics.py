@@ -398,7 +398,7 @@ def write(path: Path, sections: dict[str, str]) -> None:
     old = (
         path.read_text()
         if path.exists()
-        else "# Heuristics, measured\n\nWritten by `scripts/benchmark_heuristics.py`; every section names its machine.\n"
+        else "# Heuristics, measured\n\nWritten by `scripts/benchmark_heuristics.py`; sections name their machine.\n"
     )
     head, *parts = old.split("\n## ")
     kept = {title: body for title, _, body in (part.partition("\n") for part in parts)}

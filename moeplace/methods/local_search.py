@@ -60,15 +60,15 @@ def local_search(
             if progress is not None:
                 progress(Progress(stop.elapsed, instance.baseline_ns - saving, share=share))
 
-        search = Search(plan, stop, report, enumerate)
+        climb = Climb(plan, stop, report, enumerate)
         if start is None:
-            search.refill(server_order(instance, "demand", seed))
-        search.climb()
+            climb.refill(server_order(instance, "demand", seed))
+        climb.to_local_optimum()
         generator = np.random.default_rng(seed)
         done = 0
         while done < kicks and not stop and plan.form.layers:
             best, saving = plan.held.copy(), plan.saving
-            search.kick(generator)
+            climb.kick(generator)
             if plan.saving < saving:
                 plan.restore(best)
             done += 1
@@ -77,11 +77,11 @@ def local_search(
         return Outcome(
             Placement(plan.held),
             termination=stop.termination,
-            details={"kicks": done, "exchanges": search.exchanges},
+            details={"kicks": done, "exchanges": climb.exchanges},
         )
 
 
-class Search:
+class Climb:
     """The neighbourhoods of :func:`local_search` on one plan."""
 
     def __init__(self, plan: Plan, stop: Stop, report: Callable[[int], None], enumerated: int) -> None:
@@ -92,7 +92,7 @@ class Search:
         self.exchanges = 0
         self.best = plan.saving
 
-    def climb(self) -> None:
+    def to_local_optimum(self) -> None:
         """Improve the plan until no neighbourhood does."""
         while not self.stop:
             before = self.plan.saving
@@ -160,7 +160,7 @@ class Search:
         servers = generator.permutation(self.servers)[: int(generator.integers(2, 5))].tolist()
         self.plan.clear(servers)
         self.refill(servers)
-        self.climb()
+        self.to_local_optimum()
 
     def _fill_layer(self, i: int, servers: list[int], room: list[int]) -> None:
         """Fill one layer on some servers in turn, each with at most ``room`` experts, until that improves nothing."""
