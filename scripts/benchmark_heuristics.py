@@ -393,13 +393,12 @@ def cuts(realdata: Path | None) -> str:
     return text + table(["instance", "parameters", "seconds", "saved of baseline", "proven"], rows)
 
 
+HEAD = "# Heuristics, measured\n\nWritten by `scripts/benchmark_heuristics.py`; every section names its machine.\n"
+
+
 def write(path: Path, sections: dict[str, str]) -> None:
     """Replace the sections in a Markdown file by title."""
-    old = (
-        path.read_text()
-        if path.exists()
-        else "# Heuristics, measured\n\nWritten by `scripts/benchmark_heuristics.py`; every section names its machine.\n"
-    )
+    old = path.read_text() if path.exists() else HEAD
     head, *parts = old.split("\n## ")
     kept = {title: body for title, _, body in (part.partition("\n") for part in parts)}
     kept |= {title: f"\n{text}\n" for title, text in sections.items()}
