@@ -363,6 +363,7 @@ def lazy(realdata: Path | None) -> str:
     if realdata is not None:
         documents.append({**trace_document(realdata, users=50, stations=10, tokens=5000), "latency_model": "sum"})
     rows: list[list[object]] = []
+    solve(Instance.from_document(documents[0]), "greedy")  # loads the compiled code
     for document in documents:
         instance = Instance.from_document(document)
         fast, slow = solve(instance, "greedy"), solve(instance, "greedy", lazy=False)
