@@ -132,7 +132,7 @@ def _starts(form: SavingForm, begin: Bool, largest: int) -> Iterator[tuple[tuple
     ]
     count = sum(math.comb(len(pairs), k) for k in range(1, largest + 1))
     if count > MOST_STARTS:
-        raise MethodLimitError("greedy", f"{count:,} starting sets, at most {MOST_STARTS:,} are tried: lower enumerate")
+        raise MethodLimitError("greedy", f"{count} starting sets, its limit is {MOST_STARTS}: lower enumerate")
     size = instance.item_bytes.tolist()
     for k in range(1, largest + 1):
         for chosen in itertools.combinations(pairs, k):

@@ -57,7 +57,7 @@ def successive_greedy(
         Most experts of a layer whose sets are all tried, up to 20; the work doubles with each.
     cuts : bool
         Whether to compute the envelope of larger layers by minimum cuts. It proves more of the values; on the real
-        traces that we measured the placement was no better and took five times as long.
+        traces that we measured the placement was no better and took four to ten times as long.
 
     Notes
     -----
