@@ -10,6 +10,7 @@ two costs, and a proof of optimality is exact; above, a relative 5e-10 of the ra
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,8 +19,10 @@ from typing import Any
 import highspy
 import numpy as np
 import numpy.typing as npt
+import pyomo.environ as pyo
 from highspy import HighsModelStatus, HighsStatus
 from pyomo.common.enums import ObjectiveSense
+from pyomo.repn import generate_standard_repn
 from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
 from moeplace.errors import MethodError
@@ -34,10 +37,10 @@ NAME = f"HiGHS {highspy.Highs().version()} branch and bound"
 
 @dataclass(frozen=True)
 class _Matrix:
-    """A compiled Pyomo model: minimise ``cost @ v + constant`` within the bounds of rows and columns."""
+    """A compiled Pyomo model: minimise ``cost @ v + constant``, exact integers, within bounds of rows and columns."""
 
     columns: list[Any]
-    cost: npt.NDArray[np.float64]
+    cost: list[int]
     constant: int
     lower: npt.NDArray[np.float64]
     upper: npt.NDArray[np.float64]
@@ -48,10 +51,9 @@ class _Matrix:
 
     def scale(self) -> tuple[int, Fraction]:
         """Return the unit of the objective in token-ns, and how often a passed unit goes into it (at most 1)."""
-        whole = [int(c) for c in np.unique(np.abs(self.cost))]
-        unit = int(np.gcd.reduce(np.array(whole, dtype=object))) if whole else 1
-        unit = unit or 1
-        spread = int(np.abs(self.cost) @ (self.upper - self.lower)) // unit
+        unit = math.gcd(*self.cost) or 1
+        width = (self.upper - self.lower).tolist()
+        spread = sum(abs(c) * int(w) for c, w in zip(self.cost, width, strict=True)) // unit
         return unit, min(Fraction(1), Fraction(RANGE, max(spread, 1)))
 
 
@@ -59,10 +61,14 @@ def compile_model(model: Any) -> _Matrix:
     """Compile a Pyomo model whose objective has integer coefficients."""
     form = LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=ObjectiveSense.minimize)
     sense = np.array([row.bound_type for row in form.rows])
+    # The compiled form holds doubles; costs above 2**53 must not lose their last digits.
+    (objective,) = model.component_data_objects(pyo.Objective, active=True)
+    exact = generate_standard_repn(objective.expr, quadratic=False)
+    cost = {id(v): c for v, c in zip(exact.linear_vars, exact.linear_coefs, strict=True)}
     return _Matrix(
         columns=form.columns,
-        cost=form.c.toarray().reshape(-1).astype(np.float64),
-        constant=int(form.c_offset[0]),
+        cost=[cost.get(id(v), 0) for v in form.columns],
+        constant=exact.constant if exact.linear_vars else pyo.value(objective),
         lower=np.array([v.lb for v in form.columns], dtype=np.float64),
         upper=np.array([v.ub for v in form.columns], dtype=np.float64),
         integer=np.array([v.is_binary() or v.is_integer() for v in form.columns], dtype=np.bool_),
@@ -144,7 +150,7 @@ def _improve(model: Any, search: Search, seed: int, threads: int) -> None:
             int(highspy.MatrixFormat.kRowwise),
             int(highspy.ObjSense.kMinimize),
             0.0,
-            np.array([float(Fraction(int(c), unit) * shrink) for c in matrix.cost]),
+            np.array([float(Fraction(c, unit) * shrink) for c in matrix.cost], dtype=np.float64),
             matrix.lower,
             matrix.upper,
             matrix.row_lower,
@@ -190,7 +196,8 @@ def _improve(model: Any, search: Search, seed: int, threads: int) -> None:
     info = highs.getInfo()
     if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
         take(highs.getSolution().col_value)
-    prove(info.mip_dual_bound)
+    # Without a server HiGHS meets an LP and has no MIP bound.
+    prove(info.mip_dual_bound if matrix.integer.any() else info.objective_function_value)
 
 
 _ENDINGS = (
