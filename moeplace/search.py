@@ -144,6 +144,7 @@ class Search:
     def outcome(self) -> Outcome:
         """Return the search's state as what a method returns."""
         with self._lock:
+            self._progress = None  # nobody listens any more to a solver that was left behind
             # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
             return Outcome(self.placement, self.bound_ns, self.bound_source, self.ended or "gap_limit")
 
