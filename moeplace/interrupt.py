@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from moeplace.documents import Termination
+
 
 class Stop:
     """Whether a method should end now: its time is over, or somebody asked it to stop.
@@ -39,13 +41,18 @@ class Stop:
         """Whether the time limit has passed."""
         return self.remaining == 0.0
 
+    @property
+    def termination(self) -> Termination:
+        """How a heuristic that looked at this in time has ended."""
+        return "interrupted" if self.interrupted else "time_limit" if self.timed_out else "completed"
+
     def __bool__(self) -> bool:
         return self.interrupted or self.timed_out
 
 
 @contextmanager
 def stopping(time_limit: float | None = None) -> Iterator[Stop]:
-    """Yield a :class:`Stop` that the first SIGINT or SIGTERM sets; a second one interrupts the hard way.
+    """Yield a :class:`Stop` that the first SIGINT (Ctrl-C) sets; a second one interrupts the hard way.
 
     Outside the main thread, where Python delivers no signals, only the time limit counts. Nested uses each
     see the request: a method that calls another one stops as well.
@@ -54,21 +61,18 @@ def stopping(time_limit: float | None = None) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = signal.getsignal(signal.SIGINT)
 
     def request(number: int, frame: FrameType | None) -> None:
         if stop.interrupted:
             raise KeyboardInterrupt
         stop.interrupted = True
-        outer = previous[signal.Signals(number)]
-        if getattr(outer, "moeplace_request", False):
-            outer(number, frame)  # type: ignore[operator,misc]
+        if getattr(previous, "moeplace_request", False):
+            previous(number, frame)  # type: ignore[operator,misc]
 
     request.moeplace_request = True  # type: ignore[attr-defined]
-    for number in previous:
-        signal.signal(number, request)
+    signal.signal(signal.SIGINT, request)
     try:
         yield stop
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGINT, previous)

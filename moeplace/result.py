@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -89,6 +89,8 @@ class Outcome:
         The theorem that applies to this instance, with its ratio.
     method, picked_because : str or None
         What ran in the method's place and why, where it picked another.
+    details : dict
+        What the method says of its run (counts, shares), by name.
     """
 
     placement: Placement
@@ -98,6 +100,7 @@ class Outcome:
     guarantee: str | None = None
     method: str | None = None
     picked_because: str | None = None
+    details: dict[str, int | float | str] = field(default_factory=dict)
 
 
 class InstanceReference(Struct, frozen=True):
@@ -152,6 +155,8 @@ class Solution(Struct, frozen=True):
         As the run had them; wall seconds after loading.
     bound_source, guarantee : str or None
         Whose proof the bound rests on; the theorem that applies.
+    details : dict
+        What the method says of its run, by name.
     versions : dict
         Versions of moeplace and of the solver.
     """
@@ -170,6 +175,7 @@ class Solution(Struct, frozen=True):
     wall_s: float | None = None
     bound_source: str | None = None
     guarantee: str | None = None
+    details: dict[str, int | float | str] = {}
     versions: dict[str, str] = {}
 
     def document(self) -> dict[str, Any]:

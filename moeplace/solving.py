@@ -180,5 +180,6 @@ def _finish(
         wall_s=round(wall_s, 3),
         bound_source=outcome.bound_source if bound is not None else None,
         guarantee=outcome.guarantee,
+        details=outcome.details,
         versions={package: version(package) for package in _PACKAGES if package in sys.modules},
     )

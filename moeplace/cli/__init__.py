@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -70,6 +71,8 @@ def group() -> None:
 
 def console() -> None:
     """Run the command of this process and end the process with its exit code."""
+    # Whoever ends the process politely (a scheduler, a time-out) gets what Ctrl-C gets: the best so far.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     code = main()
     search = sys.modules.get("moeplace.search")
     if search is not None and search.left_behind():

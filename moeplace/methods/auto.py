@@ -1,24 +1,26 @@
-"""Picking a method for an instance, and saying why."""
+"""Picking methods for an instance, and saying why."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from moeplace.instance import Instance
-from moeplace.methods.baselines import popular
+from moeplace.interrupt import stopping
 from moeplace.methods.exact import CPSAT_IMPORTS, aggregated_rows, cpsat
+from moeplace.methods.local_search import local_search
 from moeplace.placement import Placement
 from moeplace.registry import MethodInfo, describe
 from moeplace.result import Outcome, ProgressCallback
 
 EXACT_ROWS = 50_000
-"""Constraint rows of the aggregated model up to which an exact method is worth its time."""
+"""Constraint rows of the aggregated model up to which an exact method is given the rest of the time."""
 
 
 @describe(
     MethodInfo(
-        summary="Picks a method by the size of the instance and says which and why.",
-        guarantee="that of the method it picks",
+        summary="Local search first; then CP-SAT from there, where the instance is small. Says which and why.",
+        exact=True,
+        guarantee=f"optimal, or a proven bound, up to {EXACT_ROWS:,} constraint rows; above, that of local-search",
         imports=CPSAT_IMPORTS,
     )
 )
@@ -32,20 +34,31 @@ def auto(
     progress: ProgressCallback | None,
     gap: float = 0.0,
 ) -> Outcome:
-    """Run an exact method where the instance is small enough to prove something, else the best heuristic.
+    """Find a good placement, then prove it as far as the size of the instance allows.
 
     Parameters
     ----------
     gap : float
         Stop at this proven gap.
     """
-    rows = aggregated_rows(instance)
-    if rows <= EXACT_ROWS:
-        outcome = cpsat(
-            instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=progress, gap=gap
+    with stopping(time_limit) as stop:
+        found = local_search(
+            instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=progress
         )
-        because = f"exact, and small enough: {rows:,} constraint rows (up to {EXACT_ROWS:,})"
-        return replace(outcome, method="cpsat", picked_because=because)
-    outcome = popular(instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=progress)
-    because = f"too large for the exact methods: {rows:,} constraint rows (up to {EXACT_ROWS:,})"
-    return replace(outcome, method="popular", picked_because=because)
+        rows = aggregated_rows(instance)
+        if rows > EXACT_ROWS:
+            because = (
+                f"too large to prove anything: {rows:,} constraint rows, exact methods are tried up to {EXACT_ROWS:,}"
+            )
+            return replace(found, method="local-search", picked_because=because)
+        proven = cpsat(
+            instance,
+            time_limit=stop.remaining,
+            seed=seed,
+            threads=threads,
+            start=found.placement,
+            progress=progress,
+            gap=gap,
+        )
+        because = f"small enough to prove: {rows:,} constraint rows (up to {EXACT_ROWS:,}); it starts from local-search"
+        return replace(proven, method="cpsat", picked_because=because)

@@ -1,0 +1,199 @@
+"""Successive greedy decomposition: one server at a time, one value function a layer, a knapsack over the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from moeplace.errors import InputError
+from moeplace.incremental import SavingForm, held_by, saving_form
+from moeplace.instance import Instance
+from moeplace.interrupt import Stop, stopping
+from moeplace.methods.baselines import requests_by_server
+from moeplace.placement import Placement
+from moeplace.plan import Plan, Refilled
+from moeplace.registry import MethodInfo, describe
+from moeplace.result import Outcome, Progress, ProgressCallback
+
+Order: TypeAlias = Literal["given", "capacity", "demand", "random"]
+
+
+@describe(
+    MethodInfo(
+        summary="One server at a time: a value function for each layer, the exact knapsack over layers, repeated.",
+        guarantee="top-1 or sum: 1/2 of the best saving; one server and exact value functions: optimal; else none",
+    )
+)
+def successive_greedy(
+    instance: Instance,
+    *,
+    time_limit: float | None,
+    seed: int,
+    threads: int,
+    start: Placement | None,
+    progress: ProgressCallback | None,
+    order: Order = "demand",
+    passes: int | None = None,
+    enumerate: int = 16,
+    cuts: bool = False,
+) -> Outcome:
+    """Fill one server after the other, the others fixed, until a whole pass improves nothing.
+
+    For each server every layer has a value function, what its best ``q`` experts save: exact where rows ask for one
+    expert (sorting) and in layers of at most ``enumerate`` experts (all sets), otherwise found by peeling; with
+    ``cuts`` it is exact at the corners of its upper concave envelope, too. The knapsack over layers is exact
+    (:mod:`moeplace.knapsack`). A server keeps what it has unless that is strictly better. The solution's ``details``
+    say for how many layers every value was proven on every server, and which share of all values was.
+
+    Parameters
+    ----------
+    order : {"given", "capacity", "demand", "random"}
+        Servers as the instance lists them, largest first, with most requests of its nearest users first, or seeded.
+    passes : int, optional
+        Most passes over the servers; None is until nothing improves.
+    enumerate : int
+        Most experts of a layer whose sets are all tried, up to 20; the work doubles with each.
+    cuts : bool
+        Whether to compute the envelope of larger layers by minimum cuts. It proves more of the values; on the real
+        traces that we measured the placement was no better and took five times as long.
+
+    Notes
+    -----
+    Where the saving is monotone submodular (top-1, or ``sum``) and each server is solved exactly, one pass gives 1/2
+    of the best saving, as greedy over the parts of a partition does (Fisher, Nemhauser, Wolsey 1978). For
+    ``latency_model`` "max" and rows of several experts no constant holds: of two servers with room for one expert
+    each, neither gains anything alone from a pair that is only used together.
+    """
+
+    def refill(plan: Plan, server: int) -> Refilled:
+        return plan.refill(server, enumerate, cuts)
+
+    return _decomposition(instance, time_limit, seed, threads, start, progress, order, passes, refill)
+
+
+@describe(
+    MethodInfo(
+        summary="One server at a time by peeling and max-plus convolution of the layers' value functions; fastest.",
+        guarantee="top-1 or sum: (1 - epsilon) / (2 - epsilon) of the best saving; else none",
+    )
+)
+def max_convolution(
+    instance: Instance,
+    *,
+    time_limit: float | None,
+    seed: int,
+    threads: int,
+    start: Placement | None,
+    progress: ProgressCallback | None,
+    order: Order = "demand",
+    passes: int | None = 1,
+    epsilon: float = 0.01,
+) -> Outcome:
+    """Fill one server after the other: value functions by one peeling sweep, merged by max-plus convolution.
+
+    The accelerated :func:`successive_greedy`: no sets are tried, one pass is made, and with more than two sizes of
+    experts on a server the lists that the merging forms are thinned out, which keeps ``1 - epsilon`` of what the
+    server can add with these value functions (proof: :func:`moeplace.knapsack.fill`).
+
+    Parameters
+    ----------
+    order : {"given", "capacity", "demand", "random"}
+        As for :func:`successive_greedy`.
+    passes : int, optional
+        Most passes over the servers; None is until nothing improves.
+    epsilon : float
+        Share of a server's saving that may be given up, from 0 to below 1.
+    """
+    if not 0 <= epsilon < 1:
+        raise InputError(f"epsilon must be from 0 to below 1, found {epsilon}")
+
+    def refill(plan: Plan, server: int) -> Refilled:
+        return plan.refill(server, epsilon=epsilon)
+
+    return _decomposition(instance, time_limit, seed, threads, start, progress, order, passes, refill)
+
+
+def _decomposition(
+    instance: Instance,
+    time_limit: float | None,
+    seed: int,
+    threads: int,
+    start: Placement | None,
+    progress: ProgressCallback | None,
+    order: Order,
+    passes: int | None,
+    refill: Callable[[Plan, int], Refilled],
+) -> Outcome:
+    if order not in get_args(Order):
+        raise InputError(f"order must be one of {', '.join(get_args(Order))}, found {order!r}")
+    if passes is not None and passes < 1:
+        raise InputError(f"passes must be at least 1, found {passes}")
+    with stopping(time_limit) as stop:
+        plan = Plan(saving_form(instance), held_by(instance, start), threads)
+        servers = server_order(instance, order, seed)
+        fillings: list[Refilled] = []
+        since_change = 0
+        while not stop and since_change < len(servers) and (passes is None or len(fillings) < passes * len(servers)):
+            fillings.append(refill(plan, servers[len(fillings) % len(servers)]))
+            since_change = 0 if fillings[-1].better else since_change + 1
+            if progress is not None:
+                share = len(fillings) / (passes * len(servers)) if passes else None
+                progress(Progress(stop.elapsed, instance.baseline_ns - plan.saving, share=share))
+        return _outcome(plan, stop, fillings, started=start is not None)
+
+
+def server_order(instance: Instance, order: Order, seed: int) -> list[int]:
+    """Return the servers in the order in which they are filled."""
+    servers = np.arange(len(instance.servers))
+    if order == "capacity":
+        servers = np.argsort(-instance.capacity_bytes, kind="stable")
+    elif order == "demand":
+        servers = np.argsort(-requests_by_server(instance).sum(axis=1), kind="stable")
+    elif order == "random":
+        servers = np.random.default_rng(seed).permutation(len(servers))
+    found: list[int] = servers.tolist()
+    return found
+
+
+def useful_servers(form: SavingForm) -> list[int]:
+    """Return the servers that have room for some expert which somebody would have from them."""
+    return [
+        n
+        for n, capacity in enumerate(form.instance.capacity_bytes.tolist())
+        if any(layer.size <= capacity and layer.near[:, n].any() for layer in form.layers)
+    ]
+
+
+def _outcome(plan: Plan, stop: Stop, fillings: list[Refilled], started: bool) -> Outcome:
+    instance, form = plan.form.instance, plan.form
+    ratio = min((f.ratio for f in fillings), default=1.0)
+    exact_layers = min((f.exact_layers for f in fillings), default=0)
+    points = sum(f.points for f in fillings)
+    guarantee, bound, source = None, None, None
+    if len(fillings) >= len(instance.servers):
+        if exact_layers == len(form.layers) and ratio == 1.0 and len(useful_servers(form)) <= 1:
+            bound = instance.baseline_ns - plan.saving
+            source = "exact value functions and knapsack dynamic program of the only useful server"
+            guarantee = "optimal: at most one useful server, exact value functions, exact knapsack"
+        elif form.additive and not started:
+            share = "1/2" if ratio == 1.0 else f"{ratio / (1 + ratio):.6g}"
+            solved = "exactly" if ratio == 1.0 else f"to {ratio:.6g} of its best"
+            guarantee = (
+                f"saving at least {share} of the best: monotone submodular saving, each server in turn solved {solved} "
+                "(Fisher, Nemhauser, Wolsey 1978)"
+            )
+    return Outcome(
+        Placement(plan.held),
+        bound_ns=bound,
+        bound_source=source,
+        termination=stop.termination,
+        guarantee=guarantee,
+        details={
+            "servers_filled": len(fillings),
+            "layers": len(form.layers),
+            "exact_layers": exact_layers,
+            "proven_values": round(sum(f.proven for f in fillings) / points, 4) if points else 1.0,
+        },
+    )
