@@ -529,11 +529,11 @@ def _check_counts(count: Int64, demand: Int64, block: Int64, demands: list[Deman
     pair, index = np.unique(demand * (int(block.max()) + 1) + block, return_inverse=True)
     total = np.zeros(len(pair), dtype=np.int64)
     np.add.at(total, index, count)
-    # The exact sums may wrap around 2**63; floats cannot, and are near enough to tell which did.
+    # The exact sums may wrap around: below zero from 2**63 on, and floats are near enough to tell beyond 2**64.
     rough = np.bincount(index, weights=count)
     limit = np.zeros(len(pair), dtype=np.int64)
     limit[index] = tokens[demand]
-    if np.any(bad := (total > limit) | (rough > 1.5 * limit)):
+    if np.any(bad := (total > limit) | (total < 0) | (rough > 1.5 * limit)):
         p = int(np.argmax(bad))
         i = int(np.argmax(index == p))
         exact = sum(count[index == p].tolist())

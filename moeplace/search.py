@@ -66,11 +66,19 @@ class Search:
         self._report()
 
     def offer(self, placement: Placement) -> bool:
-        """Take a placement that fits as the incumbent if it is strictly better; say whether it was taken."""
+        """Take a placement that fits as the incumbent if it is strictly better; say whether it was taken.
+
+        Raises
+        ------
+        MethodError
+            It costs less than the bound that was claimed.
+        """
         cost = latency_ns(self.instance, placement)
         with self._lock:
             if cost >= self.latency_ns or placement.overfull(self.instance):
                 return False
+            if self.bound_ns is not None and cost < self.bound_ns:
+                raise MethodError(f"a bound of {self.bound_ns} was claimed, but there is a placement of cost {cost}")
             self.placement, self.latency_ns = placement, cost
             self._report()
             return True
@@ -136,6 +144,7 @@ class Search:
     def outcome(self) -> Outcome:
         """Return the search's state as what a method returns."""
         with self._lock:
+            self._progress = None  # nobody listens any more to a solver that was left behind
             # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
             return Outcome(self.placement, self.bound_ns, self.bound_source, self.ended or "gap_limit")
 

@@ -6,8 +6,10 @@ import sys
 import time
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
+from operator import index
+from typing import Any, get_args
 
+from moeplace.documents import Termination
 from moeplace.errors import InputError, MethodError, MethodLimitError, MoeplaceError
 from moeplace.evaluation import latency_ns
 from moeplace.instance import Instance
@@ -136,11 +138,19 @@ def _finish(
     threads: int,
     wall_s: float,
 ) -> Solution:
+    if not isinstance(outcome.placement, Placement):
+        raise MethodError(f"method {method} returned an Outcome whose placement is {type(outcome.placement).__name__}")
+    if outcome.termination not in get_args(Termination):
+        raise MethodError(f"method {method} says it ended with {outcome.termination!r}, which is no termination")
     try:
         outcome.placement.check_fits(instance)
     except InputError as error:
         raise MethodError(f"method {method} returned a placement that does not fit: {error}") from None
     cost, bound = latency_ns(instance, outcome.placement), outcome.bound_ns
+    try:
+        bound = None if bound is None else max(0, index(bound))
+    except TypeError:
+        raise MethodError(f"method {method} claims the bound {bound!r}, which is no integer") from None
     if bound is not None and bound > cost:
         raise MethodError(f"method {method} claims the bound {bound}, but its own placement costs {cost}")
     proven = bound == cost

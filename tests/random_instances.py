@@ -123,5 +123,27 @@ def _grown(held: tuple[bool, ...], fits: list[tuple[bool, ...]]) -> list[tuple[b
 def brute_force(instance: Instance) -> int:
     """Return the optimal cost by trying every maximal placement."""
     return min(
-        latency_ns(instance, Placement(np.array(p).reshape(-1, instance.n_items))) for p in all_placements(instance)
+        latency_ns(instance, Placement(np.array(p).reshape(len(instance.servers), instance.n_items)))
+        for p in all_placements(instance)
     )
+
+
+def pairs_of(instance: Instance, placement: Placement) -> set[tuple[int, int, int, int]]:
+    """Return a placement as (server, model, layer, expert), as :func:`naive_cost` takes it."""
+    result = set()
+    for n, i in zip(*map(list, placement.cached.nonzero()), strict=True):
+        model, layer, expert = instance.item_name(int(i))
+        result.add((int(n), instance.model_index[model], layer, expert))
+    return result
+
+
+def random_placement(instance: Instance, rng: np.random.Generator, *, fits: bool = True) -> Placement:
+    """Draw a placement, not maximal; one that need not fit caches about half of everything."""
+    cached = rng.random((len(instance.servers), instance.n_items)) < 0.5
+    if fits:
+        for n, capacity in enumerate(instance.capacity_bytes.tolist()):
+            room = capacity
+            for i in rng.permutation(instance.n_items).tolist():
+                cached[n, i] &= int(instance.item_bytes[i]) <= room
+                room -= int(instance.item_bytes[i]) if cached[n, i] else 0
+    return Placement(cached)

@@ -1,6 +1,8 @@
 """``cpsat``: the aggregated radius model (formulation, section 3.1) for CP-SAT, all in integers.
 
-Sets and weights as in ``milp``; ``u`` is the greatest common divisor of the weights.
+Sets and weights as in ``milp``; ``u`` and ``v_n`` are the greatest common divisors of the weights and of the sizes
+that ``n`` may hold. CP-SAT takes sums below 2**62 only: beyond, ``u`` and ``v_n`` are multiplied by a power of two,
+and the roundings below make the model a relaxation, whose bound holds, but may be below the optimum.
 
 Variables (Boolean)::
 
@@ -10,8 +12,8 @@ Variables (Boolean)::
 
 Model::
 
-    maximise  sum_t (W_t / u) b_t                                                                          (1)
-    sum_i size_i x[n,i]  <=  capacity_n          for all servers n                                         (2)
+    maximise  sum_t ceil(W_t / u) b_t                                                                      (1)
+    sum_i floor(size_i / v_n) x[n,i]  <=  floor(capacity_n / v_n)          for all servers n               (2)
     a[R,i]  =>  OR_{n in R} x[n,i]               for all covers (R,i)                                      (3)
     b[t]    =>  a[R,i]                           for all terms t = (R,S), i in S                           (4)
 """
@@ -40,7 +42,9 @@ class CachingModel:
     a, b : list
         Variables of the covers and of the terms, in the order of the aggregated problem.
     problem : AggregatedProblem
-        What the model is of; the saving is its ``weight_unit`` times the objective (1).
+        What the model is of.
+    unit : int
+        ``u``, token-ns: a saving is at most ``u`` times the objective (1), and equal to it below 2**61 units.
     """
 
     model: Any
@@ -48,6 +52,7 @@ class CachingModel:
     a: list[Any]
     b: list[Any]
     problem: AggregatedProblem
+    unit: int
 
 
 def build(instance: Instance) -> CachingModel:
@@ -68,7 +73,8 @@ def build(instance: Instance) -> CachingModel:
     cover_of, pairs = need.tolist(), covers.tolist()
     begin = problem.term_start.tolist()
     terms = [cover_of[begin[t] : begin[t + 1]] for t in range(problem.n_terms)]
-    weight = (problem.term_weight // problem.weight_unit).tolist()
+    weight = problem.term_weight.tolist()
+    unit = _unit(weight)
 
     model = cp_model.CpModel()
     useful = [(int(n), int(i)) for n, i in zip(*problem.useful.nonzero(), strict=True)]
@@ -76,17 +82,23 @@ def build(instance: Instance) -> CachingModel:
     a = [model.new_bool_var(f"a[{radius},{i}]") for radius, i in pairs]
     b = [model.new_bool_var(f"b[{t}]") if len(needs) > 1 else a[needs[0]] for t, needs in enumerate(terms)]
 
-    model.maximize(cp_model.LinearExpr.weighted_sum(b, weight))  # (1)
+    model.maximize(cp_model.LinearExpr.weighted_sum(b, [-(-w // unit) for w in weight]))  # (1)
     for n, room in enumerate(capacity):  # (2)
         held = [i for m, i in useful if m == n]
-        unit = math.gcd(*(size[i] for i in held)) or 1
-        model.add(
-            cp_model.LinearExpr.weighted_sum([x[n, i] for i in held], [size[i] // unit for i in held]) <= room // unit
-        )
+        v = _unit([size[i] for i in held])
+        model.add(cp_model.LinearExpr.weighted_sum([x[n, i] for i in held], [size[i] // v for i in held]) <= room // v)
     for p, (radius, i) in enumerate(pairs):  # (3)
         model.add_bool_or([~a[p], *(x[n, i] for n in members[radius] if (n, i) in x)])
     for t, needs in enumerate(terms):  # (4)
         if len(needs) > 1:
             for p in needs:
                 model.add_implication(b[t], a[p])
-    return CachingModel(model, x, a, b, problem)
+    return CachingModel(model, x, a, b, problem, unit)
+
+
+def _unit(values: list[int]) -> int:
+    """Return the greatest common divisor, doubled until the sum of the values in that unit is at most 2**61."""
+    unit = math.gcd(*values) or 1
+    while sum(values) // unit > 2**61:
+        unit *= 2
+    return unit

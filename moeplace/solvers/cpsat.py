@@ -38,7 +38,7 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> Non
     MethodError
         CP-SAT refused the model.
     """
-    problem, model = formulation.problem, formulation.model
+    problem, model, unit = formulation.problem, formulation.model, formulation.unit
     pairs = list(formulation.x)
     server, item = (np.array(part, dtype=np.intp) for part in (zip(*pairs, strict=True) if pairs else ([], [])))
     variables = list(formulation.x.values())
@@ -71,10 +71,13 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> Non
     parameters.relative_gap_limit = parameters.absolute_gap_limit = 0.0
 
     failure: list[BaseException] = []
+    # While it runs CP-SAT tells its bound as a double, scaled and shifted back from its presolved objective: an
+    # integer may come out a little too small (205.99999999999997 for 206). The end's bound is an exact integer.
+    slack = problem.total_weight / unit * 2.0**-48 + 2.0**-20
 
     def on_bound(saving: float) -> None:
         try:
-            search.prove(baseline - problem.weight_unit * (math.floor(saving) + _float_slack(saving)), NAME)
+            search.prove(baseline - unit * math.floor(saving + slack), NAME)
         except BaseException as error:
             failure.append(error)
 
@@ -102,12 +105,7 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> Non
     if response.status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         take(solver.boolean_value)
         # Maximising is minimising the negated objective; its lower bound is an exact integer.
-        search.prove(baseline + problem.weight_unit * int(response.inner_objective_lower_bound), NAME)
-
-
-def _float_slack(value: float) -> int:
-    """Return how far the float of an integer below 2**63 may be from it (0 up to 2**52)."""
-    return 0 if abs(value) <= 2**52 else 2**12
+        search.prove(baseline + unit * int(response.inner_objective_lower_bound), NAME)
 
 
 def _hint(formulation: Any, placement: Placement) -> None:

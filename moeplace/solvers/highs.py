@@ -1,15 +1,26 @@
 """HiGHS on a Pyomo model: one matrix passed in one call, bounds in exact integers on the safe side.
 
-The objective of every formulation is a cost in token-ns that takes only multiples of a unit (plus a constant).
-HiGHS computes in doubles with absolute tolerances, so the objective is passed in that unit, shrunk where its
-range is above 1e9 units. What HiGHS proves is then taken back to token-ns minus a margin of half a passed unit:
-with all tolerances at 1e-9, columns in the hundred thousands and a range of 1e9, the errors of dual values and
-of summation stay orders of magnitude below it. Up to a range of 1e9 units the margin is less than the distance of
-two costs, and a proof of optimality is exact; above, a relative 5e-10 of the range stays open and is said so.
+The objective of every formulation is a cost in token-ns, its coefficients exact integers, that takes only multiples
+of a unit (plus a constant). HiGHS computes in doubles with absolute tolerances. So what it sees is scaled:
+
+- columns to a range of at most 1 and rows to entries of at most 2**10, by powers of two, which loses nothing;
+- the objective to that unit, shrunk where its range (sum of |cost| times column range) is above 1e9 units.
+
+A bound is too high only by reduced costs of the wrong sign: at most ``DUAL_TOLERANCE`` for each column of range 1,
+0.05 for half a million columns, and by rounding in sums of size 1e9, about 1e-7 each. (1e-9 is below what doubles
+resolve at reduced costs of 1e9: HiGHS then cannot end, "Solve error".) Rows that are violated within their
+tolerance make a bound too low, never too high. So half a passed unit is taken off the bound, and the rest rounded up
+to the next cost there can be. Up to a range of 1e9 units a proof of optimality is exact; above, a relative 5e-10 of
+the range stays open and is said so. This is an argument on the LPs of the search; that HiGHS branches and cuts right
+is taken from HiGHS, whom the solution names as the source of its bound.
+
+Sizes are seen to about 1e-9 of the largest: where so little decides whether a server is full, HiGHS may take a
+placement that does not fit for one that does. It is not taken over; the bound holds, the gap may stay open.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,27 +29,36 @@ from typing import Any
 import highspy
 import numpy as np
 import numpy.typing as npt
+import pyomo.environ as pyo
+import scipy.sparse as sp
 from highspy import HighsModelStatus, HighsStatus
 from pyomo.common.enums import ObjectiveSense
+from pyomo.repn import generate_standard_repn
 from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
 from moeplace.errors import MethodError
 from moeplace.placement import Placement
 from moeplace.search import Search
 
-RANGE = 10**9
+RANGES = (10**9, 10**6)
 MARGIN = Fraction(1, 2)
 TOLERANCE = 1e-9
+DUAL_TOLERANCE = 1e-7
+LARGEST = 2.0**10  # entry of a row
 NAME = f"HiGHS {highspy.Highs().version()} branch and bound"
 
 
 @dataclass(frozen=True)
 class _Matrix:
-    """A compiled Pyomo model: minimise ``cost @ v + constant`` within the bounds of rows and columns."""
+    """A compiled Pyomo model: minimise ``cost @ v + constant``, exact integers, within bounds of rows and columns.
+
+    Columns (``v = column_unit * what HiGHS sees``) and rows are scaled by powers of two, which loses nothing.
+    """
 
     columns: list[Any]
-    cost: npt.NDArray[np.float64]
+    cost: list[int]
     constant: int
+    column_unit: npt.NDArray[np.float64]
     lower: npt.NDArray[np.float64]
     upper: npt.NDArray[np.float64]
     integer: npt.NDArray[np.bool_]
@@ -46,29 +66,41 @@ class _Matrix:
     row_lower: npt.NDArray[np.float64]
     row_upper: npt.NDArray[np.float64]
 
-    def scale(self) -> tuple[int, Fraction]:
+    def scale(self, reach: int) -> tuple[int, Fraction]:
         """Return the unit of the objective in token-ns, and how often a passed unit goes into it (at most 1)."""
-        whole = [int(c) for c in np.unique(np.abs(self.cost))]
-        unit = int(np.gcd.reduce(np.array(whole, dtype=object))) if whole else 1
-        unit = unit or 1
-        spread = int(np.abs(self.cost) @ (self.upper - self.lower)) // unit
-        return unit, min(Fraction(1), Fraction(RANGE, max(spread, 1)))
+        unit = math.gcd(*self.cost) or 1
+        width = (self.column_unit * (self.upper - self.lower)).tolist()
+        spread = math.ceil(sum(abs(c) / unit * w for c, w in zip(self.cost, width, strict=True)))
+        return unit, min(Fraction(1), Fraction(reach, max(spread, 1)))
 
 
 def compile_model(model: Any) -> _Matrix:
     """Compile a Pyomo model whose objective has integer coefficients."""
     form = LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=ObjectiveSense.minimize)
     sense = np.array([row.bound_type for row in form.rows])
+    # The compiled form holds doubles; costs above 2**53 must not lose their last digits.
+    (objective,) = model.component_data_objects(pyo.Objective, active=True)
+    exact = generate_standard_repn(objective.expr, quadratic=False)
+    cost = {id(v): c for v, c in zip(exact.linear_vars, exact.linear_coefs, strict=True)}
+    lower = np.array([v.lb for v in form.columns], dtype=np.float64)
+    upper = np.array([v.ub for v in form.columns], dtype=np.float64)
+    # Tolerances are absolute: a column that runs to 1e10 is off by 10 at 1e-9, and HiGHS refuses entries of 1e15.
+    column_unit = np.exp2(np.ceil(np.log2(np.maximum(upper - lower, 1))))
+    rows = form.A.tocsr() @ sp.diags_array(column_unit)
+    largest = abs(rows).max(axis=1).toarray().reshape(-1) if rows.nnz else np.ones(len(sense))
+    row_unit = np.exp2(-np.ceil(np.log2(np.maximum(largest / LARGEST, 1))))
+    rhs = form.rhs * row_unit
     return _Matrix(
         columns=form.columns,
-        cost=form.c.toarray().reshape(-1).astype(np.float64),
-        constant=int(form.c_offset[0]),
-        lower=np.array([v.lb for v in form.columns], dtype=np.float64),
-        upper=np.array([v.ub for v in form.columns], dtype=np.float64),
+        cost=[cost.get(id(v), 0) for v in form.columns],
+        constant=exact.constant if exact.linear_vars else pyo.value(objective),
+        column_unit=column_unit,
+        lower=lower / column_unit,
+        upper=upper / column_unit,
         integer=np.array([v.is_binary() or v.is_integer() for v in form.columns], dtype=np.bool_),
-        rows=form.A.tocsr(),
-        row_lower=np.where(sense == 1, -np.inf, form.rhs),
-        row_upper=np.where(sense == -1, np.inf, form.rhs),
+        rows=sp.csr_array(sp.diags_array(row_unit) @ rows),
+        row_lower=np.where(sense == 1, -np.inf, rhs),
+        row_upper=np.where(sense == -1, np.inf, rhs),
     )
 
 
@@ -94,7 +126,12 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> None:
             return
     try:
         if not search.ended:
-            _improve(model, search, seed, threads)
+            matrix = compile_model(model)
+            # Once in some thousand runs HiGHS gives up on a wide objective and solves a narrower one.
+            for reach in RANGES:
+                if (ending := _improve(model, matrix, search, seed, threads, reach)) in _ENDINGS:
+                    return
+            raise MethodError(f"HiGHS ended with {highspy.Highs().modelStatusToString(ending)}")
     finally:
         _ONE_AT_A_TIME.release()
 
@@ -102,12 +139,12 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> None:
 _ONE_AT_A_TIME = threading.Lock()
 
 
-def _improve(model: Any, search: Search, seed: int, threads: int) -> None:
-    matrix = compile_model(model)
+def _improve(model: Any, matrix: _Matrix, search: Search, seed: int, threads: int, reach: int) -> HighsModelStatus:
+    """Run HiGHS once with an objective range of at most ``reach``; say how it ended."""
     column = {id(v): j for j, v in enumerate(matrix.columns)}
     x = [(n, i, column[id(v)]) for (n, i), v in model.x.items() if id(v) in column]
     server, item, index = (np.array(part, dtype=np.int32) for part in (zip(*x, strict=True) if x else ([], [], [])))
-    unit, shrink = matrix.scale()
+    unit, shrink = matrix.scale(reach)
     source = NAME if shrink == 1 else f"{NAME}, less {float(MARGIN / shrink * unit):.3g} token-ns for rounding"
 
     def take(values: Any) -> None:
@@ -130,7 +167,7 @@ def _improve(model: Any, search: Search, seed: int, threads: int) -> None:
         "mip_abs_gap": 0.0,
         "mip_feasibility_tolerance": TOLERANCE,
         "primal_feasibility_tolerance": TOLERANCE,
-        "dual_feasibility_tolerance": TOLERANCE,
+        "dual_feasibility_tolerance": DUAL_TOLERANCE,
     }
     if search.stop.remaining is not None:
         options["time_limit"] = search.stop.remaining
@@ -144,7 +181,7 @@ def _improve(model: Any, search: Search, seed: int, threads: int) -> None:
             int(highspy.MatrixFormat.kRowwise),
             int(highspy.ObjSense.kMinimize),
             0.0,
-            np.array([float(Fraction(int(c), unit) * shrink) for c in matrix.cost]),
+            np.array([float(Fraction(c, unit) * shrink) for c in matrix.cost], dtype=np.float64) * matrix.column_unit,
             matrix.lower,
             matrix.upper,
             matrix.row_lower,
@@ -183,14 +220,16 @@ def _improve(model: Any, search: Search, seed: int, threads: int) -> None:
         raise failure[0]
     result = highs.getModelStatus()
     if status == HighsStatus.kError or result not in _ENDINGS:
-        raise MethodError(f"HiGHS ended with {highs.modelStatusToString(result)}")
+        return HighsModelStatus.kSolveError if result in _ENDINGS else result
     if result == HighsModelStatus.kModelEmpty:
         search.prove(matrix.constant, source)
-        return
+        return result
     info = highs.getInfo()
     if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
         take(highs.getSolution().col_value)
-    prove(info.mip_dual_bound)
+    # Without a server HiGHS meets an LP and has no MIP bound.
+    prove(info.mip_dual_bound if matrix.integer.any() else info.objective_function_value)
+    return result
 
 
 _ENDINGS = (

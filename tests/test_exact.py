@@ -1,0 +1,430 @@
+"""The exact methods: equal to brute force, bounds that hold whenever they end, and solvers kept on a short lead."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from random_instances import brute_force, random_document, random_instance, random_placement
+
+import moeplace
+from moeplace import Instance, MethodError, Placement, Progress, Solution
+from moeplace.interrupt import Stop
+from moeplace.search import Search
+
+TESTS = Path(__file__).parent
+METHODS = ["milp", "milp-textbook", "cpsat", "auto"]
+SOLVERS = ["milp", "milp-textbook", "cpsat"]
+
+
+def solved(instance: Instance, method: str, **options: Any) -> Solution:
+    """Solve and have everything checked that must hold of every solution."""
+    solution = moeplace.solve(instance, method, **options)
+    report = moeplace.check(instance, solution)
+    assert report.ok, report.violations
+    return solution
+
+
+def assert_optimal(instance: Instance, method: str, optimum: int, **options: Any) -> Solution:
+    solution = solved(instance, method, **options)
+    objective, status = solution.objective, solution.status
+    assert (objective.latency_ns, objective.bound_ns) == (optimum, optimum)
+    assert (status.termination, status.solution) == ("optimal", "optimal")
+    assert (objective.gap, objective.saving_ratio) == (0, 1)
+    return solution
+
+
+def assert_honest(instance: Instance, method: str, optimum: int, **options: Any) -> Solution:
+    solution = solved(instance, method, **options)
+    bound = solution.objective.bound_ns
+    assert solution.objective.latency_ns >= optimum
+    assert bound is None or bound <= optimum
+    assert (solution.status.termination == "optimal") == (bound == solution.objective.latency_ns)
+    return solution
+
+
+def larger(seed: int = 0, users: int = 12, servers: int = 4, layers: int = 3, experts: int = 10) -> Instance:
+    """An instance that takes seconds and more; unequal sizes, pairs to quadruples."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
+    for d in range(users):
+        for layer in range(layers):
+            for _ in range(14):
+                rows["demand"].append(d)
+                rows["layer"].append(layer)
+                rows["experts"].append(rng.permutation(experts)[: rng.integers(2, 5)].tolist())
+                rows["count"].append(int(rng.integers(1, 100)))
+    return Instance.from_document(
+        {
+            "format": "moeplace/instance",
+            "version": 1,
+            "name": "larger",
+            "latency_model": "max",
+            "models": [
+                {
+                    "name": "m",
+                    "layers": layers,
+                    "experts": experts,
+                    "top_k": 4,
+                    "expert_bytes": rng.integers(3, 6, layers).tolist(),
+                }
+            ],
+            "servers": [{"name": f"s{n}", "capacity_bytes": 4 * experts} for n in range(servers)],
+            "demands": [
+                {
+                    "user": f"u{d}",
+                    "model": "m",
+                    "tokens": 2000,
+                    "device_ns": 0,
+                    "server_ns": rng.integers(1000, 40_000, servers).tolist(),
+                    "cloud_ns": 50_000,
+                }
+                for d in range(users)
+            ],
+            "activations": rows,
+        }
+    )
+
+
+def choice(weights: list[int], rooms: int = 1, latency_model: str = "sum", per_row: int = 1) -> Instance:
+    """One server with room for ``rooms`` experts; caching those of row ``i`` saves ``weights[i]`` of the cost."""
+    n = len(weights) * per_row
+    return Instance.from_document(
+        {
+            "format": "moeplace/instance",
+            "version": 1,
+            "name": "choice",
+            "latency_model": latency_model,
+            "models": [{"name": "m", "layers": 1, "experts": n, "top_k": per_row, "expert_bytes": 1}],
+            "servers": [{"name": "s", "capacity_bytes": rooms}],
+            "demands": [
+                {"user": "u", "model": "m", "tokens": 2**63 - 1, "device_ns": 0, "server_ns": [0], "cloud_ns": 1}
+            ],
+            "activations": {
+                "demand": [0] * len(weights),
+                "layer": [0] * len(weights),
+                "experts": [list(range(i * per_row, (i + 1) * per_row)) for i in range(len(weights))],
+                "count": weights,
+            },
+        }
+    )
+
+
+# --- brute force ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_method_equals_brute_force(seed: int) -> None:
+    instance = random_instance(seed, 12, "max" if seed % 4 else "sum")
+    optimum = brute_force(instance)
+    for method in METHODS:
+        assert_optimal(instance, method, optimum)
+
+
+# HiGHS 1.14.0 called worse placements optimal here (its presolve).
+@pytest.mark.parametrize("seed", [60, 83, 545, 549, 867])
+def test_instances_that_highs_1_14_got_wrong(seed: int) -> None:
+    instance = random_instance(seed)
+    assert_optimal(instance, "milp-textbook", brute_force(instance))
+
+
+def test_a_bound_told_as_a_double_below_its_integer() -> None:
+    """CP-SAT tells the bound 206 on the saving as 205.99999999999997 here."""
+    document = random_document(np.random.default_rng(0), latency_model="sum")
+    document["models"] = [{"name": "m0", "layers": 1, "experts": 3, "top_k": 2, "expert_bytes": 1}]
+    document["servers"] = [{"name": f"s{n}", "capacity_bytes": n_bytes} for n, n_bytes in enumerate((1, 0, 2))]
+    document["demands"] = [
+        {"user": "u", "model": "m0", "tokens": 60, "device_ns": 49, "server_ns": [0, 14, 21], "cloud_ns": 77}
+    ]
+    document["activations"] = {
+        "demand": [0] * 4,
+        "layer": [0] * 4,
+        "experts": [[0], [0], [0], [1, 0]],
+        "count": [5, 6, 6, 1],
+    }
+    instance = Instance.from_document(document)
+    told: list[Progress] = []
+    assert_optimal(instance, "cpsat", 21, progress=told.append)
+    assert all(p.bound_ns is None or p.bound_ns <= 21 for p in told)
+
+
+# --- limits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("time_limit", [0, 0.001, 0.01, 0.05])
+def test_bounds_hold_at_any_time_limit(method: str, time_limit: float) -> None:
+    for seed in (3, 8, 21):
+        instance = random_instance(seed, 16)
+        solution = assert_honest(instance, method, brute_force(instance), time_limit=time_limit)
+        assert solution.status.termination in ("time_limit", "optimal")
+        if time_limit == 0:
+            assert solution.status.termination == "time_limit" or solution.objective.bound_ns is not None
+
+
+def test_bounds_of_larger_instances_do_not_cross() -> None:
+    instance = larger(users=6, layers=2, experts=6)
+    runs = [
+        (method, limit, solved(instance, method, time_limit=limit)) for method in SOLVERS for limit in (0.1, 0.5, 1.5)
+    ]
+    for _, limit, solution in runs:
+        assert solution.wall_s is not None
+        assert solution.wall_s < limit + 3
+        for _, _, other in runs:
+            assert other.objective.bound_ns is None or other.objective.bound_ns <= solution.objective.latency_ns
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_progress_only_gets_better_and_ends_where_the_solution_is(method: str) -> None:
+    instance = larger(users=4, layers=2, experts=6)
+    told: list[Progress] = []
+    solution = solved(instance, method, time_limit=3, progress=told.append)
+    costs = [p.latency_ns for p in told if p.latency_ns is not None]
+    bounds = [p.bound_ns for p in told if p.bound_ns is not None]
+    assert costs == sorted(costs, reverse=True)
+    assert bounds == sorted(bounds)
+    assert costs[-1] == solution.objective.latency_ns
+    assert (bounds[-1] if bounds else None) == solution.objective.bound_ns
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_a_gap_limit_stops(method: str) -> None:
+    for seed in range(6):
+        instance = random_instance(seed, 14)
+        optimum = brute_force(instance)
+        for gap in (0.9, 0.3, 0.01):
+            solution = assert_honest(instance, method, optimum, gap=gap)
+            assert solution.objective.gap is not None
+            assert solution.objective.gap <= gap
+            assert solution.status.termination in ("optimal", "gap_limit")
+    solution = solved(larger(users=6, layers=2, experts=6), method, gap=0.8, time_limit=30)
+    assert solution.status.termination == "gap_limit"
+    assert solution.status.solution == "feasible"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_start_is_never_made_worse(method: str) -> None:
+    for seed in range(6):
+        instance = random_instance(seed, 14)
+        start = random_placement(instance, np.random.default_rng(seed))
+        cost, optimum = moeplace.latency_ns(instance, start), brute_force(instance)
+        assert moeplace.solve(instance, method, start=start, time_limit=0).objective.latency_ns <= cost
+        assert_optimal(instance, method, optimum, start=start)
+        best = assert_optimal(instance, method, optimum)
+        again = solved(instance, method, start=best, time_limit=0)
+        assert again.objective.latency_ns == optimum
+
+
+# --- one process, many runs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_another_number_of_threads_in_the_same_process(method: str) -> None:
+    instance = random_instance(9, 14)
+    optimum = brute_force(instance)
+    for threads in (1, 2, 1, 3):
+        assert_optimal(instance, method, optimum, threads=threads)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_placement(method: str) -> None:
+    for number in range(4):
+        instance = random_instance(number, 16)
+        optimum = brute_force(instance)
+        for seed in (0, 7):
+            one, two = (assert_optimal(instance, method, optimum, seed=seed) for _ in range(2))
+            assert one.placement == two.placement
+    instance = larger(users=3, layers=2, experts=5)
+    one, two = (solved(instance, method, seed=3) for _ in range(2))
+    assert one.status.termination == "optimal"
+    assert one.placement == two.placement
+
+
+@pytest.mark.parametrize("first", ["highspy", "ortools.sat.python.cp_model", "pyomo.environ"])
+def test_solvers_live_in_one_process_in_any_order(first: str) -> None:
+    code = f"""
+import sys; sys.path.insert(0, {str(TESTS)!r})
+import {first}, highspy, ortools.sat.python.cp_model
+from random_instances import random_instance
+import moeplace
+costs = {{moeplace.solve(random_instance(5), m).objective.latency_ns for m in ("milp", "cpsat", "milp", "cpsat")}}
+assert len(costs) == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# --- numbers that doubles do not hold ------------------------------------------------------------------------------
+
+CLOSE = [10**15, 2**53 - 1, 2**53, 2**53 + 1, 10**17, 2**60]
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+@pytest.mark.parametrize("weight", CLOSE)
+@pytest.mark.parametrize("better_first", [True, False])
+def test_placements_that_differ_by_one_token_ns(method: str, weight: int, better_first: bool) -> None:
+    weights = [weight + 1, weight] if better_first else [weight, weight + 1]
+    for per_row in (1, 2):
+        instance = choice(weights, per_row, "max", per_row)
+        assert brute_force(instance) == weight
+        for start in (None, Placement.from_pairs(instance, [(0, i) for i in range(per_row)])):
+            solution = assert_honest(instance, method, weight, start=start)
+            assert solution.objective.gap is not None
+            assert solution.objective.gap < 3e-9
+            if method == "cpsat" and weight < 2**60:
+                assert solution.status.termination == "optimal"
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+@pytest.mark.parametrize("seed", range(5))
+def test_many_close_weights(method: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for scale in (3, 10**6, 10**8, 10**12, 10**15):
+        instance = choice([scale * int(rng.integers(1, 4)) + int(rng.integers(0, 3)) for _ in range(8)], 3)
+        optimum = brute_force(instance)
+        if method == "cpsat" or scale <= 10**6:  # within 1e9 units HiGHS must be exact as well
+            assert_optimal(instance, method, optimum)
+        else:
+            assert_honest(instance, method, optimum)
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_weights_of_one_beside_weights_of_a_million_million(method: str) -> None:
+    instance = choice([10**12, 1, 10**12 + 1, 2, 1, 10**12], 4)
+    assert brute_force(instance) == 2
+    solution = assert_honest(instance, method, 2)
+    assert solution.objective.latency_ns <= 4
+    if method == "cpsat":
+        assert solution.status.termination == "optimal"
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+@pytest.mark.parametrize("weights", [[2**62 - 1, 2**62], [2**61 + 1, 2**61 - 1, 2**61], [2**62 + 2**61]])
+def test_costs_near_the_end_of_63_bits(method: str, weights: list[int]) -> None:
+    instance = choice(weights)
+    solution = assert_honest(instance, method, sum(weights) - max(weights))
+    assert solution.objective.bound_ns is not None
+    assert solution.objective.bound_ns >= (sum(weights) - max(weights)) * (1 - Fraction(2, 10**9)) - 10**10
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+@pytest.mark.parametrize("size", [10**6, 10**9, 10**15, 2**58])
+def test_sizes_that_miss_by_one_byte(method: str, size: int) -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        document = random_document(rng, 9)
+        sizes = []
+        for model in document["models"]:
+            model["expert_bytes"] = [
+                size * int(rng.integers(1, 3)) + int(rng.integers(-1, 2)) for _ in range(model["layers"])
+            ]
+            sizes += [b for b in model["expert_bytes"] for _ in range(model["experts"])]
+        for server in document["servers"]:
+            some = rng.permutation(len(sizes))[: rng.integers(1, 4)].tolist()
+            server["capacity_bytes"] = sum(sizes[i] for i in some) - int(rng.integers(0, 2))
+        instance = Instance.from_document(document)
+        solution = assert_honest(instance, method, brute_force(instance))
+        if size <= 10**6 or (method == "cpsat" and size <= 10**15):
+            assert solution.status.termination == "optimal"
+
+
+# --- stopping ------------------------------------------------------------------------------------------------------
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+sys.path.insert(0, {tests!r})
+from test_exact import brute_force, larger, random_instance
+import moeplace
+
+instance = larger(users=40, layers=6, experts=14)
+sent = []
+
+def interrupt():
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+
+def progress(progress):
+    if not timers:
+        timers.append(threading.Timer(1.5, interrupt))
+        timers[0].start()
+
+timers = []
+solution = moeplace.solve(instance, {method!r}, seed=1, progress=progress)
+assert time.monotonic() - sent[0] < 3, time.monotonic() - sent[0]
+assert solution.status.termination == "interrupted", solution.status
+assert moeplace.check(instance, solution).ok
+assert solution.objective.latency_ns <= moeplace.solve(instance, "popular").objective.latency_ns
+# A solver that was left behind does not break the next one.
+small = random_instance(2)
+optimum = brute_force(small)
+for method in ({method!r}, "cpsat"):
+    assert moeplace.solve(small, method, threads=2, time_limit=50).objective.bound_ns == optimum
+sys.stdout.write("fine")
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_an_interruption_keeps_the_incumbent(method: str) -> None:
+    code = INTERRUPTED.format(tests=str(TESTS), method=method)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("fine", "")
+
+
+def test_a_search_refuses_what_cannot_be() -> None:
+    instance = choice([5, 3])
+    start = Placement.from_pairs(instance, [(0, 1)])
+    best = Placement.from_pairs(instance, [(0, 0)])
+    search = Search(instance, Stop(), start)
+    assert (search.latency_ns, search.bound_ns, search.ended) == (5, None, None)
+    with pytest.raises(MethodError, match="a bound of 6 is claimed, but there is a placement of cost 5"):
+        search.prove(6, "nobody")
+    assert search.bound_ns is None
+    search.prove(4, "somebody")
+    with pytest.raises(MethodError, match="a bound of 4 was claimed, but there is a placement of cost 3"):
+        search.offer(best)
+    assert search.latency_ns == 5
+    search.prove(2, "somebody")
+    assert (search.bound_ns, search.bound_source) == (4, "somebody")
+
+
+def test_a_search_takes_what_is_better_and_fits() -> None:
+    instance = choice([5, 3])
+    search = Search(instance, Stop(), Placement.empty(instance))
+    assert not search.offer(Placement.from_pairs(instance, [(0, 0), (0, 1)]))  # too full
+    assert search.offer(Placement.from_pairs(instance, [(0, 1)]))
+    assert not search.offer(Placement.from_pairs(instance, [(0, 1)]))
+    assert search.offer(Placement.from_pairs(instance, [(0, 0)]))
+    search.prove(-7, "nobody")
+    assert search.bound_ns == 0
+    search.prove(3, "somebody")
+    outcome = search.outcome()
+    assert (outcome.bound_ns, outcome.bound_source, outcome.termination) == (3, "somebody", "optimal")
+
+
+def test_what_is_found_after_the_end_comes_to_nothing() -> None:
+    instance = choice([5, 3])
+    told: list[Progress] = []
+    search = Search(instance, Stop(0), Placement.empty(instance), progress=told.append)
+    outcome = search.outcome()
+    n = len(told)
+    search.offer(Placement.from_pairs(instance, [(0, 0)]))
+    search.prove(1, "late")
+    assert len(told) == n
+    assert outcome.placement.cached.sum() == 0
+    assert (outcome.bound_ns, outcome.termination) == (None, "time_limit")
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_an_exception_in_the_progress_callback_reaches_the_caller(method: str) -> None:
+    def progress(progress: Progress) -> None:
+        if progress.bound_ns is not None:
+            raise RuntimeError("no more")
+
+    with pytest.raises(MethodError, match="RuntimeError: no more"):
+        moeplace.solve(random_instance(3, 14), method, progress=progress)

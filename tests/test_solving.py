@@ -1,0 +1,285 @@
+"""``solve``: what it refuses, what it makes of somebody else's method, and what it says in the end."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from random_instances import random_instance
+
+import moeplace
+from moeplace import InputError, Instance, MethodError, MethodLimitError, Outcome, Placement, Progress
+from moeplace.errors import MoeplaceError
+from moeplace.registry import find_method, method_info, method_names, own_parameters
+from moeplace.result import gap, saving_ratio
+
+
+@pytest.fixture(scope="module")
+def instance() -> Instance:
+    for seed in range(100):
+        found = random_instance(seed)
+        if moeplace.solve(found, "cpsat").objective.latency_ns not in (0, found.baseline_ns):
+            return found
+    raise AssertionError
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"time_limit": -1}, "the time limit must be a number of seconds >= 0, found -1"),
+        ({"time_limit": float("nan")}, "the time limit must be a number of seconds"),
+        ({"time_limit": float("inf")}, "the time limit must be a number of seconds"),
+        ({"gap": -1e-9}, "the gap must be a fraction from 0 to below 1"),
+        ({"gap": 1.0}, "the gap must be a fraction from 0 to below 1"),
+        ({"gap": float("nan")}, "the gap must be a fraction from 0 to below 1"),
+        ({"seed": -1}, "the seed must be from 0 to 2147483647, found -1"),
+        ({"seed": 2**31}, "the seed must be from 0 to 2147483647"),
+        ({"threads": 0}, "threads must be at least 1, found 0"),
+        ({"method": "milq"}, "no method 'milq'; there are auto, milp, "),
+        ({"method": ""}, "no method ''"),
+        ({"method": "a:b:c"}, "'a:b:c' is not of the form module:function"),
+        ({"method": ":f"}, "is not of the form module:function"),
+        ({"method": "no_such_module:f"}, "cannot be loaded: ModuleNotFoundError"),
+        ({"method": "test_solving:no_such_function"}, "cannot be loaded: AttributeError"),
+        ({"method": "milp", "depth": 3}, "method milp has no parameter 'depth'; it has gap, rlt"),
+        ({"method": "popular", "gap": 0.5}, "method popular has no parameter 'gap'; it has none"),
+    ],
+)
+def test_arguments_are_refused(instance: Instance, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(MoeplaceError, match=message):
+        moeplace.solve(instance, **{"method": "popular", **arguments})
+
+
+@pytest.mark.parametrize("method", ["milp", "cpsat", "popular"])
+def test_a_start_must_be_of_the_instance_and_fit(instance: Instance, method: str) -> None:
+    with pytest.raises(InputError, match="a placement of shape"):
+        moeplace.solve(instance, method, start=Placement(np.zeros((9, 9), dtype=np.bool_)))
+    full = Placement(~Placement.empty(instance).cached)
+    assert full.overfull(instance)
+    with pytest.raises(InputError, match=r"holds .* bytes, its capacity is"):
+        moeplace.solve(instance, method, start=full)
+    solution = moeplace.solve(instance, "popular")
+    other = msgspec.structs.replace(
+        solution, placement=[msgspec.structs.replace(part, server="?") for part in solution.placement]
+    )
+    with pytest.raises(InputError, match="the instance has no server '\\?'"):
+        moeplace.solve(instance, method, start=other)
+
+
+def test_a_solution_is_a_start(instance: Instance) -> None:
+    best = moeplace.solve(instance, "cpsat")
+    again = moeplace.solve(instance, "milp", start=best, time_limit=0)
+    assert again.placement == best.placement
+    assert again.objective.latency_ns == best.objective.latency_ns
+    assert (again.objective.bound_ns, again.status.termination) == (None, "time_limit")
+
+
+# --- somebody else's method --------------------------------------------------------------------------------------
+
+
+def empty(instance: Instance, **options: Any) -> Placement:
+    """Cache nothing."""
+    return Placement.empty(instance)
+
+
+def described(instance: Instance, **options: Any) -> Outcome:
+    return Outcome(Placement.empty(instance), 1, "a proof", "iteration_limit", "half", "inner", "it rained")
+
+
+def proves(instance: Instance, **options: Any) -> Outcome:
+    return Outcome(Placement.empty(instance), instance.baseline_ns, "a liar, but consistent")
+
+
+def numpy_bound(instance: Instance, **options: Any) -> Outcome:
+    return Outcome(Placement.empty(instance), np.int64(3), "numpy")  # type: ignore[arg-type]
+
+
+def unnamed_bound(instance: Instance, **options: Any) -> Outcome:
+    return Outcome(Placement.empty(instance), 0)
+
+
+def too_full(instance: Instance, **options: Any) -> Placement:
+    return Placement(~Placement.empty(instance).cached)
+
+
+def wrong_shape(instance: Instance, **options: Any) -> Placement:
+    return Placement(np.zeros((1, 1), dtype=np.bool_))
+
+
+def false_bound(instance: Instance, **options: Any) -> Outcome:
+    return Outcome(Placement.empty(instance), instance.baseline_ns + 1, "nobody")
+
+
+def negative_bound(instance: Instance, **options: Any) -> Outcome:
+    return Outcome(Placement.empty(instance), -1, "nobody")
+
+
+def float_bound(instance: Instance, **options: Any) -> Outcome:
+    return Outcome(Placement.empty(instance), 1.5, "nobody")  # type: ignore[arg-type]
+
+
+def unproven_optimum(instance: Instance, **options: Any) -> Outcome:
+    return Outcome(Placement.empty(instance), 0, "nobody", "optimal")
+
+
+def odd_termination(instance: Instance, **options: Any) -> Outcome:
+    return Outcome(Placement.empty(instance), termination="tired")  # type: ignore[arg-type]
+
+
+def nothing(instance: Instance, **options: Any) -> None:
+    return None
+
+
+def matrix(instance: Instance, **options: Any) -> Any:
+    return Placement.empty(instance).cached
+
+
+def hollow(instance: Instance, **options: Any) -> Outcome:
+    return Outcome(None)  # type: ignore[arg-type]
+
+
+def fails(instance: Instance, **options: Any) -> Placement:
+    raise ZeroDivisionError("by zero")
+
+
+def limited(instance: Instance, **options: Any) -> Placement:
+    raise MethodLimitError("limited", "only Tuesdays")
+
+
+def short_signature(instance: Instance, *, seed: int) -> Placement:
+    return Placement.empty(instance)
+
+
+def thorough(
+    instance: Instance,
+    *,
+    time_limit: float | None,
+    seed: int,
+    threads: int,
+    start: Placement | None,
+    progress: Any,
+    depth: int = 3,
+) -> Placement:
+    progress(Progress(0.0, instance.baseline_ns))
+    assert (time_limit, seed, threads, depth) == (7.5, 11, 2, 5)
+    return start or Placement.empty(instance)
+
+
+def test_a_placement_is_enough(instance: Instance) -> None:
+    solution = moeplace.solve(instance, "test_solving:empty")
+    objective, status = solution.objective, solution.status
+    assert objective.latency_ns == objective.baseline_ns == instance.baseline_ns
+    assert (objective.bound_ns, objective.gap, objective.saving_ratio, solution.bound_source) == (None,) * 4
+    assert (status.termination, status.solution) == ("completed", "feasible")
+    assert solution.method == "test_solving:empty"
+    assert moeplace.check(instance, solution).ok
+
+
+def test_an_outcome_says_more(instance: Instance) -> None:
+    solution = moeplace.solve(instance, "test_solving:described")
+    assert (solution.method, solution.picked_because, solution.guarantee) == ("inner", "it rained", "half")
+    assert (solution.objective.bound_ns, solution.bound_source) == (1, "a proof")
+    assert solution.objective.gap == (instance.baseline_ns - 1) / instance.baseline_ns
+    assert solution.objective.saving_ratio == 0
+    assert (solution.status.termination, solution.status.solution) == ("iteration_limit", "feasible")
+    assert moeplace.check(instance, solution).ok
+
+
+def test_a_bound_that_is_met_is_an_optimum(instance: Instance) -> None:
+    solution = moeplace.solve(instance, "test_solving:proves")
+    assert (solution.status.termination, solution.status.solution) == ("optimal", "optimal")
+    assert (solution.objective.gap, solution.objective.saving_ratio) == (0, 1)
+    assert moeplace.check(instance, solution).ok
+
+
+@pytest.mark.parametrize("method", ["numpy_bound", "unnamed_bound", "negative_bound"])
+def test_bounds_of_any_integer_type_are_written(instance: Instance, method: str) -> None:
+    solution = moeplace.solve(instance, f"test_solving:{method}")
+    assert type(solution.objective.bound_ns) is int
+    assert solution.objective.bound_ns >= 0
+    assert b'"bound_ns":' in solution.to_json()
+    assert moeplace.check(instance, solution).ok
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("too_full", "returned a placement that does not fit: server .* holds"),
+        ("wrong_shape", "returned a placement that does not fit: a placement of shape"),
+        ("false_bound", "claims the bound [0-9]+, but its own placement costs [0-9]+"),
+        ("float_bound", "claims the bound 1.5"),
+        ("unproven_optimum", "calls its placement optimal, but its bound is 0"),
+        ("odd_termination", "'tired'"),
+        ("nothing", "returned NoneType, not a Placement or an Outcome"),
+        ("matrix", "returned ndarray, not a Placement or an Outcome"),
+        ("hollow", "an Outcome whose placement is NoneType"),
+        ("fails", "failed: ZeroDivisionError: by zero"),
+        ("short_signature", "is no method: it does not take time_limit, threads, start, progress"),
+    ],
+)
+def test_what_a_method_must_not_do(instance: Instance, method: str, message: str) -> None:
+    with pytest.raises(MethodError, match=f"test_solving:{method} .*{message}"):
+        moeplace.solve(instance, f"test_solving:{method}")
+
+
+def test_typed_errors_of_methods_pass_and_others_keep_their_cause(instance: Instance) -> None:
+    with pytest.raises(MethodLimitError, match="only Tuesdays"):
+        moeplace.solve(instance, "test_solving:limited")
+    with pytest.raises(MethodError) as failure:
+        moeplace.solve(instance, "test_solving:fails")
+    assert isinstance(failure.value.__cause__, ZeroDivisionError)
+
+
+def test_everything_reaches_the_method(instance: Instance) -> None:
+    told: list[Progress] = []
+    start = moeplace.solve(instance, "popular")
+    solution = moeplace.solve(
+        instance,
+        "test_solving:thorough",
+        time_limit=7.5,
+        seed=11,
+        threads=2,
+        start=start,
+        progress=told.append,
+        depth=5,
+    )
+    assert told == [Progress(0.0, instance.baseline_ns)]
+    assert solution.placement == start.placement
+    assert (solution.parameters, solution.seed, solution.threads) == ({"depth": 5}, 11, 2)
+
+
+# --- the list of methods -----------------------------------------------------------------------------------------
+
+
+def test_our_methods_are_found_by_their_entry_points() -> None:
+    names = method_names()
+    assert {"auto", "milp", "milp-textbook", "cpsat", "popular", "random", "no-cache"} <= set(names)
+    assert names[0] == "auto"
+    assert sorted(names) == sorted({entry.name for entry in entry_points(group="moeplace.methods")})
+    for name in names:
+        method = find_method(name)
+        info = method_info(method)
+        assert info.summary.endswith(".")
+        assert own_parameters(method) is not None
+        assert info.guarantee
+    assert {name for name in ("milp", "cpsat", "popular") if method_info(find_method(name)).exact} == {"milp", "cpsat"}
+
+
+def test_a_foreign_method_is_described_by_its_docstring() -> None:
+    assert method_info(empty).summary == "Cache nothing."
+    assert method_info(nothing).summary == "no description"
+    assert own_parameters(empty) is None
+    assert own_parameters(thorough) == {"depth": 3}
+
+
+def test_gap_and_ratio() -> None:
+    assert (gap(0, 0), gap(5, 5), gap(4, 3), gap(4, 0), gap(4, None)) == (0, 0, 0.25, 1, None)
+    assert (saving_ratio(4, 4, 4), saving_ratio(4, 2, 8), saving_ratio(8, 2, 8)) == (1, 2 / 3, 0)
+    assert saving_ratio(4, None, 8) is None
+    assert gap(2**62 + 1, 2**62) == 1 / (2**62 + 1)
