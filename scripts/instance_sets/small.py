@@ -91,35 +91,36 @@ class Recipe:
 
 RECIPES: tuple[Recipe, ...] = (
     # top-1: no co-activation, facility location
-    Recipe(layers=6, experts=16, top_k=1, servers=5, users=20, capacity=15, tokens=100, seed=1),
-    Recipe(layers=4, experts=16, top_k=1, servers=5, users=20, capacity=30, tokens=80, seed=2),
+    Recipe(layers=6, experts=16, top_k=1, servers=5, users=80, capacity=15, tokens=50, seed=1),
+    Recipe(layers=4, experts=16, top_k=1, servers=5, users=80, capacity=30, tokens=40, seed=2),
     # top-2
-    Recipe(layers=4, experts=8, top_k=2, servers=3, users=10, capacity=25, tokens=60, seed=1),
-    Recipe(layers=4, experts=8, top_k=2, servers=3, users=12, capacity=40, tokens=80, seed=2),
-    Recipe(layers=6, experts=8, top_k=2, servers=3, users=10, capacity=20, tokens=50, seed=3),
-    Recipe(layers=2, experts=12, top_k=2, servers=4, users=10, capacity=25, tokens=50, seed=4),
-    Recipe(layers=2, experts=16, top_k=2, servers=3, users=10, capacity=20, tokens=50, seed=5),
-    Recipe(layers=4, experts=8, top_k=2, servers=4, users=12, capacity=30, tokens=60, seed=5),
-    Recipe(layers=2, experts=8, top_k=2, servers=5, users=12, capacity=20, tokens=30, seed=7),
-    Recipe(layers=3, experts=6, top_k=2, servers=4, users=12, capacity=15, tokens=60, seed=8),
-    Recipe(layers=6, experts=6, top_k=2, servers=3, users=12, capacity=50, tokens=60, seed=1),
+    Recipe(layers=4, experts=8, top_k=2, servers=3, users=50, capacity=25, tokens=30, seed=12),
+    Recipe(layers=4, experts=8, top_k=2, servers=3, users=50, capacity=25, tokens=30, seed=13),
+    Recipe(layers=4, experts=8, top_k=2, servers=3, users=60, capacity=40, tokens=40, seed=12),
+    Recipe(layers=4, experts=8, top_k=2, servers=3, users=60, capacity=40, tokens=40, seed=15),
+    Recipe(layers=6, experts=8, top_k=2, servers=3, users=40, capacity=35, tokens=30, seed=6),
+    Recipe(layers=6, experts=6, top_k=2, servers=3, users=60, capacity=50, tokens=30, seed=14),
+    Recipe(layers=2, experts=12, top_k=2, servers=4, users=50, capacity=25, tokens=25, seed=15),
+    Recipe(layers=2, experts=16, top_k=2, servers=3, users=50, capacity=20, tokens=25, seed=16),
+    Recipe(layers=3, experts=6, top_k=2, servers=4, users=60, capacity=15, tokens=30, seed=19),
+    Recipe(layers=3, experts=6, top_k=2, servers=4, users=60, capacity=15, tokens=30, seed=20),
     # top-3 and top-4: the relaxation is weak, so these are smaller
-    Recipe(layers=3, experts=6, top_k=3, servers=3, users=10, capacity=30, tokens=40, seed=2),
-    Recipe(layers=2, experts=8, top_k=3, servers=4, users=10, capacity=20, tokens=30, seed=3),
-    Recipe(layers=2, experts=12, top_k=3, servers=3, users=8, capacity=30, tokens=20, seed=4),
-    Recipe(layers=2, experts=6, top_k=4, servers=4, users=10, capacity=25, tokens=40, seed=2),
+    Recipe(layers=2, experts=6, top_k=3, servers=3, users=40, capacity=30, tokens=20, seed=12),
+    Recipe(layers=2, experts=8, top_k=3, servers=3, users=40, capacity=20, tokens=15, seed=16),
+    Recipe(layers=2, experts=6, top_k=4, servers=3, users=40, capacity=30, tokens=20, seed=1),
+    Recipe(layers=2, experts=6, top_k=4, servers=3, users=40, capacity=30, tokens=20, seed=2),
     # experts one after the other
-    Recipe(layers=6, experts=16, top_k=2, servers=5, users=20, capacity=15, tokens=60, seed=1, latency_model="sum"),
-    Recipe(layers=3, experts=12, top_k=4, servers=4, users=16, capacity=30, tokens=50, seed=2, latency_model="sum"),
+    Recipe(layers=6, experts=16, top_k=2, servers=5, users=80, capacity=15, tokens=30, seed=1, latency_model="sum"),
+    Recipe(layers=3, experts=12, top_k=4, servers=4, users=60, capacity=30, tokens=25, seed=2, latency_model="sum"),
     # unequal sizes
-    Recipe(layers=4, experts=8, top_k=2, servers=3, users=10, capacity=20, tokens=60, seed=1, sizes=True),
-    Recipe(layers=2, experts=8, top_k=3, servers=3, users=8, capacity=30, tokens=40, seed=3, sizes=True),
+    Recipe(layers=4, experts=8, top_k=2, servers=3, users=50, capacity=20, tokens=30, seed=1, sizes=True),
+    Recipe(layers=4, experts=8, top_k=2, servers=3, users=50, capacity=20, tokens=30, seed=3, sizes=True),
     # two models
-    Recipe(layers=2, experts=8, top_k=2, servers=3, users=12, capacity=20, tokens=50, seed=1, models=2),
-    Recipe(layers=2, experts=6, top_k=2, servers=4, users=10, capacity=20, tokens=40, seed=2, models=2),
+    Recipe(layers=2, experts=8, top_k=2, servers=3, users=40, capacity=20, tokens=25, seed=1, models=2),
+    Recipe(layers=2, experts=6, top_k=2, servers=4, users=40, capacity=20, tokens=20, seed=2, models=2),
     # experts on devices
-    Recipe(layers=4, experts=8, top_k=2, servers=3, users=12, capacity=25, tokens=60, seed=1, device=2),
-    Recipe(layers=2, experts=12, top_k=3, servers=3, users=8, capacity=25, tokens=30, seed=2, device=2),
+    Recipe(layers=4, experts=8, top_k=2, servers=3, users=50, capacity=25, tokens=30, seed=1, device=2),
+    Recipe(layers=4, experts=8, top_k=2, servers=3, users=50, capacity=25, tokens=30, seed=2, device=2),
 )
 
 
