@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prove the instances of a set and keep the results: ``python scripts/prove_best_known.py SET [INSTANCE...]``.
 
-Runs methods on every instance until one proves it, and writes ``best_known.json``: the lowest cost that the checker
+Runs methods on every instance until one proves it, or takes solution files (``--solution``), and writes ``best_known.json``: the lowest cost that the checker
 confirmed and the highest proven bound. Only improvements are written; a cost below a bound stops the run.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from moeplace import Instance, Solution, check, load, solve
+from moeplace import Instance, Solution, check, load, read_solution, solve
 from moeplace.documents import BestKnown
 from moeplace.errors import MethodLimitError
 from moeplace.files import write_bytes
@@ -70,11 +70,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("instances", nargs="*", help="names (default: all of the set)")
     parser.add_argument("--methods", default="cpsat,milp", help="comma-separated, tried in turn (default: cpsat,milp)")
     parser.add_argument("--time-limit", type=float, default=120.0, help="seconds for each run (default: 120)")
+    parser.add_argument("--solution", action="append", metavar="FILE", help="take this file; run nothing; repeatable")
     options = parser.parse_args(arguments)
     records = best_known(options.set)
     files = {instance.name: (path, instance) for path in instance_files(options.set) for instance in [load(path)]}
     # A record of an instance that has gone or changed is worth nothing.
     records = {n: r for n, r in records.items() if n in files and files[n][1].sha256 == r.sha256}
+    for file in options.solution or ():
+        solution = read_solution(file)
+        path, instance = files[solution.instance.name]
+        records[instance.name] = improve(records.get(instance.name), instance, solution)
+        write(path.parent / BEST_KNOWN, records)
+    if options.solution:
+        return 0
     for name in options.instances or files:
         path, instance = files[name]
         for method in options.methods.split(","):
