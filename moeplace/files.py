@@ -55,7 +55,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     if text.startswith("\ufeff"):
         raise InputError("starts with a byte order mark; plain UTF-8 was expected", file=file)
     try:
-        with _no_garbage_collection():
+        with no_garbage_collection():
             return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
@@ -84,8 +84,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    # A million small lists trigger the collector again and again; nothing here is cyclic garbage.
+def no_garbage_collection() -> Iterator[None]:
+    """Keep the collector from walking a million small lists again and again; none of them is cyclic garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:

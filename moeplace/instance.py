@@ -33,7 +33,7 @@ from moeplace.documents import (
     show,
 )
 from moeplace.errors import InputError
-from moeplace.files import read_json, write_bytes
+from moeplace.files import no_garbage_collection, read_json, write_bytes
 
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
@@ -169,7 +169,8 @@ class Instance:
         InputError
             Whatever is wrong with the document, with the place in it.
         """
-        return _build(document)
+        with no_garbage_collection():
+            return _build(document)
 
     def document(self) -> dict[str, Any]:
         """Return the instance document; the same document, value for value, that the instance was made from."""

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Prove the instances of a set and keep the results: ``python scripts/prove_best_known.py SET [INSTANCE...]``.
 
-Runs methods on every instance until one proves it, or takes solution files (``--solution``), and writes ``best_known.json``: the lowest cost that the checker
-confirmed and the highest proven bound. Only improvements are written; a cost below a bound stops the run.
+Runs methods on every instance until one proves it, or takes solution files (``--solution``), and writes
+``best_known.json``: the lowest cost that the checker confirmed and the highest proven bound. Only improvements are
+written; a cost below a bound stops the run.
 """
 
 from __future__ import annotations
