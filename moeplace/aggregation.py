@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,30 @@ import scipy.sparse as sp
 
 from moeplace.instance import UNREACHABLE, Bool, Instance, Int32, Int64, Rows
 from moeplace.placement import Placement
+
+
+class Sets(NamedTuple):
+    """The index sets and weights of an algebraic model.
+
+    Attributes
+    ----------
+    useful : list of (server, item)
+        Pairs that can save something.
+    members : list of list of int
+        The servers of each radius set.
+    covers : list of (radius set, item)
+        What the terms ask for.
+    terms : list of list of int
+        The covers that each term needs.
+    weight : list of int
+        ``W`` of each term, token-ns.
+    """
+
+    useful: list[tuple[int, int]]
+    members: list[list[int]]
+    covers: list[tuple[int, int]]
+    terms: list[list[int]]
+    weight: list[int]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -118,6 +142,17 @@ class AggregatedProblem:
         offset = np.repeat(self.set_start[self.term_set] - start[:-1], length)
         items: Int32 = self.set_item[np.arange(start[-1]) + offset]
         return items
+
+    def sets(self) -> Sets:
+        """Return the problem in plain Python, for algebraic models."""
+        need, begin = self.covers[1].tolist(), self.term_start.tolist()
+        return Sets(
+            useful=[(n, i) for n, i in np.argwhere(self.useful).tolist()],
+            members=[np.flatnonzero(radius).tolist() for radius in self.radius],
+            covers=[(radius, item) for radius, item in self.covers[0].tolist()],
+            terms=[need[a:b] for a, b in itertools.pairwise(begin)],
+            weight=self.term_weight.tolist(),
+        )
 
     def satisfied(self, placement: Placement) -> tuple[Bool, Bool]:
         """Return which pairs of :attr:`covers` are cached within their radius, and which terms are satisfied."""

@@ -67,19 +67,13 @@ def build(instance: Instance) -> CachingModel:
     CachingModel
     """
     problem = aggregate(instance)
+    useful, members, covers, terms, weight = problem.sets()
     size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
-    members = [radius.nonzero()[0].tolist() for radius in problem.radius]
-    covers, need = problem.covers
-    cover_of, pairs = need.tolist(), covers.tolist()
-    begin = problem.term_start.tolist()
-    terms = [cover_of[begin[t] : begin[t + 1]] for t in range(problem.n_terms)]
-    weight = problem.term_weight.tolist()
     unit = _unit(weight)
 
     model = cp_model.CpModel()
-    useful = [(int(n), int(i)) for n, i in zip(*problem.useful.nonzero(), strict=True)]
     x = {(n, i): model.new_bool_var(f"x[{n},{i}]") for n, i in useful}
-    a = [model.new_bool_var(f"a[{radius},{i}]") for radius, i in pairs]
+    a = [model.new_bool_var(f"a[{radius},{i}]") for radius, i in covers]
     b = [model.new_bool_var(f"b[{t}]") if len(needs) > 1 else a[needs[0]] for t, needs in enumerate(terms)]
 
     model.maximize(cp_model.LinearExpr.weighted_sum(b, [-(-w // unit) for w in weight]))  # (1)
@@ -87,7 +81,7 @@ def build(instance: Instance) -> CachingModel:
         held = [i for m, i in useful if m == n]
         v = _unit([size[i] for i in held])
         model.add(cp_model.LinearExpr.weighted_sum([x[n, i] for i in held], [size[i] // v for i in held]) <= room // v)
-    for p, (radius, i) in enumerate(pairs):  # (3)
+    for p, (radius, i) in enumerate(covers):  # (3)
         model.add_bool_or([~a[p], *(x[n, i] for n in members[radius] if (n, i) in x)])
     for t, needs in enumerate(terms):  # (4)
         if len(needs) > 1:

@@ -47,18 +47,12 @@ def build(instance: Instance, *, rlt: bool = False) -> Any:
     pyomo.environ.ConcreteModel
         With ``x`` indexed by (server, item); pairs that cannot save anything have no variable.
     """
-    problem = aggregate(instance)
+    useful, members, covers, terms, weight = aggregate(instance).sets()
     size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
-    members = [radius.nonzero()[0].tolist() for radius in problem.radius]
-    covers, need = problem.covers
-    cover_of, pairs = need.tolist(), covers.tolist()
-    begin = problem.term_start.tolist()
-    terms = [cover_of[begin[t] : begin[t + 1]] for t in range(problem.n_terms)]
-    weight = problem.term_weight.tolist()
 
     model = pyo.ConcreteModel(name="milp")
-    model.x = pyo.Var([(n, i) for n, i in zip(*map(list, problem.useful.nonzero()), strict=True)], domain=pyo.Binary)
-    model.a = pyo.Var(range(len(pairs)), bounds=(0, 1))
+    model.x = pyo.Var(useful, domain=pyo.Binary)
+    model.a = pyo.Var(range(len(covers)), bounds=(0, 1))
     model.b = pyo.Var([t for t, needs in enumerate(terms) if len(needs) > 1], bounds=(0, 1))
     x, a = model.x, model.a
     b = {t: model.b[t] if len(needs) > 1 else a[needs[0]] for t, needs in enumerate(terms)}
@@ -73,9 +67,9 @@ def build(instance: Instance, *, rlt: bool = False) -> Any:
     def capacity_rows(_: Any, n: int) -> Any:  # (2)
         return pyo.quicksum(size[i] * x[n, i] for i in held[n]) <= capacity[n]
 
-    @model.Constraint(range(len(pairs)))
+    @model.Constraint(range(len(covers)))
     def covered(_: Any, p: int) -> Any:  # (3)
-        radius, i = pairs[p]
+        radius, i = covers[p]
         return a[p] <= pyo.quicksum(x[n, i] for n in members[radius] if (n, i) in x)
 
     @model.Constraint([(t, p) for t in model.b for p in terms[t]])
@@ -87,11 +81,11 @@ def build(instance: Instance, *, rlt: bool = False) -> Any:
         for t, needs in enumerate(terms):
             if len(needs) == 2:
                 for p, q in (needs, needs[::-1]):
-                    partners[p].append(size[pairs[q][1]] * b[t])
+                    partners[p].append(size[covers[q][1]] * b[t])
 
         @model.Constraint(sorted(partners))
         def lifted(_: Any, p: int) -> Any:  # (5)
-            radius, i = pairs[p]
+            radius, i = covers[p]
             room = sum(capacity[n] for n in members[radius]) - size[i]
             return pyo.quicksum(partners[p]) <= room * a[p]
 
