@@ -19,9 +19,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -31,8 +32,11 @@ from moeplace import Instance, Solution, solve
 from moeplace.aggregation import aggregate
 from moeplace.incremental import saving_form
 
-GPT = ("gpt-oss-20b", "gpt-oss-20b_expertfingerprinting", 32, 13_253_760)
-DEEPSEEK = ("deepseek-v2-lite", "deepseek-v2-lite_esft", 64, 8_650_752)
+Trace: TypeAlias = tuple[str, str, int, int]
+"""Name, folder, experts of a layer, bytes of an expert."""
+
+GPT: Trace = ("gpt-oss-20b", "gpt-oss-20b_expertfingerprinting", 32, 13_253_760)
+DEEPSEEK: Trace = ("deepseek-v2-lite", "deepseek-v2-lite_esft", 64, 8_650_752)
 
 
 def distances_m(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -71,7 +75,7 @@ def melbourne(folder: Path, users: int, stations: int, personal: bool) -> list[l
 
 def trace_document(
     realdata: Path,
-    trace: tuple[str, str, int, int] = GPT,
+    trace: Trace = GPT,
     users: int = 48,
     stations: int = 8,
     share: float = 0.6,
@@ -258,7 +262,7 @@ def quality() -> str:
     return text + table(["instance", "capacity", *(label(*m) for m in METHODS)], rows)
 
 
-def run_trace(realdata: Path, trace: tuple[str, str, int, int], share: float, reference: float) -> list[list[object]]:
+def run_trace(realdata: Path, trace: Trace, share: float, reference: float) -> list[list[object]]:
     """Run the methods on one full trace (in a process of its own, for its peak memory)."""
     instance = Instance.from_document(trace_document(realdata, trace, users=50, stations=10, share=share))
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -278,11 +282,11 @@ def run_trace(realdata: Path, trace: tuple[str, str, int, int], share: float, re
     return rows
 
 
-def run_traces(realdata: Path, reference: float, shares: tuple[float, ...], workers: int) -> str:
-    """Run the methods on the full traces, each in a new process."""
+def run_traces(realdata: Path, reference: float, shares: tuple[float, ...], traces: list[Trace]) -> str:
+    """Run the methods on full traces, each trace in a new process, one after the other."""
     rows: list[list[object]] = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures = [pool.submit(run_trace, realdata, t, share, reference) for share in shares for t in (GPT, DEEPSEEK)]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = [pool.submit(run_trace, realdata, t, share, reference) for share in shares for t in traces]
         for future in futures:
             rows += future.result()
     header = ["trace, capacity", "method", "seconds", "peak GiB", "saved of baseline", "saved of best here"]
@@ -297,16 +301,16 @@ def scale(realdata: Path) -> str:
         "share of the model. Seconds are wall time after loading, one thread, compiled code cached. Memory is the peak "
         "of the process so far (in brackets: after loading the instance from Python lists).\n\n"
     )
-    return text + run_traces(realdata, 0, (0.25, 0.6), workers=1)
+    return text + run_traces(realdata, 0, (0.25, 0.6), [GPT, DEEPSEEK])
 
 
-def kicks(realdata: Path, reference: float) -> str:
+def kicks(realdata: Path, reference: float, traces: list[Trace]) -> str:
     """Compare the first local optimum with what kicks reach in a long time."""
     text = (
-        "`local-search` at its first local optimum against a long run with kicks, on the instances above (two "
-        "processes at a time on two cores, so seconds are longer here).\n\n"
+        f"How far is the first local optimum of `local-search` from what {reference:.0f} seconds of kicks reach, on "
+        "the instances of the section above?\n\n"
     )
-    return text + run_traces(realdata, reference, (0.25,), workers=2)
+    return text + run_traces(realdata, reference, (0.25,), traces)
 
 
 def growing(realdata: Path | None) -> Iterator[tuple[str, list[tuple[int, dict[str, Any]]]]]:
@@ -394,6 +398,21 @@ def cuts(realdata: Path | None) -> str:
     return text + table(["instance", "parameters", "seconds", "saved of baseline", "proven"], rows)
 
 
+def machine() -> str:
+    """Return the machine, the versions and how busy the machine is, in one line."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    versions = ", ".join(f"{name} {version(name)}" for name in ("moeplace", "numpy", "numba", "scipy", "ortools"))
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"*{cpu}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, {versions}. One "
+        f"process on one thread; load of the machine over the last 1, 5 and 15 minutes: {load}.*"
+    )
+
+
 HEAD = "# Heuristics, measured\n\nWritten by `scripts/benchmark_heuristics.py`; every section names its machine.\n"
 
 
@@ -413,23 +432,24 @@ def main() -> None:
     parser.add_argument("--realdata", type=Path)
     parser.add_argument("--sections", default="quality,scale,kicks,growth,lazy,cuts")
     parser.add_argument("--reference", type=float, default=600, help="seconds of kicks on the full traces")
+    parser.add_argument("--traces", default="gpt-oss-20b,deepseek-v2-lite", help="traces of the section on kicks")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/benchmarks/heuristics.md"))
     options = parser.parse_args()
     realdata = options.realdata
+    traces = [trace for trace in (GPT, DEEPSEEK) if trace[0] in options.traces.split(",")]
     known: dict[str, tuple[str, Callable[[], str]]] = {
         "quality": ("Quality against a proven bound", quality),
         "scale": ("Full traces", lambda: scale(realdata)),
-        "kicks": ("Full traces: kicks", lambda: kicks(realdata, options.reference)),
+        "kicks": ("Full traces: kicks", lambda: kicks(realdata, options.reference, traces)),
         "growth": ("Growth", lambda: growth(realdata)),
         "lazy": ("Lazy and naive greedy", lambda: lazy(realdata)),
         "cuts": ("Minimum cuts", lambda: cuts(realdata)),
     }
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()}"
     for name in options.sections.split(","):
         if name in ("scale", "kicks") and realdata is None:
             continue
         title, run = known[name]
-        write(options.output, {title: f"{run()}\n\n({machine})"})
+        write(options.output, {title: f"{run()}\n\n{machine()}"})
         print(f"{title}: written to {options.output}", file=sys.stderr)
 
 
