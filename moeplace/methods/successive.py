@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -13,11 +14,11 @@ from moeplace.instance import Instance
 from moeplace.interrupt import Stop, stopping
 from moeplace.methods.baselines import requests_by_server
 from moeplace.placement import Placement
-from moeplace.plan import Plan, Refilled
+from moeplace.plan import Plan, Refill
 from moeplace.registry import MethodInfo, describe
 from moeplace.result import Outcome, Progress, ProgressCallback
 
-Order: TypeAlias = Literal["given", "capacity", "demand", "random"]
+Order: TypeAlias = Literal["gain", "given", "capacity", "demand", "random"]
 
 
 @describe(
@@ -34,7 +35,7 @@ def successive_greedy(
     threads: int,
     start: Placement | None,
     progress: ProgressCallback | None,
-    order: Order = "demand",
+    order: Order = "gain",
     passes: int | None = None,
     enumerate: int = 16,
     cuts: bool = False,
@@ -49,8 +50,9 @@ def successive_greedy(
 
     Parameters
     ----------
-    order : {"given", "capacity", "demand", "random"}
-        Servers as the instance lists them, largest first, with most requests of its nearest users first, or seeded.
+    order : {"gain", "given", "capacity", "demand", "random"}
+        Next, in the first pass, the server that then adds most; or servers as the instance lists them, largest first,
+        with most requests of its nearest users first, or seeded. Later passes keep the order of the first.
     passes : int, optional
         Most passes over the servers; None is until nothing improves.
     enumerate : int
@@ -67,7 +69,7 @@ def successive_greedy(
     each, neither gains anything alone from a pair that is only used together.
     """
 
-    def refill(plan: Plan, server: int) -> Refilled:
+    def refill(plan: Plan, server: int) -> Refill:
         return plan.refill(server, enumerate, cuts)
 
     return _decomposition(instance, time_limit, seed, threads, start, progress, order, passes, refill)
@@ -87,7 +89,7 @@ def max_convolution(
     threads: int,
     start: Placement | None,
     progress: ProgressCallback | None,
-    order: Order = "demand",
+    order: Order = "gain",
     passes: int | None = 1,
     epsilon: float = 0.01,
 ) -> Outcome:
@@ -99,7 +101,7 @@ def max_convolution(
 
     Parameters
     ----------
-    order : {"given", "capacity", "demand", "random"}
+    order : {"gain", "given", "capacity", "demand", "random"}
         As for :func:`successive_greedy`.
     passes : int, optional
         Most passes over the servers; None is until nothing improves.
@@ -109,7 +111,7 @@ def max_convolution(
     if not 0 <= epsilon < 1:
         raise InputError(f"epsilon must be from 0 to below 1, found {epsilon}")
 
-    def refill(plan: Plan, server: int) -> Refilled:
+    def refill(plan: Plan, server: int) -> Refill:
         return plan.refill(server, epsilon=epsilon)
 
     return _decomposition(instance, time_limit, seed, threads, start, progress, order, passes, refill)
@@ -124,7 +126,7 @@ def _decomposition(
     progress: ProgressCallback | None,
     order: Order,
     passes: int | None,
-    refill: Callable[[Plan, int], Refilled],
+    refill: Callable[[Plan, int], Refill],
 ) -> Outcome:
     if order not in get_args(Order):
         raise InputError(f"order must be one of {', '.join(get_args(Order))}, found {order!r}")
@@ -133,15 +135,41 @@ def _decomposition(
     with stopping(time_limit) as stop:
         plan = Plan(saving_form(instance), held_by(instance, start), threads)
         servers = server_order(instance, order, seed)
-        fillings: list[Refilled] = []
+        first = by_gain(plan, servers, refill, stop) if order == "gain" else (refill(plan, n) for n in servers)
+        done: list[Refill] = []
         since_change = 0
-        while not stop and since_change < len(servers) and (passes is None or len(fillings) < passes * len(servers)):
-            fillings.append(refill(plan, servers[len(fillings) % len(servers)]))
-            since_change = 0 if fillings[-1].better else since_change + 1
+        while not stop and since_change < len(servers) and (passes is None or len(done) < passes * len(servers)):
+            again = len(done) - len(servers)
+            filled = next(first, None) if again < 0 else refill(plan, done[again].server)
+            if filled is None:
+                break  # stopped before a server was chosen
+            since_change = 0 if plan.take(filled) else since_change + 1
+            done.append(filled)
             if progress is not None:
-                share = len(fillings) / (passes * len(servers)) if passes else None
+                share = len(done) / (passes * len(servers)) if passes else None
                 progress(Progress(stop.elapsed, instance.baseline_ns - plan.saving, share=share))
-        return _outcome(plan, stop, fillings, started=start is not None)
+        return _outcome(plan, stop, done, started=start is not None)
+
+
+def by_gain(plan: Plan, servers: Iterable[int], refill: Callable[[Plan, int], Refill], stop: Stop) -> Iterator[Refill]:
+    """Yield the best refill of the server that gains most, again and again, each server once; the caller takes it.
+
+    Gains are computed lazily, as greedy's are: one that was computed before the plan changed counts until it is the
+    largest. It is an upper bound where the saving is submodular and the value functions are exact.
+    """
+    gain: dict[int, float] = dict.fromkeys(servers, math.inf)
+    current: dict[int, Refill] = {}
+    while gain and not stop:
+        n = max(gain, key=gain.__getitem__)
+        if n not in current:
+            current[n] = refill(plan, n)
+            gain[n] = current[n].gain
+            continue
+        del gain[n]
+        chosen = current.pop(n)
+        if chosen.gain > 0:
+            current.clear()
+        yield chosen
 
 
 def server_order(instance: Instance, order: Order, seed: int) -> list[int]:
@@ -166,7 +194,7 @@ def useful_servers(form: SavingForm) -> list[int]:
     ]
 
 
-def _outcome(plan: Plan, stop: Stop, fillings: list[Refilled], started: bool) -> Outcome:
+def _outcome(plan: Plan, stop: Stop, fillings: list[Refill], started: bool) -> Outcome:
     instance, form = plan.form.instance, plan.form
     ratio = min((f.ratio for f in fillings), default=1.0)
     exact_layers = min((f.exact_layers for f in fillings), default=0)
