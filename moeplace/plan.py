@@ -121,16 +121,18 @@ class Plan:
         """Value every move of one expert of a layer, see :meth:`~moeplace.incremental.Layer.moves`."""
         return self._remember(i, "moves", lambda part: self.form.layers[i].moves(part))
 
-    def function(self, i: int, server: int, enumerated: int = 0, cuts: bool = False) -> ValueFunction:
+    def function(self, i: int, server: int, enumerated: int = 0, cuts: bool = False, nodes: int = 0) -> ValueFunction:
         """Return the value function of a layer on a server, the other servers fixed."""
         layer = self.form.layers[i]
-        key = (server, enumerated, cuts)
-        return self._remember(i, key, lambda part: layer.value_function(part, server, enumerated, cuts))
+        key = (server, enumerated, cuts, nodes)
+        return self._remember(i, key, lambda part: layer.value_function(part, server, enumerated, cuts, nodes))
 
-    def refill(self, server: int, enumerated: int = 0, cuts: bool = False, epsilon: float = 0.0) -> Refill:
+    def refill(
+        self, server: int, enumerated: int = 0, cuts: bool = False, nodes: int = 0, epsilon: float = 0.0
+    ) -> Refill:
         """Solve one server's problem, all others fixed. Changes nothing: see :meth:`take`."""
         layers = range(len(self.form.layers))
-        functions = each(lambda i: self.function(i, server, enumerated, cuts), layers, self.threads)
+        functions = each(lambda i: self.function(i, server, enumerated, cuts, nodes), layers, self.threads)
         capacity = int(self.form.instance.capacity_bytes[server])
         filling = fill([f.values for f in functions], [layer.size for layer in self.form.layers], capacity, epsilon)
         return Refill(server, filling.value - self.saving, filling.ratio, functions, filling.counts)
