@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from moeplace.closure import LARGEST, corners
 from moeplace.instance import UNREACHABLE, Bool, Instance, Int32, Int64
+from moeplace.keys import row_keys
 from moeplace.placement import Placement
 
 MOST_ENUMERATED = 20
@@ -400,15 +401,7 @@ def _merge(block: Int64, group: Int64, expert: Int64, count: Int64) -> tuple[Int
     """Sort rows by (block, group, experts) and add up the equal ones; experts are in a canonical order."""
     if not len(count):
         return block, group, expert, count
-    base = int(expert.max()) + 1
-    key, limit = block * (int(group.max()) + 1) + group, (int(block.max()) + 1) * (int(group.max()) + 1)
-    # Columns are folded into one 64-bit key while they fit, renumbered in between: far faster than sorting rows.
-    for column in expert.T:
-        if limit * base > 2**62:
-            key = np.unique(key, return_inverse=True)[1].astype(np.int64)
-            limit = len(key)
-        key = key * base + column
-        limit *= base
+    key = row_keys([block, group, *expert.T])
     order = np.argsort(key, kind="stable")
     first = np.flatnonzero(np.diff(key[order], prepend=-1))
     rows: npt.NDArray[np.intp] = order[first]
