@@ -461,3 +461,116 @@ def terms(items, group, count, server_near, low):
                 weight[n] = count[r] * (following - here)
                 n += 1
     return sets[:n], weight[:n]
+
+
+@compiled
+def share(sets, weight, t, state, scale, sign, alone, pair):
+    """Add a term to (or take it from) what its undecided experts are credited with; return what it adds for sure."""
+    m = 0
+    for k in range(sets.shape[1]):
+        e = sets[t, k]
+        if k == 0 or e != sets[t, 0]:
+            if state[e] < 0:
+                return 0
+            m += state[e] == 0
+    whole = sign * scale * weight[t]
+    if m == 0:
+        return whole
+    for j in range(sets.shape[1]):
+        a = sets[t, j]
+        if state[a] != 0 or (j > 0 and a == sets[t, 0]):
+            continue
+        if m == 1:
+            alone[a] += whole
+            continue
+        for k in range(sets.shape[1]):
+            b = sets[t, k]
+            if a != b and state[b] == 0 and (k == 0 or b != sets[t, 0]):
+                pair[a, b] += whole // (m * (m - 1))
+    return 0
+
+
+@compiled
+def fix(sets, weight, start, member, e, to, state, scale, alone, pair):
+    """Decide (or release) an expert, see :func:`branch`; return the change of what is sure."""
+    change = 0
+    for j in range(start[e], start[e + 1]):
+        change += share(sets, weight, member[j], state, scale, -1, alone, pair)
+    state[e] = to
+    for j in range(start[e], start[e + 1]):
+        change += share(sets, weight, member[j], state, scale, 1, alone, pair)
+    return change
+
+
+@compiled
+def branch(sets, weight, start, member, found, scale, limit):
+    """Branch and bound for the best sets of every size at once, where terms "all of these are chosen" add up.
+
+    ``sets [T, K]`` padded with their first, ``weight [T]``; ``start, member`` as from :func:`members`; ``found`` the
+    best known value of each size ``0 .. E``; ``scale`` a multiple of ``m * (m - 1)`` for ``m = 2 .. K``. Returns the
+    values, the sets ``[E + 1, E]`` where they are better than known, whether they are, and an upper bound on what is
+    left unexplored after ``limit`` nodes.
+
+    Bound: a term with ``m`` undecided experts counts ``1 / (m * (m - 1))`` for each ordered pair of them, so of ``k``
+    more experts each gets what it adds alone and at most its ``k - 1`` largest pairs; the ``k`` largest of these sums.
+    """
+    n_experts = len(start) - 1
+    best = found.copy()
+    chosen = np.zeros((n_experts + 1, n_experts), np.bool_)
+    better = np.zeros(n_experts + 1, np.bool_)
+    left = np.full(n_experts + 1, -1, np.int64)
+    state = np.zeros(n_experts, np.int8)  # 1: chosen, -1: excluded
+    alone = np.zeros(n_experts, np.int64)
+    pair = np.zeros((n_experts, n_experts), np.int64)
+    sure = 0
+    for t in range(len(weight)):
+        sure += share(sets, weight, t, state, scale, 1, alone, pair)
+    path = np.empty(n_experts, np.int64)
+    # What a subtree may reach with each number of experts, by depth; the first line is of no limit.
+    bound = np.full((n_experts + 2, n_experts + 1), np.iinfo(np.int64).max, np.int64)
+    upto = np.zeros((n_experts, n_experts), np.int64)
+    depth, size, nodes = 0, 0, 0
+    while True:
+        # A node: experts path[:depth] are decided, ``size`` of them chosen.
+        going = nodes < limit
+        nodes += 1
+        undecided = np.flatnonzero(state == 0)
+        k_most = len(undecided)
+        pending = False
+        if going:
+            value = sure // scale
+            if value > best[size]:
+                best[size] = value
+                chosen[size] = state == 1
+                better[size] = True
+            for i in range(k_most):
+                e = undecided[i]
+                total = alone[e]
+                upto[i, 0] = total
+                largest = np.sort(pair[e][undecided])
+                for k in range(1, k_most):
+                    total += largest[k_most - k]
+                    upto[i, k] = total
+            bound[depth + 1] = -1
+            for k in range(1, k_most + 1):
+                top = np.sort(upto[:k_most, k - 1])
+                reach = min((sure + top[k_most - k :].sum()) // scale, bound[depth, size + k])
+                bound[depth + 1, size + k] = reach
+                pending |= reach > best[size + k]
+        else:
+            left = np.maximum(left, bound[depth])
+        if pending:
+            e = undecided[np.argmax(upto[:k_most, k_most - 1])]
+            path[depth] = e
+            depth += 1
+            size += 1
+            sure += fix(sets, weight, start, member, e, 1, state, scale, alone, pair)
+            continue
+        # Back to the last expert that was not yet left out, and leave it out.
+        while depth > 0 and state[path[depth - 1]] < 0:
+            depth -= 1
+            sure += fix(sets, weight, start, member, path[depth], 0, state, scale, alone, pair)
+        if depth == 0:
+            return best, chosen, better, left
+        size -= 1
+        sure += fix(sets, weight, start, member, path[depth - 1], -1, state, scale, alone, pair)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from moeplace.instance import UNREACHABLE, Bool, Instance, Int32, Int64, Rows
+from moeplace.keys import row_keys
 from moeplace.placement import Placement
 
 
@@ -196,12 +197,12 @@ def _aggregate(instance: Instance) -> AggregatedProblem:
     if on_device.any():
         # From its device's time on, a demand's rows need only the experts that are not on the device.
         away = _without(rows, on_device)
-        set_start, set_item, (set_of_row, set_of_away) = _distinct_sets(instance.n_items, rows, away)
+        set_start, set_item, (set_of_row, set_of_away) = _distinct_sets(rows, away)
         weight = _weights(steps, False, rows, set_of_row, len(set_start) - 1) + _weights(
             steps, True, away, set_of_away, len(set_start) - 1
         )
     else:
-        set_start, set_item, (set_of_row,) = _distinct_sets(instance.n_items, rows)
+        set_start, set_item, (set_of_row,) = _distinct_sets(rows)
         weight = _weights(steps, None, rows, set_of_row, len(set_start) - 1)
     weight = weight.tocoo()
     keep = weight.data > 0
@@ -225,7 +226,7 @@ def _aggregate(instance: Instance) -> AggregatedProblem:
 
 def distinct_rows(instance: Instance) -> int:
     """Return how many activation rows are left when equal ones (demand, layer, experts) are merged."""
-    set_start, _, (set_of_row,) = _distinct_sets(instance.n_items, instance.rows)
+    set_start, _, (set_of_row,) = _distinct_sets(instance.rows)
     return len(np.unique(instance.rows.demand.astype(np.int64) * len(set_start) + set_of_row))
 
 
@@ -283,7 +284,7 @@ def _without(rows: Rows, dropped: Bool) -> Rows:
     return Rows(rows.demand[left], rows.count[left], start, rows.item[~dropped])
 
 
-def _distinct_sets(n_items: int, *groups: Rows) -> tuple[Int64, Int32, list[Int32]]:
+def _distinct_sets(*groups: Rows) -> tuple[Int64, Int32, list[Int32]]:
     """Give each distinct item set of some rows a number; return the sets and each row's number."""
     start = np.concatenate([[0], *(np.diff(rows.start) for rows in groups)]).cumsum()
     item = np.concatenate([rows.item for rows in groups])
@@ -296,7 +297,7 @@ def _distinct_sets(n_items: int, *groups: Rows) -> tuple[Int64, Int32, list[Int3
     for size in np.unique(length).tolist():
         of_size = np.flatnonzero(length == size)
         table = item[start[of_size][:, None] + np.arange(size)]
-        first, inverse = _unique_rows(table, n_items)
+        _, first, inverse = np.unique(row_keys(table.T), return_index=True, return_inverse=True)
         number[of_size] = found + inverse
         firsts.append(of_size[first])
         found += len(first)
@@ -306,21 +307,6 @@ def _distinct_sets(n_items: int, *groups: Rows) -> tuple[Int64, Int32, list[Int3
     gather = np.arange(set_start[-1]) + np.repeat(start[chosen] - set_start[:-1], set_length)
     bounds = np.cumsum([len(rows) for rows in groups])[:-1]
     return set_start, item[gather], np.split(number, bounds)
-
-
-def _unique_rows(table: Int32, n_items: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return the first occurrence of each distinct row of a table, and each row's number."""
-    # Fold columns into 64-bit keys while they fit, renumbering in between: far faster than sorting rows.
-    key = np.zeros(len(table), dtype=np.int64)
-    limit = 1
-    for column in table.T:
-        if limit * n_items > 2**62:
-            key = np.unique(key, return_inverse=True)[1].astype(np.int64)
-            limit = len(table)
-        key = key * n_items + column
-        limit *= n_items
-    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return first, inverse
 
 
 def _weights(steps: _Steps, device: bool | None, rows: Rows, set_of_row: Int32, n_sets: int) -> Any:

@@ -17,6 +17,7 @@ Rows of different layers share no expert: each :class:`Layer` is valued alone, a
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from moeplace.closure import corners
+from moeplace.closure import LARGEST, corners
 from moeplace.instance import UNREACHABLE, Bool, Instance, Int32, Int64
+from moeplace.keys import row_keys
 from moeplace.placement import Placement
 
 MOST_ENUMERATED = 20
@@ -155,13 +157,16 @@ class Layer:
         first, second, holder = kernels().two_best(self.near, self.floor, held)
         return Moves(*kernels().moves(self.experts, self.group, self.count, self.near, held, first, second, holder))
 
-    def value_function(self, held: Bool, server: int, enumerated: int = 0, cuts: bool = False) -> ValueFunction:
+    def value_function(
+        self, held: Bool, server: int, enumerated: int = 0, cuts: bool = False, nodes: int = 0
+    ) -> ValueFunction:
         """Return what ``q`` experts on one server are worth while the other servers keep theirs.
 
         Exact by sorting where rows ask for one expert, and by trying all sets in layers of at most ``enumerated``
         experts. Otherwise by peeling: from all experts the least useful one is dropped, again and again; what the
         server holds now stays in the running, so the best point is never worse than the present. With ``cuts`` the
-        corners of the upper concave envelope are exact too (:mod:`moeplace.closure`).
+        corners of the upper concave envelope are exact too (:mod:`moeplace.closure`), and with ``nodes`` a branch and
+        bound for all numbers of experts at once goes on from there; what it leaves unexplored is not proven.
 
         Parameters
         ----------
@@ -171,6 +176,8 @@ class Layer:
             Most experts of a layer whose sets are all tried, at most :data:`MOST_ENUMERATED`.
         cuts : bool
             Whether to compute the envelope.
+        nodes : int
+            Most nodes of the branch and bound.
         """
         near = np.ascontiguousarray(self.near[:, server])
         low = kernels().best_without(self.near, self.floor, held, server)
@@ -188,29 +195,49 @@ class Layer:
             return ValueFunction(values, kept, proven)
         _raise(values, kept, self.saving_ns(held), held[server])
         proven[1:-1] = False
-        if cuts:
-            self._cut(near, low, values, kept, proven)
+        if cuts or nodes:
+            base = int(values[0])
+            sets, weight = self._terms(near, low)
+            if not len(weight):
+                proven[:] = True
+            if cuts:
+                _cut(sets, weight, base, values, kept, proven)
+            if nodes and not proven.all():
+                _branch(sets, weight, base, values, kept, proven, nodes)
         return ValueFunction(values, kept, proven)
 
-    def _cut(self, near: Int64, low: Int64, values: Int64, kept: Bool, proven: Bool) -> None:
-        """Raise a value function to the envelope's corners and mark what the envelope proves."""
+    def _terms(self, near: Int64, low: Int64) -> tuple[Int64, Int64]:
+        """Return the distinct terms "all of these experts are on the server", sets [T, K] and weights [T]."""
         sets, weight = kernels().terms(self.experts, self.group, self.count, near, low)
-        if not len(weight):
-            proven[:] = True
-            return
         none = np.zeros_like(weight)
         _, _, sets, weight = _merge(none, none, sets, weight)
-        found = corners(sets, weight, self.n_experts)
-        if found is None:
-            return
-        base = int(values[0])
-        for saving, chosen in found:
-            _raise(values, kept, base + saving, chosen)
-        for (a, left), (b, right) in itertools.pairwise(found):
-            first, last = int(left.sum()), int(right.sum())
-            for q in range(first, last + 1):
-                # h(q) is an integer on or below the line between two corners.
-                proven[q] |= int(values[q]) - base >= (a * (last - q) + b * (q - first)) // (last - first)
+        return sets, weight
+
+
+def _cut(sets: Int64, weight: Int64, base: int, values: Int64, kept: Bool, proven: Bool) -> None:
+    """Raise a value function to the envelope's corners and mark what the envelope proves."""
+    found = corners(sets, weight, len(proven) - 1)
+    if found is None:
+        return
+    for saving, chosen in found:
+        _raise(values, kept, base + saving, chosen)
+    for (a, left), (b, right) in itertools.pairwise(found):
+        first, last = int(left.sum()), int(right.sum())
+        for q in range(first, last + 1):
+            # h(q) is an integer on or below the line between two corners.
+            proven[q] |= int(values[q]) - base >= (a * (last - q) + b * (q - first)) // (last - first)
+
+
+def _branch(sets: Int64, weight: Int64, base: int, values: Int64, kept: Bool, proven: Bool, nodes: int) -> None:
+    """Raise a value function by branch and bound and mark what is proven; skip weights that are too large for it."""
+    scale = math.lcm(*(m * (m - 1) for m in range(2, sets.shape[1] + 1)))
+    if int(weight.sum()) * scale >= LARGEST:
+        return
+    start, member = kernels().members(sets, len(proven) - 1)
+    found, chosen, better, left = kernels().branch(sets, weight, start, member, values - base, scale, nodes)
+    for q in np.flatnonzero(better).tolist():
+        _raise(values, kept, base + int(found[q]), chosen[q])
+    proven |= left <= values - base
 
 
 def _raise(values: Int64, kept: Bool, value: int, chosen: Bool) -> None:
@@ -374,15 +401,7 @@ def _merge(block: Int64, group: Int64, expert: Int64, count: Int64) -> tuple[Int
     """Sort rows by (block, group, experts) and add up the equal ones; experts are in a canonical order."""
     if not len(count):
         return block, group, expert, count
-    base = int(expert.max()) + 1
-    key, limit = block * (int(group.max()) + 1) + group, (int(block.max()) + 1) * (int(group.max()) + 1)
-    # Columns are folded into one 64-bit key while they fit, renumbered in between: far faster than sorting rows.
-    for column in expert.T:
-        if limit * base > 2**62:
-            key = np.unique(key, return_inverse=True)[1].astype(np.int64)
-            limit = len(key)
-        key = key * base + column
-        limit *= base
+    key = row_keys([block, group, *expert.T])
     order = np.argsort(key, kind="stable")
     first = np.flatnonzero(np.diff(key[order], prepend=-1))
     rows: npt.NDArray[np.intp] = order[first]

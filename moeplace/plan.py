@@ -17,27 +17,43 @@ T = TypeVar("T")
 MOST_REMEMBERED: Final = 64
 
 
-@dataclass(frozen=True)
-class Refilled:
-    """What refilling a server did.
+@dataclass(frozen=True, eq=False)
+class Refill:
+    """What one server would best hold, all others fixed.
 
     Attributes
     ----------
-    better : bool
-        Whether the plan changed; it does so only for a strictly greater saving.
+    server : int
+    gain : int
+        Change of the saving, token-ns; not positive where the server should keep what it has.
     ratio : float
-        The server got at least this share of what its value functions allow.
-    exact_layers : int
-        Layers whose value function was exact.
-    proven, points : int
-        Values of all layers that are proven to be the best, and how many there are.
+        The server gets at least this share of what its value functions allow.
+    functions : list of ValueFunction
+        Of each layer.
+    counts : list of int
+        Experts of each layer.
     """
 
-    better: bool
+    server: int
+    gain: int
     ratio: float
-    exact_layers: int
-    proven: int
-    points: int
+    functions: list[ValueFunction]
+    counts: list[int]
+
+    @property
+    def exact_layers(self) -> int:
+        """Layers whose value function was exact."""
+        return sum(f.exact for f in self.functions)
+
+    @property
+    def proven(self) -> int:
+        """Values of all layers that are proven to be the best."""
+        return sum(int(f.proven.sum()) for f in self.functions)
+
+    @property
+    def points(self) -> int:
+        """Values of all layers."""
+        return sum(len(f.proven) for f in self.functions)
 
 
 class Plan:
@@ -105,30 +121,30 @@ class Plan:
         """Value every move of one expert of a layer, see :meth:`~moeplace.incremental.Layer.moves`."""
         return self._remember(i, "moves", lambda part: self.form.layers[i].moves(part))
 
-    def function(self, i: int, server: int, enumerated: int = 0, cuts: bool = False) -> ValueFunction:
+    def function(self, i: int, server: int, enumerated: int = 0, cuts: bool = False, nodes: int = 0) -> ValueFunction:
         """Return the value function of a layer on a server, the other servers fixed."""
         layer = self.form.layers[i]
-        key = (server, enumerated, cuts)
-        return self._remember(i, key, lambda part: layer.value_function(part, server, enumerated, cuts))
+        key = (server, enumerated, cuts, nodes)
+        return self._remember(i, key, lambda part: layer.value_function(part, server, enumerated, cuts, nodes))
 
-    def refill(self, server: int, enumerated: int = 0, cuts: bool = False, epsilon: float = 0.0) -> Refilled:
-        """Solve one server's problem again, all others fixed; keep what it has unless that is strictly better."""
+    def refill(
+        self, server: int, enumerated: int = 0, cuts: bool = False, nodes: int = 0, epsilon: float = 0.0
+    ) -> Refill:
+        """Solve one server's problem, all others fixed. Changes nothing: see :meth:`take`."""
         layers = range(len(self.form.layers))
-        functions = each(lambda i: self.function(i, server, enumerated, cuts), layers, self.threads)
+        functions = each(lambda i: self.function(i, server, enumerated, cuts, nodes), layers, self.threads)
         capacity = int(self.form.instance.capacity_bytes[server])
         filling = fill([f.values for f in functions], [layer.size for layer in self.form.layers], capacity, epsilon)
-        better = filling.value > self.saving
-        if better:
-            for i, (function, count) in enumerate(zip(functions, filling.counts, strict=True)):
-                self.held[server, self.form.layers[i].items] = function.kept[count]
-                self.layer_saving[i] = int(function.values[count])
-        return Refilled(
-            better,
-            filling.ratio,
-            exact_layers=sum(f.exact for f in functions),
-            proven=sum(int(f.proven.sum()) for f in functions),
-            points=sum(len(f.proven) for f in functions),
-        )
+        return Refill(server, filling.value - self.saving, filling.ratio, functions, filling.counts)
+
+    def take(self, refill: Refill) -> bool:
+        """Give a server what was found best for it if that is strictly better; return whether it is."""
+        if refill.gain <= 0:
+            return False
+        for i, (function, count) in enumerate(zip(refill.functions, refill.counts, strict=True)):
+            self.held[refill.server, self.form.layers[i].items] = function.kept[count]
+            self.layer_saving[i] = int(function.values[count])
+        return True
 
     def _remember(self, i: int, key: object, compute: Callable[[Bool], T]) -> T:
         """Compute something of a layer once for what it holds now; searches go back and forth between plans."""

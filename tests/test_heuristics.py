@@ -90,8 +90,9 @@ def test_value_functions(seed: int) -> None:
         held = rng.random((len(instance.servers), layer.n_experts)) < rng.random()
         n = int(rng.integers(len(held)))
         peeled, enumerated = layer.value_function(held, n), layer.value_function(held, n, enumerated=20)
-        cut = layer.value_function(held, n, cuts=True)
+        cut, branched = layer.value_function(held, n, cuts=True), layer.value_function(held, n, nodes=10**6)
         assert enumerated.exact
+        assert branched.exact
         assert peeled.values[held[n].sum()] >= layer.saving_ns(held)
         for q in range(layer.n_experts + 1):
             values = []
@@ -102,7 +103,7 @@ def test_value_functions(seed: int) -> None:
             assert enumerated.values[q] == max(values)
             assert peeled.values[q] <= max(values)
             assert peeled.values[q] <= cut.values[q] <= max(values)
-            for function in (peeled, enumerated, cut):
+            for function in (peeled, enumerated, cut, branched):
                 if function.proven[q]:
                     assert function.values[q] == max(values)
                 after = held.copy()
@@ -126,6 +127,44 @@ def test_cuts_find_the_corners_of_the_envelope(seed: int) -> None:
         if len(corner) == 1:
             assert cut.values[corner[0]] == exact.values[corner[0]]
             assert cut.proven[corner[0]]
+
+
+@pytest.mark.parametrize("top_k", [2, 3, 4, 5])
+@pytest.mark.parametrize("seed", range(10))
+def test_branch_and_bound_within_a_limit_is_between_peeling_and_enumeration(seed: int, top_k: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = 10
+    rows = [
+        (int(rng.integers(0, 3)), 0, sorted(rng.choice(n, int(rng.integers(1, top_k + 1)), replace=False).tolist()), c)
+        for c in rng.integers(1, 16, 60).tolist()
+    ]
+    base = document([n, n], [[2, 5], [4, 3], [1, 8]], rows, experts=n, top_k=top_k)
+    layer = saving_form(Instance.from_document(base)).layers[0]
+    held = rng.random((2, n)) < 0.3
+    exact, peeled = layer.value_function(held, 0, enumerated=n), layer.value_function(held, 0)
+    proven = []
+    for nodes in (1, 5, 20, 100, 10**6):
+        branched = layer.value_function(held, 0, nodes=nodes)
+        assert (peeled.values <= branched.values).all()
+        assert (branched.values <= exact.values).all()
+        assert (branched.values[branched.proven] == exact.values[branched.proven]).all()
+        for q, kept in enumerate(branched.kept):
+            after = held.copy()
+            after[0] = kept
+            assert kept.sum() <= q
+            assert layer.saving_ns(after) == branched.values[q]
+        proven.append(branched.proven.sum())
+    assert proven[0] < proven[-1] == n + 1
+
+
+def test_branch_and_bound_leaves_weights_alone_that_are_too_large_for_it() -> None:
+    base = document([3], [[0]], [(0, 0, [0, 1, 2], 900), (0, 0, [0, 3], 60)], top_k=3)
+    base["demands"][0]["cloud_ns"] = 2**62 // 1000
+    layer = saving_form(Instance.from_document(base)).layers[0]
+    held = np.zeros((1, 4), dtype=np.bool_)
+    peeled, branched = layer.value_function(held, 0), layer.value_function(held, 0, nodes=100)
+    assert branched.values.tolist() == peeled.values.tolist()
+    assert branched.proven.tolist() == peeled.proven.tolist()
 
 
 def test_demands_at_equal_savings_are_one_group() -> None:
@@ -242,10 +281,28 @@ def test_one_server_is_solved_to_optimality(seed: int) -> None:
 def test_half_of_the_best_saving_where_that_is_claimed(seed: int, method: str) -> None:
     instance = random_instance(seed, latency_model="sum")
     best = instance.baseline_ns - brute_force(instance)
-    for order in ("given", "capacity", "demand", "random"):
+    for order in ("gain", "given", "capacity", "demand", "random"):
         solution = solve(instance, method, order=order, passes=1)
         assert solution.guarantee is not None
         assert 2 * saving(instance, solution) >= best
+
+
+def test_the_server_that_gains_most_comes_first() -> None:
+    # The popular expert belongs on the second server, near most users; the first then takes the other one.
+    rows = [(0, 0, [0], 10), (0, 0, [1], 9), (1, 0, [0], 90)]
+    instance = Instance.from_document(document([1, 1], [[1, 3], [5, 1]], rows, top_k=1))
+    best = instance.baseline_ns - brute_force(instance)
+    assert saving(instance, solve(instance, "max-convolution")) == best
+    assert saving(instance, solve(instance, "max-convolution", order="given")) < best
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_branch_and_bound_goes_on_where_peeling_ends(seed: int) -> None:
+    instance = random_instance(seed, max_variables=60)
+    peeled, branched = (solve(instance, "successive-greedy", enumerate=0, nodes=nodes) for nodes in (0, 10**6))
+    assert branched.objective.latency_ns <= peeled.objective.latency_ns
+    assert branched.details["exact_layers"] == branched.details["layers"]
+    assert branched.details["proven_values"] == 1.0
 
 
 def test_nothing_is_claimed_for_pairs() -> None:

@@ -10,7 +10,7 @@ from moeplace.errors import InputError
 from moeplace.incremental import held_by, kernels, saving_form
 from moeplace.instance import Instance
 from moeplace.interrupt import Stop, stopping
-from moeplace.methods.successive import server_order
+from moeplace.methods.successive import by_gain
 from moeplace.placement import Placement
 from moeplace.plan import Plan
 from moeplace.registry import MethodInfo, describe
@@ -62,7 +62,7 @@ def local_search(
 
         climb = Climb(plan, stop, report, enumerate)
         if start is None:
-            climb.refill(server_order(instance, "demand", seed))
+            climb.construct()
         climb.to_local_optimum()
         generator = np.random.default_rng(seed)
         done = 0
@@ -103,11 +103,18 @@ class Climb:
             if self.plan.saving == before:
                 return
 
+    def construct(self) -> None:
+        """Fill the server that gains most, again and again, as ``successive-greedy`` does in its first pass."""
+        for chosen in by_gain(self.plan, self.servers, lambda plan, n: plan.refill(n, self.enumerated), self.stop):
+            self.plan.take(chosen)
+            self._tell()
+
     def refill(self, servers: list[int]) -> None:
         """Fill servers anew, round and round until a whole round improves nothing."""
         same, at = 0, 0
         while same < len(servers) and not self.stop:
-            same = 0 if self.plan.refill(servers[at % len(servers)], self.enumerated).better else same + 1
+            chosen = self.plan.refill(servers[at % len(servers)], self.enumerated)
+            same = 0 if self.plan.take(chosen) else same + 1
             at += 1
             self._tell()
 
