@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
+from moeplace.documents import INT64_MAX, Server
 from moeplace.errors import InputError
 from moeplace.incremental import held_by, kernels, saving_form
-from moeplace.instance import Instance
+from moeplace.instance import UNREACHABLE, Bool, Instance
 from moeplace.interrupt import Stop, stopping
 from moeplace.methods.successive import by_gain
 from moeplace.placement import Placement
@@ -19,7 +21,7 @@ from moeplace.result import Outcome, Progress, ProgressCallback
 
 @describe(
     MethodInfo(
-        summary="Improves a placement (--start, else successive greedy) by exchanges and refills; kicks if asked for.",
+        summary="Improves a placement (--start, else two of its own) by exchanges and refills; kicks if asked for.",
         guarantee="never worse than its start; no ratio",
     )
 )
@@ -35,6 +37,10 @@ def local_search(
     enumerate: int = 12,
 ) -> Outcome:
     """Climb from a placement to a local optimum of all neighbourhoods, and on from there by kicks.
+
+    Without a start it climbs twice and keeps the better end: from servers filled one after the other, and from
+    one pool of all servers' storage dealt out to them (:func:`pooled_placement`), which sees sets of experts that
+    no single server has room for.
 
     The neighbourhoods, all valued exactly and taken only when the saving grows:
 
@@ -64,13 +70,12 @@ def local_search(
         if start is None:
             climb.construct()
         climb.to_local_optimum()
+        if start is None and len(instance.servers) > 1 and not stop:
+            climb.attempt(lambda: plan.restore(pooled_placement(instance, enumerate)))
         generator = np.random.default_rng(seed)
         done = 0
         while done < kicks and not stop and plan.form.layers:
-            best, saving = plan.held.copy(), plan.saving
-            climb.kick(generator)
-            if plan.saving < saving:
-                plan.restore(best)
+            climb.attempt(lambda: climb.kick(generator))
             done += 1
             report(plan.saving, done / kicks)
         report(plan.saving, 1.0)
@@ -79,6 +84,45 @@ def local_search(
             termination=stop.termination,
             details={"kicks": done, "exchanges": climb.exchanges},
         )
+
+
+def pooled_placement(instance: Instance, enumerated: int) -> Bool:
+    """Fill one pool with the storage of all servers, as far as the farthest useful one, and deal it out.
+
+    Every expert goes to the server with the most free bytes; what fits nowhere is left out. It is a beginning: which
+    server should hold what is left to the exchanges that follow.
+
+    Parameters
+    ----------
+    instance : Instance
+    enumerated : int
+        Most experts of a layer whose sets are all tried.
+
+    Returns
+    -------
+    bool array [N, I]
+    """
+    useful = instance.server_ns < instance.cloud_ns[:, None]
+    farthest = np.where(useful, instance.server_ns, -1).max(axis=1, keepdims=True)
+    capacity = min(sum(instance.capacity_bytes.tolist()), INT64_MAX)
+    pool = replace(
+        instance,
+        servers=(Server("all servers", capacity),),
+        capacity_bytes=np.array([capacity], dtype=np.int64),
+        server_ns=np.where(farthest < 0, UNREACHABLE, farthest),
+    )
+    plan = Plan(saving_form(pool), held_by(pool, None))
+    plan.take(plan.refill(0, enumerated))
+
+    held = held_by(instance, None)
+    free = instance.capacity_bytes.copy()
+    wanted = np.flatnonzero(plan.held[0])
+    for item in wanted[np.argsort(-instance.item_bytes[wanted], kind="stable")].tolist():
+        n = int(np.argmax(free))
+        if instance.item_bytes[item] <= free[n]:
+            held[n, item] = True
+            free[n] -= instance.item_bytes[item]
+    return held
 
 
 class Climb:
@@ -162,12 +206,19 @@ class Climb:
                 self.settled[i] = key
             self._tell()
 
+    def attempt(self, change: Callable[[], None]) -> None:
+        """Change the plan and climb from there; go back unless that is as good."""
+        best, saving = self.plan.held.copy(), self.plan.saving
+        change()
+        self.to_local_optimum()
+        if self.plan.saving < saving:
+            self.plan.restore(best)
+
     def kick(self, generator: np.random.Generator) -> None:
-        """Empty two to four servers, fill them in random order, climb."""
+        """Empty two to four servers, fill them in random order."""
         servers = generator.permutation(self.servers)[: int(generator.integers(2, 5))].tolist()
         self.plan.clear(servers)
         self.refill(servers)
-        self.to_local_optimum()
 
     def _fill_layer(self, i: int, servers: list[int], room: list[int]) -> None:
         """Fill one layer on some servers in turn, each with at most ``room`` experts, until that improves nothing."""
