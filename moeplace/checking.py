@@ -167,8 +167,8 @@ def _check_numbers(solution: Solution, cost: int, baseline: int, wrong: list[str
     said, bound = solution.objective, solution.objective.bound_ns
     if bound is None:
         for name, value in (
-            ("gap", said.gap),
-            ("saving_ratio", said.saving_ratio),
+            ("objective.gap", said.gap),
+            ("objective.saving_ratio", said.saving_ratio),
             ("bound_source", solution.bound_source),
         ):
             if value is not None:
@@ -200,6 +200,6 @@ def _equal(name: str, said: int, true: int, wrong: list[str]) -> None:
 
 
 def _close(name: str, said: float | None, true: float, wrong: list[str]) -> None:
-    # Other programs may print fewer digits than Python does; 0 and 1 are exact or wrong.
+    # Other programs may print fewer digits than Python does.
     if said is None or not math.isclose(said, true, rel_tol=1e-9):
         wrong.append(f"objective.{name}: the solution says {said}, recomputed {true}")

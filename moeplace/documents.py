@@ -174,6 +174,7 @@ def _explain(text: str, document: object, kind: type) -> InputError:
     if expected.startswith("Invalid enum value"):
         expected = _choices(known, kind)
     expected = re.sub(r", got .*", "", expected)
+    expected = re.sub(r"of length [<>]= 2$", "of 2", expected)  # pairs are the only lists of a fixed length
     for theirs, ours in _WORDS.items():
         expected = re.sub(theirs, ours, expected)
     return InputError(f"expected {expected}, found {show(found)}", place=known)

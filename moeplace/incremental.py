@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,10 @@ MOST_ENUMERATED = 20
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+KERNELS: Final = ("moeplace._kernels",)
+"""What a method imports that uses the compiled loops."""
 
 
 def kernels() -> ModuleType:

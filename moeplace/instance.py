@@ -252,11 +252,6 @@ class Instance:
         return slice(int(self.block_start[first]), int(self.block_start[last]))
 
     @cached_property
-    def row_block(self) -> Int32:
-        """Block of each row, int32 [A]."""
-        return self.item_block[self.rows.item[self.rows.start[:-1]]]
-
-    @cached_property
     def rows_by_demand(self) -> tuple[Rows, Int64, npt.NDArray[np.intp] | None]:
         """Rows sorted by demand.
 
@@ -440,7 +435,7 @@ def _unique(names: Sequence[object], place: str, key: str) -> None:
 def _check_model(m: int, model: Model) -> None:
     place = f"models[{m}]"
     if model.top_k > model.experts:
-        raise InputError(f"{model.top_k} of {model.experts} experts", place=f"{place}.top_k")
+        raise InputError(f"{model.top_k} experts a token, the model has {model.experts}", place=f"{place}.top_k")
     if isinstance(model.expert_bytes, list) and len(model.expert_bytes) != model.layers:
         raise InputError(f"{len(model.expert_bytes)} entries, {model.layers} layers", place=f"{place}.expert_bytes")
     largest = model.expert_bytes if isinstance(model.expert_bytes, int) else max(model.expert_bytes)
@@ -526,7 +521,9 @@ def _check_counts(count: Int64, demand: Int64, block: Int64, demands: list[Deman
     tokens = np.array([d.tokens for d in demands], dtype=np.int64)
     if np.any(bad := count > tokens[demand]):
         i = int(np.argmax(bad))
-        raise InputError(f"{count[i]} of {tokens[demand[i]]} tokens", place=f"activations.count[{i}]")
+        raise InputError(
+            f"{count[i]} tokens, demands[{demand[i]}] has {tokens[demand[i]]}", place=f"activations.count[{i}]"
+        )
     pair, index = np.unique(demand * (int(block.max()) + 1) + block, return_inverse=True)
     total = np.zeros(len(pair), dtype=np.int64)
     np.add.at(total, index, count)

@@ -54,8 +54,8 @@ class Stop:
 def stopping(time_limit: float | None = None) -> Iterator[Stop]:
     """Yield a :class:`Stop` that the first SIGINT (Ctrl-C) sets; a second one interrupts the hard way.
 
-    Outside the main thread, where Python delivers no signals, only the time limit counts. Nested uses each
-    see the request: a method that calls another one stops as well.
+    Outside the main thread, where Python delivers no signals, only the time limit counts. Nested uses
+    all see a request, also one that came before they began: a method that calls another one stops as well.
     """
     stop = Stop(time_limit)
     if threading.current_thread() is not threading.main_thread():
@@ -67,10 +67,13 @@ def stopping(time_limit: float | None = None) -> Iterator[Stop]:
         if stop.interrupted:
             raise KeyboardInterrupt
         stop.interrupted = True
-        if getattr(previous, "moeplace_request", False):
+        if outer is not None and not outer.interrupted:
             previous(number, frame)  # type: ignore[operator,misc]
 
-    request.moeplace_request = True  # type: ignore[attr-defined]
+    # Whoever is asked to stop passes it on, also to a use that begins afterwards.
+    request.moeplace_stop = stop  # type: ignore[attr-defined]
+    outer = getattr(previous, "moeplace_stop", None)
+    stop.interrupted = outer is not None and outer.interrupted
     signal.signal(signal.SIGINT, request)
     try:
         yield stop

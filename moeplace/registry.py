@@ -11,8 +11,9 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, get_type_hints
 
+from moeplace.documents import parse
 from moeplace.errors import InputError, MethodError
 from moeplace.instance import Instance
 from moeplace.placement import Placement
@@ -146,7 +147,7 @@ def check_parameters(name: str, method: Method, parameters: dict[str, Any]) -> N
     Raises
     ------
     InputError
-        An unknown parameter.
+        An unknown parameter, or a value of another type than the method's annotation.
     MethodError
         The method does not take what every method must take.
     """
@@ -156,6 +157,16 @@ def check_parameters(name: str, method: Method, parameters: dict[str, Any]) -> N
         raise MethodError(f"{name} is no method: {error}") from None
     if own is None:
         return
-    for key in parameters:
+    try:
+        types = get_type_hints(method)
+    except Exception:  # somebody else's annotations may not resolve
+        types = {}
+    for key, value in parameters.items():
         if key not in own:
             raise InputError(f"method {name} has no parameter {key!r}; it has {', '.join(own) or 'none'}")
+        try:
+            parse(value, types.get(key, Any))
+        except InputError as error:
+            raise InputError(f"parameter {key} of {name}: {error}") from None
+        except TypeError:  # a type that documents know nothing of: the method's own business
+            continue

@@ -31,7 +31,7 @@ DEFAULT_TIME_LIMIT = 60.0
 """Seconds that ``auto`` takes where no limit is given."""
 
 
-_PACKAGES = ("moeplace", "numpy", "scipy", "pyomo", "highspy", "ortools")
+_PACKAGES = ("moeplace", "numpy", "scipy", "pyomo", "highspy", "ortools", "numba")
 """Whose versions a solution records, where they were loaded."""
 
 
@@ -60,7 +60,7 @@ def solve(
         Stop when the gap on latency is proven to be at most this fraction (exact methods).
     seed, threads : int
     start : Solution or Placement, optional
-        A placement to begin with; the result is never worse.
+        A placement to begin with. Searches and exact methods are never worse than it; baselines ignore it.
     progress : callable, optional
         Called with a :class:`~moeplace.result.Progress` now and then.
     **parameters
@@ -119,6 +119,12 @@ def check_limits(*, time_limit: float | None, gap: float = 0.0, seed: int, threa
     InputError
         A value out of range.
     """
+    for name, value in (("seed", seed), ("threads", threads)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{name} must be an integer, found {value!r}")
+    for name, number in (("the time limit", time_limit), ("the gap", gap)):
+        if isinstance(number, bool) or not isinstance(number, int | float | None):
+            raise InputError(f"{name} must be a number, found {number!r}")
     if time_limit is not None and not 0 <= time_limit < float("inf"):
         raise InputError(f"the time limit must be a number of seconds >= 0, found {time_limit}")
     if not 0 <= gap < 1:

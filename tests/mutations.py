@@ -43,8 +43,8 @@ def mutations(instance: Instance, solution: Solution) -> Iterator[Mutation]:
     if optimal and cost:
         yield changed("bound below cost, called optimal", "status.solution:", "objective", "bound_ns", cost - 1)
         yield changed("gap of a bound below", "objective.gap:", "objective", "bound_ns", cost - 1)
-    yield changed("bound taken away", "gap:", "objective", "bound_ns", None)
-    yield changed("bound taken away", "saving_ratio:", "objective", "bound_ns", None)
+    yield changed("bound taken away", "objective.gap:", "objective", "bound_ns", None)
+    yield changed("bound taken away", "objective.saving_ratio:", "objective", "bound_ns", None)
     if solution.bound_source is not None:
         yield changed("bound taken away", "bound_source:", "objective", "bound_ns", None)
     if optimal:

@@ -165,7 +165,7 @@ INSTANCES: dict[str, tuple[bytes, str]] = {
     "huge-time": (put("demands", 0, "cloud_ns", BIG), "demands[0].cloud_ns: expected an integer <= 9223372036854775807"),
     "huge-40-digits": (put("demands", 0, "cloud_ns", 10**45), "demands[0].cloud_ns: expected"),
     "huge-layers": (put("models", 1, "layers", 10**12), "models: "),
-    "top-k-over-experts": (put("models", 0, "top_k", 5), "models[0].top_k: 5 of 4 experts"),
+    "top-k-over-experts": (put("models", 0, "top_k", 5), "models[0].top_k: 5 experts a token, the model has 4"),
     "bytes-overflow": (put("models", 1, "expert_bytes", 2**62), "models[1].expert_bytes: all experts together"),
     "cost-overflow": (put("demands", 0, "cloud_ns", BIG // 90), "activations: the latency with empty servers"),
     # --- how parts fit together
@@ -184,7 +184,7 @@ INSTANCES: dict[str, tuple[bytes, str]] = {
     "expert-twice-in-row": (put("activations", "experts", 1, [3, 3]), "activations.experts[1][1]: the expert stands"),
     "more-than-top-k": (put("activations", "experts", 0, [0, 1, 2]), "activations.experts[0]: 3 experts, the model's"),
     "row-without-experts": (put("activations", "experts", 0, []), "activations.experts[0]: expected a list"),
-    "count-over-tokens": (put("activations", "count", 0, 101), "activations.count[0]: 101 of 100 tokens"),
+    "count-over-tokens": (put("activations", "count", 0, 101), "activations.count[0]: 101 tokens, demands[0] has 100"),
     "sum-over-tokens": (put("activations", "layer", 1, 0).replace(b"[60, 40, 10]", b"[60, 41, 10]"), "101 tokens counted"),
     "device-layer": (put("demands", 0, "device_experts", 0, [2, 0]), "demands[0].device_experts[0]: layer 2"),
     "device-expert": (put("demands", 0, "device_experts", 0, [0, 4]), "demands[0].device_experts[0]: expert 4"),

@@ -76,8 +76,8 @@ def test_numbers_without_a_bound_are_refused() -> None:
     instance, solution = cases(1)[2]
     change = msgspec.structs.replace
     wrong = {
-        "gap:": change(solution, objective=change(solution.objective, gap=0.0)),
-        "saving_ratio:": change(solution, objective=change(solution.objective, saving_ratio=1.0)),
+        "objective.gap:": change(solution, objective=change(solution.objective, gap=0.0)),
+        "objective.saving_ratio:": change(solution, objective=change(solution.objective, saving_ratio=1.0)),
         "bound_source:": change(solution, bound_source="somebody"),
         "status:": change(solution, status=change(solution.status, solution="optimal")),
     }

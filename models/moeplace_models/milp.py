@@ -33,7 +33,7 @@ from moeplace.aggregation import aggregate
 from moeplace.instance import Instance
 
 
-def build(instance: Instance, *, rlt: bool = False) -> Any:
+def build(instance: Instance, *, rlt: bool = True) -> Any:
     """Build the model.
 
     Parameters

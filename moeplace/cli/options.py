@@ -48,7 +48,13 @@ def _value(text: str) -> int | float | bool | str:
 
 instance_argument = click.argument("instance", type=file_name, metavar="INSTANCE")
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
-threads_option = click.option("--threads", type=int, default=1, show_default=True, help="Threads of a solver.")
+threads_option = click.option(
+    "--threads",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Threads of a method; CP-SAT runs its portfolio of 8 workers from 2 on.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 parameter_option = click.option(
     "-p",

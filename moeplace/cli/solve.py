@@ -30,7 +30,7 @@ MOST_SERVERS = 40
 
 ENDINGS = {
     "optimal": "proved its placement optimal",
-    "gap_limit": "reached the gap that was asked for",
+    "gap_limit": "reached the gap that was asked for, or as small a one as the solver's arithmetic allows",
     "time_limit": "stopped by the time limit",
     "iteration_limit": "stopped by its iteration limit",
     "interrupted": "interrupted; this is the best placement so far",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from moeplace.incremental import KERNELS
 from moeplace.instance import Instance
 from moeplace.interrupt import stopping
 from moeplace.methods.exact import CPSAT_IMPORTS, aggregated_rows, cpsat
@@ -12,7 +13,7 @@ from moeplace.placement import Placement
 from moeplace.registry import MethodInfo, describe
 from moeplace.result import Outcome, ProgressCallback
 
-EXACT_ROWS = 50_000
+EXACT_ROWS = 200_000
 """Constraint rows of the aggregated model up to which an exact method is given the rest of the time."""
 
 
@@ -21,7 +22,7 @@ EXACT_ROWS = 50_000
         summary="Local search first; then CP-SAT from there, where the instance is small. Says which and why.",
         exact=True,
         guarantee=f"optimal, or a proven bound, up to {EXACT_ROWS:,} constraint rows; above, that of local-search",
-        imports=CPSAT_IMPORTS,
+        imports=(*CPSAT_IMPORTS, *KERNELS),
     )
 )
 def auto(
@@ -45,11 +46,11 @@ def auto(
         found = local_search(
             instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=progress
         )
+        if stop.interrupted:
+            return replace(found, method="local-search", picked_because="interrupted before anything was proven")
         rows = aggregated_rows(instance)
         if rows > EXACT_ROWS:
-            because = (
-                f"too large to prove anything: {rows:,} constraint rows, exact methods are tried up to {EXACT_ROWS:,}"
-            )
+            because = f"exact models of up to {EXACT_ROWS:,} constraint rows are tried, this one has {rows:,}"
             return replace(found, method="local-search", picked_because=because)
         proven = cpsat(
             instance,
@@ -60,5 +61,5 @@ def auto(
             progress=progress,
             gap=gap,
         )
-        because = f"small enough to prove: {rows:,} constraint rows (up to {EXACT_ROWS:,}); it starts from local-search"
+        because = f"its model has {rows:,} constraint rows, up to {EXACT_ROWS:,} are tried; begun from local-search"
         return replace(proven, method="cpsat", picked_because=because)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from moeplace.aggregation import aggregate
-from moeplace.errors import InputError
+from moeplace.errors import InputError, MethodLimitError
 from moeplace.files import write_whole
-from moeplace.instance import Instance
+from moeplace.instance import UNREACHABLE, Instance
 from moeplace.interrupt import stopping
 from moeplace.methods.baselines import popular
 from moeplace.placement import Placement
@@ -20,12 +20,9 @@ from moeplace.result import Outcome, ProgressCallback
 from moeplace.search import Search
 
 MOST_ROWS = 500_000
-"""Constraint rows above which a model is not built: Pyomo takes about 20 us and 1.4 kB for each."""
+"""Constraint rows above which a model is not built: it would take tens of seconds and gigabytes."""
 
 CPSAT_IMPORTS = ("moeplace_models.cpsat", "moeplace.solvers.cpsat")
-
-RLT_TERMS = 20_000
-"""Terms up to which ``milp`` adds the RLT rows by itself."""
 
 
 def aggregated_rows(instance: Instance) -> int:
@@ -37,7 +34,7 @@ def aggregated_rows(instance: Instance) -> int:
 
 def textbook_rows(instance: Instance) -> int:
     """Return about how many constraint rows the textbook model has."""
-    reachable = (instance.server_ns < np.iinfo(np.int64).max).sum(axis=1)
+    reachable = (instance.server_ns < UNREACHABLE).sum(axis=1)
     rows = instance.rows
     pairs = np.unique(
         np.repeat(rows.demand.astype(np.int64), np.diff(rows.start)) * max(instance.n_items, 1) + rows.item
@@ -75,7 +72,7 @@ def milp(
     start: Placement | None,
     progress: ProgressCallback | None,
     gap: float = 0.0,
-    rlt: bool | None = None,
+    rlt: bool = True,
 ) -> Outcome:
     """Solve the aggregated radius model with HiGHS.
 
@@ -83,11 +80,9 @@ def milp(
     ----------
     gap : float
         Stop at this proven gap.
-    rlt : bool, optional
-        Add the RLT rows (5); by default where the instance has pairs and is small.
+    rlt : bool
+        Add the RLT rows (5) of the model; on the small set they prove 1.4 times as fast (docs/benchmarks/exact.md).
     """
-    if rlt is None:
-        rlt = False
     return _solve("milp", instance, time_limit, seed, threads, start, progress, gap, {"rlt": rlt})
 
 
@@ -126,7 +121,7 @@ def milp_textbook(
         summary="Aggregated radius model in integers, solved by OR-Tools CP-SAT.",
         exact=True,
         guarantee=_PROOF,
-        limits=f"{MOST_ROWS:,} constraint rows",
+        limits=f"{MOST_ROWS:,} constraint rows; with threads=2 or more it runs at least the 8 workers of its portfolio",
         refuses=_refuses(aggregated_rows),
         imports=CPSAT_IMPORTS,
     )
@@ -195,12 +190,18 @@ def export(instance: Instance, model: str, path: str | Path) -> None:
     ------
     InputError
         Unknown model or ending, or a model that Pyomo cannot write.
+    MethodLimitError
+        The model would be larger than is built.
     """
     formats = {".mps": "mps", ".lp": "cpxlp"}
     suffix = Path(path).suffix.lower()
     if suffix not in formats:
         raise InputError(f"the name must end in .mps or .lp, found {suffix or 'no ending'!r}", file=str(path))
-    built = find_formulation(model)(instance)
+    build = find_formulation(model)
+    for method, rows in (("milp", aggregated_rows), ("milp-textbook", textbook_rows)):
+        if model == method and (reason := _refuses(rows)(instance)):
+            raise MethodLimitError(model, reason)
+    built = build(instance)
     if not hasattr(built, "component_data_objects"):
         raise InputError(f"{model} is not an algebraic model that MPS or LP can hold; milp and milp-textbook are")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from moeplace.errors import InputError, MethodLimitError
-from moeplace.incremental import SavingForm, held_by, saving_form
+from moeplace.incremental import KERNELS, SavingForm, held_by, saving_form
 from moeplace.instance import Bool, Instance, Int64
 from moeplace.interrupt import Stop, stopping
 from moeplace.methods.successive import useful_servers
@@ -25,6 +25,7 @@ MOST_STARTS = 50_000
 
 @describe(
     MethodInfo(
+        imports=KERNELS,
         summary="Adds the expert and server of largest saving, or saving per byte, one by one; lazily where exact.",
         guarantee="top-1 or sum, by servers and sizes: 1 - 1/e, (1 - 1/e)/2 or 1/2 of the best saving; else none",
         limits="top-2 and more under max: experts that only help together are not seen",

@@ -9,7 +9,7 @@ import numpy as np
 
 from moeplace.documents import INT64_MAX, Server
 from moeplace.errors import InputError
-from moeplace.incremental import held_by, kernels, saving_form
+from moeplace.incremental import KERNELS, held_by, kernels, saving_form
 from moeplace.instance import UNREACHABLE, Bool, Instance
 from moeplace.interrupt import Stop, stopping
 from moeplace.methods.successive import by_gain
@@ -21,6 +21,7 @@ from moeplace.result import Outcome, Progress, ProgressCallback
 
 @describe(
     MethodInfo(
+        imports=KERNELS,
         summary="Improves a placement (--start, else two of its own) by exchanges and refills; kicks if asked for.",
         guarantee="never worse than its start; no ratio",
     )

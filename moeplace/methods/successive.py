@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from moeplace.errors import InputError
-from moeplace.incremental import SavingForm, held_by, saving_form
+from moeplace.incremental import KERNELS, SavingForm, held_by, saving_form
 from moeplace.instance import Instance
 from moeplace.interrupt import Stop, stopping
 from moeplace.methods.baselines import requests_by_server
@@ -23,6 +23,7 @@ Order: TypeAlias = Literal["gain", "given", "capacity", "demand", "random"]
 
 @describe(
     MethodInfo(
+        imports=KERNELS,
         summary="One server at a time: a value function for each layer, the exact knapsack over layers, repeated.",
         guarantee="top-1 or sum: 1/2 of the best saving; one server and exact value functions: optimal; else none",
     )
@@ -89,6 +90,7 @@ def successive_greedy(
 
 @describe(
     MethodInfo(
+        imports=KERNELS,
         summary="One server at a time by peeling and max-plus convolution of the layers' value functions; fastest.",
         guarantee="top-1 or sum: (1 - epsilon) / (2 - epsilon) of the best saving; else none",
     )
@@ -212,6 +214,11 @@ def useful_servers(form: SavingForm) -> list[int]:
     ]
 
 
+def _down(share: float) -> str:
+    """Show a share with nine digits, rounded down: a guarantee is never overstated."""
+    return f"{math.floor(share * 10**9) / 10**9:.9f}".rstrip("0")
+
+
 def _outcome(plan: Plan, stop: Stop, fillings: list[Refill], started: bool) -> Outcome:
     instance, form = plan.form.instance, plan.form
     ratio = min((f.ratio for f in fillings), default=1.0)
@@ -225,8 +232,8 @@ def _outcome(plan: Plan, stop: Stop, fillings: list[Refill], started: bool) -> O
             source = "exact value functions and knapsack dynamic program of the only useful server"
             guarantee = "optimal: at most one useful server, exact value functions, exact knapsack"
         elif form.additive and not started:
-            share = "1/2" if ratio == 1.0 else f"{ratio / (1 + ratio):.6g}"
-            solved = "exactly" if ratio == 1.0 else f"to {ratio:.6g} of its best"
+            share = "1/2" if ratio == 1.0 else f"{_down(ratio / (1 + ratio))}"
+            solved = "exactly" if ratio == 1.0 else f"to {_down(ratio)} of its best"
             guarantee = (
                 f"saving at least {share} of the best: monotone submodular saving, each server in turn solved {solved} "
                 "(Fisher, Nemhauser, Wolsey 1978)"
