@@ -40,7 +40,7 @@ def successive_greedy(
     passes: int | None = None,
     enumerate: int = 16,
     cuts: bool = False,
-    nodes: int = 10,
+    nodes: int = 0,
 ) -> Outcome:
     """Fill one server after the other, the others fixed, until a whole pass improves nothing.
 
@@ -66,7 +66,8 @@ def successive_greedy(
         traces that we measured the placement was no better and took four to ten times as long.
     nodes : int
         Most nodes of the branch and bound for one layer on one server, 0 for none. It proves values, all of them in
-        layers of some 30 experts with a few hundred to a few thousand nodes; placements were hardly ever better for it.
+        layers of some 30 experts with a few hundred to a few thousand nodes; placements were hardly ever better for it
+        (docs/benchmarks/heuristics.md), so it has to be asked for.
         On traces of a million rows the default takes 1 to 3 seconds, mostly to list the terms.
 
     Notes
