@@ -8,6 +8,7 @@ entry point group ``moeplace.methods``, or as ``module:function``. A formulation
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -139,6 +140,16 @@ def own_parameters(method: Method) -> dict[str, Any] | None:
         raise MethodError(f"it does not take {', '.join(missing)}, as every method must")
     own = (p for p in accepted.values() if p.kind is p.KEYWORD_ONLY and p.name not in COMMON)
     return {p.name: None if p.default is p.empty else p.default for p in own}
+
+
+def parameter_help(method: Method) -> dict[str, str]:
+    """Return what a method's docstring (numpydoc) says of its parameters, by name."""
+    doc = inspect.getdoc(method) or ""
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\S[^\n]*\n-+\n|\Z)", doc, flags=re.DOTALL | re.MULTILINE)
+    if section is None:
+        return {}
+    entries = re.findall(r"^(\w+) :[^\n]*\n((?:[ ]{4}[^\n]*\n?|\n)+)", section[1], flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
 
 
 def check_parameters(name: str, method: Method, parameters: dict[str, Any]) -> None:

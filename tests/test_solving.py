@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -13,6 +14,8 @@ from random_instances import random_instance
 import moeplace
 from moeplace import InputError, Instance, MethodError, MethodLimitError, Outcome, Placement, Progress
 from moeplace.errors import MoeplaceError
+from moeplace.interrupt import stopping
+from moeplace.library import instance_files
 from moeplace.registry import find_method, method_info, method_names, own_parameters
 from moeplace.result import gap, saving_ratio
 
@@ -283,3 +286,61 @@ def test_gap_and_ratio() -> None:
     assert (saving_ratio(4, 4, 4), saving_ratio(4, 2, 8), saving_ratio(8, 2, 8)) == (1, 2 / 3, 0)
     assert saving_ratio(4, None, 8) is None
     assert gap(2**62 + 1, 2**62) == 1 / (2**62 + 1)
+
+
+# --- interruption and typed parameters --------------------------------------------------------------------------
+
+
+def test_a_request_to_stop_reaches_nested_uses_before_and_after() -> None:
+    with stopping() as outer:
+        with stopping() as before:
+            signal.raise_signal(signal.SIGINT)
+            assert before.interrupted
+            assert outer.interrupted
+        with stopping() as after:
+            assert after.interrupted
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_auto_heeds_an_interruption_of_its_first_phase() -> None:
+    instance = moeplace.load(instance_files("small")[0])
+    asked = []
+
+    def progress(_: object) -> None:
+        if not asked:
+            asked.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    solution = moeplace.solve(instance, "auto", progress=progress)
+    assert solution.status.termination == "interrupted"
+    assert solution.method == "local-search"
+    assert moeplace.check(instance, solution).ok
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "message"),
+    [
+        ("local-search", {"kicks": "abc"}, 'parameter kicks of local-search: expected an integer, found "abc"'),
+        ("local-search", {"kicks": 1.5}, "parameter kicks of local-search: expected an integer, found 1.5"),
+        ("local-search", {"kicks": True}, "parameter kicks of local-search: expected an integer, found true"),
+        ("milp", {"rlt": "no"}, 'parameter rlt of milp: expected true or false, found "no"'),
+        ("greedy", {"lazy": 1}, "parameter lazy of greedy: expected true or false, found 1"),
+        (
+            "successive-greedy",
+            {"order": "best"},
+            "order must be one of gain, given, capacity, demand, random, found 'best'",
+        ),
+    ],
+)
+def test_parameters_are_of_the_methods_types(method: str, parameters: dict[str, Any], message: str) -> None:
+    instance = moeplace.load(instance_files("tiny")[0])
+    with pytest.raises(InputError) as caught:
+        moeplace.solve(instance, method, **parameters)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("arguments", [{"threads": 1.5}, {"seed": True}, {"time_limit": "5"}, {"gap": "0"}])
+def test_arguments_are_of_their_types(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="must be"):
+        moeplace.solve(moeplace.load(instance_files("tiny")[0]), **arguments)

@@ -41,7 +41,11 @@ def _lines(method: dict[str, Any]) -> list[tuple[str, str]]:
     if parameters is None:
         lines.append(("parameters", "any"))
     elif parameters:
-        lines.append(("parameters", ", ".join(f"{key}={_default(value)}" for key, value in parameters.items())))
+        explained = method["parameter_help"]
+        for i, (key, value) in enumerate(parameters.items()):
+            first_sentence = explained.get(key, "").split(". ")[0].rstrip(".")
+            line = f"{key}={_default(value)}  {first_sentence}".strip()
+            lines.append(("" if i else "parameters", line))
     return lines
 
 
@@ -53,7 +57,7 @@ def _default(value: object) -> str:
 
 def _describe(name: str) -> dict[str, Any]:
     from moeplace.errors import MoeplaceError
-    from moeplace.registry import find_method, method_info, own_parameters
+    from moeplace.registry import find_method, method_info, own_parameters, parameter_help
 
     try:
         method = find_method(name)
@@ -70,6 +74,7 @@ def _describe(name: str) -> dict[str, Any]:
             "limits": None,
             "takes_gap": None,
             "parameters": None,
+            "parameter_help": None,
             "error": str(error),
         }
     return {
@@ -80,6 +85,7 @@ def _describe(name: str) -> dict[str, Any]:
         "limits": info.limits,
         "takes_gap": takes_gap,
         "parameters": parameters,
+        "parameter_help": {key: text for key, text in parameter_help(method).items() if key in (parameters or {})},
         "error": None,
     }
 

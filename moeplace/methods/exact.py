@@ -81,7 +81,7 @@ def milp(
     gap : float
         Stop at this proven gap.
     rlt : bool
-        Add the RLT rows (5) of the model; on the small set they prove 1.4 times as fast (docs/benchmarks/exact.md).
+        Add the RLT rows (5) of the model. On the small set they prove 1.4 times as fast (docs/benchmarks/exact.md).
     """
     return _solve("milp", instance, time_limit, seed, threads, start, progress, gap, {"rlt": rlt})
 

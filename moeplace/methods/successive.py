@@ -118,7 +118,7 @@ def max_convolution(
     Parameters
     ----------
     order : {"gain", "given", "capacity", "demand", "random"}
-        As for :func:`successive_greedy`.
+        As for ``successive-greedy``: gain, given, capacity, demand or random.
     passes : int, optional
         Most passes over the servers; None is until nothing improves.
     epsilon : float
