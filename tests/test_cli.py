@@ -133,8 +133,8 @@ def test_solve_takes_module_function_and_parameters(run: Run) -> None:
     args = ("solve", "toy.json", "--method", "odd_methods:tunable", "-p", "depth=7", "-p", "label=a=b", "--gap", "0.5")
     out, _ = run(*args, "--json")
     assert json.loads(out)["parameters"] == {"depth": 7, "label": "a=b", "gap": 0.5}
-    _, err = run("solve", "toy.json", "--method", "odd_methods:tunable", "-p", "depth=true", "--json")
-    assert err == ""
+    _, err = run("solve", "toy.json", "--method", "odd_methods:tunable", "-p", "depth=true", code=2)
+    assert "parameter depth of odd_methods:tunable: expected an integer, found true" in err
 
 
 def test_solve_finds_a_method_in_the_current_folder(folder: Path) -> None:
