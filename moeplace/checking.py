@@ -1,4 +1,4 @@
-"""The checker: trusts nobody, and shares no line with the methods, the solvers or the evaluator.
+"""The checker: trusts nobody, and shares with methods, solvers and evaluator only the instance it reads.
 
 It reads the placement as names and numbers, applies the definitions of the formulation (section 1) row by row
 in Python's integers, and compares every number that the solution states.

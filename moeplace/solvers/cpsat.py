@@ -1,7 +1,7 @@
 """CP-SAT on the aggregated model: everything in integers, the bound taken from its integer form.
 
 With two workers CP-SAT leaves out the searches that close the bound on these models; one worker with full
-linearisation, or the eight of its usual portfolio, prove in a second what two do not in a minute. So ``threads=1``
+linearisation, or the eight of its usual portfolio, have them. So ``threads=1``
 is one worker with ``linearization_level=2``, and more threads run (at least) the eight-worker portfolio.
 """
 

@@ -127,7 +127,7 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> None:
     try:
         if not search.ended:
             matrix = compile_model(model)
-            # Once in some thousand runs HiGHS gives up on a wide objective and solves a narrower one.
+            # Now and then HiGHS gives up on a wide objective ("Solve error") and solves a narrower one.
             for reach in RANGES:
                 if (ending := _improve(model, matrix, search, seed, threads, reach)) in _ENDINGS:
                     return
