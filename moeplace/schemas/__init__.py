@@ -1,0 +1,63 @@
+"""JSON Schema files of the documents, for programs in other languages and for editors.
+
+The files beside this module are generated from the types that read the documents (``scripts/build_schemas.py``); a
+test compares them. A schema knows types, ranges and keys. What relates one part of a document to another (names,
+lengths, sums) is checked when the document is read, see :meth:`moeplace.Instance.from_document`.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+
+from moeplace.documents import BestKnown, InstanceDocument
+from moeplace.errors import InputError
+from moeplace.result import Solution
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
+    "instance": ("Instance file of moeplace, version 1", InstanceDocument),
+    "solution": ("Solution file of moeplace, version 1", Solution),
+    "best_known": ("Best known values of a set of instances, by instance name", dict[str, BestKnown]),
+}
+"""Title and type of every document that has a schema, by the schema's name."""
+
+
+def read_schema(name: str) -> dict[str, Any]:
+    """Return a published schema.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`DOCUMENTS`.
+
+    Raises
+    ------
+    InputError
+        There is no such schema.
+
+    Examples
+    --------
+    >>> read_schema("instance")["title"]
+    'Instance file of moeplace, version 1'
+    """
+    if name not in DOCUMENTS:
+        raise InputError(f"no schema {name!r}; there are {', '.join(DOCUMENTS)}")
+    schema: dict[str, Any] = json.loads(files(__name__).joinpath(file_name(name)).read_bytes())
+    return schema
+
+
+def generate_schema(name: str) -> dict[str, Any]:
+    """Return a schema as the types of today have it (what ``scripts/build_schemas.py`` writes)."""
+    title, kind = DOCUMENTS[name]
+    head = {"$schema": DIALECT, "$id": f"urn:moeplace:schema:{name}:1", "title": title}
+    return head | msgspec.json.schema(kind)
+
+
+def file_name(name: str) -> str:
+    """Return the name of the file that holds a schema."""
+    return f"{name}.schema.json"
