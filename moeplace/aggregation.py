@@ -5,7 +5,7 @@ For a demand, let ``theta_0 < theta_1 < ...`` be the distinct times below the cl
 ``theta_j`` exactly if every expert of ``S_j`` is cached within ``R_j``, so that::
 
     saving(x) = sum over terms (R, S) of  W[R, S] * [every e in S is cached on some n in R]             (A1)
-    W[R, S]   = sum over demands, steps with R_j = R, rows with S_j = S of  count * (theta_{j+1} - theta_j)
+    W[R, S]   = sum over demands, steps with R_j = R, rows with S_j = S of  count * (theta_{j+1} - theta_j)   (A2)
 
 with the cloud's time as the last "next time" (formulation, section 3.1). Two demands with the same prefix of
 nearest servers fall into one term, so the size grows with the number of distinct prefixes, not with users.

@@ -1,10 +1,10 @@
 """The most valuable experts of one layer on one server at every price: a parametric minimum cut.
 
 With the other servers fixed, what a set ``C`` of experts on one server saves is a sum of terms "all of these experts
-are in C", each of positive weight: supermodular. At a price ``p`` an expert, ``max_C saving(C) - p |C|`` is a maximum
-weight closure, a minimum cut in the network source -> terms -> their experts -> sink (Picard 1976). The sets that are
-best at some price are the corners of the upper concave envelope of ``h(q) = max { saving(C) : |C| = q }``, and there
-the envelope is ``h`` itself. Prices are chosen by halving: between two known corners, the price at which both are
+are in C", each of positive weight: supermodular (S1). At a price ``p`` an expert, ``max_C saving(C) - p |C|`` (S3) is
+a maximum weight closure, a minimum cut in the network source -> terms -> their experts -> sink (Picard 1976). The sets
+that are best at some price are the corners of the upper concave envelope of ``h(q) = max { saving(C) : |C| = q }``, and
+there the envelope is ``h`` itself. Prices are chosen by halving: between two known corners, the price at which both are
 worth the same (Eisner and Severance 1976); it is a fraction, so weights are multiplied by its denominator.
 """
 

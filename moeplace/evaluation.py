@@ -2,10 +2,10 @@
 
 The time until demand `d` has the output of expert `e` back is::
 
-    r(d, e) = min( device_ns[d] if e is on the device,  server_ns[d, n] for n caching e,  cloud_ns[d] )
+    r(d, e) = min( device_ns[d] if e is on the device,  server_ns[d, n] for n caching e,  cloud_ns[d] )      (P1)
 
 and a row waits for its slowest expert (``latency_model`` "max") or for one after the other ("sum"). The cost
-of a placement is the sum over rows of ``count * latency``, in token-nanoseconds, an exact integer.
+of a placement is the sum over rows of ``count * latency`` (P2), in token-nanoseconds, an exact integer.
 
 The checker does not use this module: it computes the same number in another way.
 """
@@ -66,7 +66,7 @@ def latency_ns(instance: Instance, placement: Placement) -> int:
     Returns
     -------
     int
-        Sum over rows of ``count * latency`` (docs: formulation, section 1).
+        Sum over rows of ``count * latency``: (P2) of the formulation.
     """
     return sum(
         int(np.dot(view.tokens, _row_latency(instance, view, _reach(instance, placement, view.demand)[0])))

@@ -22,7 +22,7 @@ from moeplace.placement import Placement
 
 
 def gap(latency_ns: int, bound_ns: int | None) -> float | None:
-    """Return ``(C - bound) / C``, 0 if they are equal (also when C = 0), None without a bound.
+    """Return ``(C - bound) / C`` (G1), 0 if they are equal (also when C = 0), None without a bound.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def gap(latency_ns: int, bound_ns: int | None) -> float | None:
 
 
 def saving_ratio(latency_ns: int, bound_ns: int | None, baseline_ns: int) -> float | None:
-    """Return ``saving / (baseline - bound)``, a certified approximation ratio; None without a bound.
+    """Return ``saving / (baseline - bound)`` (G2), a certified approximation ratio; None without a bound.
 
     Examples
     --------

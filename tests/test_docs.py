@@ -1,36 +1,98 @@
-"""The examples of the documentation do what it says."""
+"""The documentation: its examples do what it says, its links lead somewhere, its site builds without a warning."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urldefrag
 
 import pytest
+from document_examples import OPTIONS, RUN, SHOWN, Example, Session, commands, examples, same
 
 import moeplace
 from moeplace import Instance
+from moeplace.cli import COMMANDS
+from moeplace.documents import parse
+from moeplace.library import set_names
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the documents are in the checkout only")
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))] if DOCS.is_dir() else []
+pytestmark = pytest.mark.skipif(not PAGES, reason="the documents are in the checkout only")
 
 
-def blocks(file: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(), flags=re.DOTALL | re.MULTILINE)
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
-def test_the_python_example_of_the_readme(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (code,) = blocks("README.md", "python")
-    (tmp_path / "instances").symlink_to(ROOT / "instances")
+# --- examples ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(e.language in RUN for e in examples(page))], ids=name)
+def test_the_examples_of_a_page(page: Path, tmp_path: Path) -> None:
+    for folder in ("instances", "scripts", "docs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    runner = Path(__file__).with_name("document_examples.py")
+    done = subprocess.run([sys.executable, str(runner), str(page)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_block_is_run_or_known_to_be_shown(page: Path) -> None:
+    for example in examples(page):
+        assert example.language in (*RUN, *SHOWN, "") or "file" in example.options, example.place
+        assert set(example.options) <= set(OPTIONS), example.place
+        if example.language == "console":
+            assert commands(example), example.place
+        if not example.language:
+            assert not re.search(r"^\$ |^(import|from) ", example.text, re.MULTILINE), f"{example.place}: an example?"
+    if page.is_relative_to(DOCS):
+        hidden = re.findall(r"(?:^|\n)\n {4,}(?:\$ |moeplace |pip |python |import )", page.read_text())
+        assert not hidden, f"{page.name}: an example in an indented block is not run: {hidden}"
+
+
+def example(text: str, language: str = "console", **options: str) -> Example:
+    return Example(Path("page.md"), 1, language, text, options)
+
+
+def test_wrong_examples_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert moeplace.read_solution("solution.json").objective.gap == 0.0
+    session = Session()
+    session.run(example('{"format": 3}\n', "json", file="odd.json"))
+    session.run(example("$ moeplace info odd.json\nmoeplace info: odd.json: ...\n", exit="2"))
+    session.run(example('$ cat odd.json | head -c 9\n{"format"\n'))
+    session.run(example("a = 1\n", "python"))
+    session.run(example("assert a == 1\n", "python"))
+    session.run(example("raise ValueError\n", "python", skip="shown only"))
+    with pytest.raises(AssertionError):
+        session.run(example("assert a == 2\n", "python"))
+    with pytest.raises(AssertionError, match="exit code 2, expected 0"):
+        session.run(example("$ moeplace info odd.json\n"))
+    with pytest.raises(AssertionError, match="the page shows\nyes"):
+        session.run(example("$ echo no\nyes\n"))
+    session.run(example("$ echo no\nyes\n", add="matter"))
+
+
+def test_what_is_not_compared() -> None:
+    row = "cpsat   24.982  65.84 %  0 %  0 %  24.982  {}  optimal\n"
+    assert same(row.format("9.58"), row.format("10.44"))
+    assert not same(row.format("9.58"), row.format("9.58").replace("24.982", "24.983"))
+    assert same("proven by cpsat (CP-SAT 9.15.6755)", "proven by cpsat (CP-SAT 9.12.1)")
+    assert same("first\n...\nlast", "first\nany\nthing\nlast")
+    assert not same("first\n...\nlast", "first\nany\nthing")
+    assert not same("", "something")
 
 
 def test_the_method_of_the_contributing_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (code,) = blocks("CONTRIBUTING.md", "python")
+    (code,) = [e.text for e in examples(ROOT / "CONTRIBUTING.md") if e.language == "python"]
     (tmp_path / "own_method.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_method", raising=False)
     instance = moeplace.load(ROOT / "instances/tiny/tiny_two_servers_share.json")
     solution = moeplace.solve(instance, "own_method:random_fill", seed=3)
     assert moeplace.check(instance, solution).ok
@@ -38,20 +100,99 @@ def test_the_method_of_the_contributing_page(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_the_documents_of_the_formats_page() -> None:
-    instance_document, solution_document = blocks("docs/formats.md", "json")
+    instance_document, solution_document = [e.text for e in examples(DOCS / "formats.md") if e.language == "json"]
     instance = Instance.from_document(json.loads(instance_document))
     stated = json.loads(solution_document)
     stated["instance"]["sha256"] = instance.sha256
-    from moeplace.documents import parse
-
     solution = parse(stated, moeplace.Solution)
     assert moeplace.check(instance, solution).violations == ()
     assert moeplace.solve(instance).objective == solution.objective
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "docs/formulation.md", "instances/README.md"])
-def test_links_lead_somewhere(file: str) -> None:
-    page = ROOT / file
-    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+# --- the mathematics ----------------------------------------------------------------------------------------------
+
+EQUATION = re.compile(r"\(([A-Z]\d+)\)")
+
+
+def test_the_equations_that_the_code_cites_are_on_the_page() -> None:
+    labels = re.findall(r"^\$\$ \(([A-Z]\d+)\)$", (DOCS / "formulation.md").read_text(), re.MULTILINE)
+    assert len(labels) == len(set(labels)) > 15
+    code = [*(ROOT / "moeplace").rglob("*.py"), *(ROOT / "models").rglob("*.py")]
+    cited = {label: path.name for path in code for label in EQUATION.findall(path.read_text())}
+    assert {label: file for label, file in cited.items() if label not in labels} == {}
+    assert {"A1", "P2", "G1"} <= set(cited)
+
+
+# --- links and the site --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "instances").rglob("*.md"))], ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in link:
             assert (page.parent / link).exists(), link
+
+
+class _Page(HTMLParser):
+    """The links and the anchors of a page."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(file.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        for key, value in attributes:
+            if value and key in ("id", "name"):
+                self.anchors.add(value)
+            if value and key in ("href", "src") and tag != "link":
+                self.links.append(value)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built; a warning is an error."""
+    if importlib.util.find_spec("sphinx") is None:
+        pytest.skip("the site needs the extra 'docs'")
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q", "-b", "html"]
+    done = subprocess.run(
+        [*command, "-d", str(out / "doctrees"), str(DOCS), str(out / "html")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return out / "html"
+
+
+def test_the_links_of_the_site_lead_somewhere(site: Path) -> None:
+    pages = {file: _Page(file) for file in site.rglob("*.html")}
+    assert len(pages) > 15
+    broken = []
+    for file, page in pages.items():
+        for link in page.links:
+            target, anchor = urldefrag(link)
+            if "://" in target or target.startswith(("mailto:", "data:")):
+                continue
+            goal = (file.parent / unquote(target.partition("?")[0])).resolve() if target else file
+            known = pages.get(goal)
+            if not goal.exists() or (anchor and known is not None and unquote(anchor) not in known.anchors):
+                broken.append(f"{file.relative_to(site)}: {link}")
+    assert broken == []
+
+
+def test_the_site_has_every_command_method_module_and_equation(site: Path) -> None:
+    commands_page = (site / "reference/cli.html").read_text()
+    for command in COMMANDS:
+        assert f'id="moeplace-{command}"' in commands_page
+    modules = set(re.findall(r'id="module-([\w.]+)"', "".join(f.read_text() for f in site.glob("reference/**/*.html"))))
+    for path in (ROOT / "moeplace").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if not re.search(r"\._|\.cli\b", module):
+            assert module in modules, f"{module} is on no page of docs/reference"
+    for set_name in set_names():
+        assert (site / f"instances/{set_name}.html").exists(), f"the set {set_name} has no page in docs/instances"
+    mathematics = (site / "formulation.html").read_text()
+    assert 'id="equation-a1"' in mathematics.lower()
+    assert "(A1)" in mathematics

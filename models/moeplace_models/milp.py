@@ -1,4 +1,4 @@
-"""``milp``: the aggregated radius model (formulation, sections 3.1 and 3.2), in Pyomo.
+"""``milp``: the aggregated radius model in Pyomo: (A1) and (M1) to (M4) of the formulation.
 
 Sets: servers ``n``, items ``i`` (one expert each), radius sets ``R``, terms ``t = (R, S)`` with weight ``W_t``,
 covers ``(R, i)``: the items that some term asks for within ``R``.

@@ -4,7 +4,7 @@ The objective of every formulation is a cost in token-ns, its coefficients exact
 of a unit (plus a constant). HiGHS computes in doubles with absolute tolerances. So what it sees is scaled:
 
 - columns to a range of at most 1 and rows to entries of at most 2**10, by powers of two, which loses nothing;
-- the objective to that unit, shrunk where its range (sum of |cost| times column range) is above 1e9 units.
+- the objective to that unit, shrunk where its range (sum of ``|cost|`` times column range) is above 1e9 units.
 
 A bound is too high only by reduced costs of the wrong sign: at most ``DUAL_TOLERANCE`` for each column of range 1,
 0.05 for half a million columns, and by rounding in sums of size 1e9, about 1e-7 each. (1e-9 is below what doubles

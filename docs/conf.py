@@ -1,0 +1,56 @@
+"""How the documentation site is built: ``scripts/docs``."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.domains.math import MathDomain
+
+project = "moeplace"
+author = "the moeplace authors"
+project_copyright = "the moeplace authors, MIT licence"
+release = version = installed_version("moeplace")
+
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx_click"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_dmath_double_inline = False
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "moeplace"
+html_static_path = ["_static"]
+html_show_sourcelink = False
+html_copy_source = False
+
+autosummary_generate = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say types, shapes and units
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+
+# External links are not looked at when the site is built or tested: that needs the network. `scripts/docs links` does.
+linkcheck_timeout = 20
+linkcheck_retries = 2
+linkcheck_workers = 2
+linkcheck_anchors = False
+linkcheck_allowed_redirects = {r"https://doi\.org/.*": r"https://.*"}
+linkcheck_ignore = [r"https://doi\.org/10\.1287/.*", r"https://doi\.org/10\.1145/.*"]  # refuse programs
+
+
+class NamedEquations(MathDomain):
+    """Equations are numbered by their labels, (A1), so that the code can cite them whatever is added before."""
+
+    def note_equation(self, docname: str, labelid: str, location: Any = None) -> None:
+        """Note an equation; its number is its label."""
+        super().note_equation(docname, labelid, location)
+        self.equations[labelid] = (docname, labelid)  # type: ignore[assignment]
+
+
+def setup(app: Sphinx) -> None:
+    """Register what is ours."""
+    app.add_domain(NamedEquations, override=True)
