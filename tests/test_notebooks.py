@@ -1,0 +1,65 @@
+"""The teaching notebooks: executed from top to bottom, their assertions included; kept without outputs."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="the notebooks are in the checkout only")
+
+if NOTEBOOKS:
+    nbformat = pytest.importorskip("nbformat", reason="the notebooks are run with the extra 'dev'")
+    nbclient = pytest.importorskip("nbclient", reason="the notebooks are run with the extra 'dev'")
+
+SECONDS = 120
+"""Most that a cell may take, on a busy machine."""
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(tmp_path)}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of Jupyter's own event loop
+        client.execute()
+    complaints = [
+        output.text
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
+    assert complaints == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_is_stripped_and_teaches(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    assert text == nbformat.writes(notebook) + "\n", "run python scripts/strip_notebooks.py"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code), (
+        "run python scripts/strip_notebooks.py"
+    )
+    first = notebook.cells[0].source
+    assert first.startswith(f"# {int(path.name[:2])}. ")
+    assert "After this notebook you can" in first
+    headings = [line for cell in notebook.cells for line in re.findall(r"^## .*", cell.source, re.MULTILINE)]
+    assert headings[-2:] == ["## Exercises", "## Worked answers"]
+    asserting = sum("assert " in cell.source for cell in code)
+    assert asserting >= len(code) / 2, "a notebook checks what it says"
+    for cell in notebook.cells:  # text first: no cell that nothing introduces
+        assert cell.source.strip()
+
+
+def test_the_page_of_the_site_lists_them_all() -> None:
+    page = (FOLDER.parent / "docs" / "notebooks.md").read_text()
+    assert re.findall(r"\]\(\.\./notebooks/([\w.]+)\)", page) == [path.name for path in NOTEBOOKS]
