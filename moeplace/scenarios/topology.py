@@ -80,7 +80,7 @@ class Links(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     access_us: Annotated[
         float, _not_negative("Delay of the radio access, us a direction (URLLC target: TR 38.913, 7.5)")
     ] = 500.0
-    range_m: Annotated[float, _positive("Reach of a station's radio with direct access, m (assumed)")] = 1000.0
+    range_m: Annotated[float, _positive("Reach of a station's radio with direct access, m (assumed)")] = 600.0
     fibre_m_per_us: Annotated[float, _positive("Speed of light in fibre, m/us (two thirds of c)")] = 200.0
     fibre_detour: Annotated[float, _positive("Length of a fibre over the straight line (assumed)")] = 1.5
     link_mbit_per_s: Annotated[float, _positive("Rate of a link whose rate is not known, Mbit/s (assumed)")] = 1000.0
@@ -415,7 +415,7 @@ def from_graphml(
         fibres=tuple(fibres),
         links=Links() if links is None else links,
         access="home",
-        source={"places": Path(path).name, "cell_radius_m": cell_radius_m},
+        source={"places": Path(path).name, "cell_radius_m": cell_radius_m, "access": "home"},
     )
 
 
