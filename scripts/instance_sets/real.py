@@ -120,9 +120,9 @@ RECIPES: Final = (
     FULL,
     DEEPSEEK_FULL,
     Recipe(GPT, "KentmanJul2005", 16, 64, 120, "A county's school network, slow links; the whole trace."),
-    Recipe(GPT, "Arnes", 10, 40, 100, "A country's research network; the whole trace."),
+    Recipe(GPT, "Arnes", 10, 40, 50, "A country's research network; the whole trace."),
     Recipe(GPT, "Surfnet", 12, 48, 150, "A country's research network, link rates not known; the whole trace."),
-    Recipe(DEEPSEEK, "KentmanJul2005", 16, 64, 120, "A county's school network, slow links; eight layers.", layers=8),
+    Recipe(DEEPSEEK, "KentmanJul2005", 16, 64, 80, "A county's school network, slow links; eight layers.", layers=8),
     Recipe(DEEPSEEK, "Arnes", 10, 40, 100, "A country's research network; eight layers.", layers=8),
     Recipe(
         DEEPSEEK, "Surfnet", 12, 48, 150, "A country's research network, link rates not known; eight layers.", layers=8
