@@ -28,6 +28,8 @@ COMMANDS = {
     "check": "Recompute everything a solution says, without the solvers.",
     "info": "Sizes of an instance, demand against capacity, which methods fit.",
     "methods": "List every method: exact or not, guarantee, limits.",
+    "models": "List the catalogue of Mixture-of-Experts architectures.",
+    "generate": "Make an instance, or a family of them: models, places, routing, storage.",
     "export": "Write the algebraic model of an instance for other solvers.",
 }
 """Every command and its line in ``--help``; command ``x`` is the function ``x`` of ``moeplace.cli.x``."""
