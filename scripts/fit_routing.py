@@ -92,7 +92,7 @@ class Fit:
         now, want = self.generated(seeds), self.target
         # Ranks that hardly any token uses are noise; they follow as far as one use in 10,000 tokens.
         self.base += rate * UNIT * np.log(np.maximum(want.popularity, 1e-4) / np.maximum(now.popularity, 1e-4))
-        self.spread *= (now.distinct / want.distinct) ** (rate * 0.5)
+        self.spread *= (now.distinct / want.distinct) ** rate
         self.spread = np.clip(self.spread, 0.1 * UNIT, 8 * UNIT)
         self.together = np.clip(self.together + rate * 0.3 * np.log(want.lift / now.lift), 0, 0.98)
         self.context = np.clip(self.context + rate * 0.5 * (want.overlap - now.overlap) / self.top_k, 0, 0.98)
