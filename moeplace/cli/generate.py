@@ -116,8 +116,8 @@ def generate(suite: str | None, output: str | None, **values: Any) -> None:
             raise InputError(f"with --suite the file says everything; {names} cannot be given, too")
         _write_suite(suite, output)
         return
-    instance = _generate(given)
     check_output(output)
+    instance = _generate(given)
     instance.save(output)
     click.echo(_said(instance, output))
 

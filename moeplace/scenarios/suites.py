@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from moeplace.documents import LatencyModel, Model, parse
+from moeplace.documents import LatencyModel, Model, parse, show
 from moeplace.errors import InputError
 from moeplace.instance import Instance, layer_bytes
 from moeplace.scenarios.assembly import Part, assemble, catalogue_model, storage
@@ -250,6 +250,10 @@ def check_scenario(scenario: Scenario) -> None:
     InputError
         Which key, and why.
     """
+    if scenario.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", scenario.name):
+        raise InputError(
+            f"expected letters, digits and . _ + - (it names a file), found {show(scenario.name)}", place="name"
+        )
     shapes = _shapes(scenario)
     names = [shape.model.name for shape in shapes]
     for name in names:
@@ -280,8 +284,8 @@ def check_scenario(scenario: Scenario) -> None:
         raise InputError("expected south, west, north, east in degrees, the smaller first", place="box")
 
 
-def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, list[Scenario]]:
-    """Read a suite file and return it with its scenarios, in its order; names are all different.
+def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, dict[str, Scenario]]:
+    """Read a suite file and return it with its scenarios by the names of their instances, in its order.
 
     Raises
     ------
@@ -312,13 +316,13 @@ def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, list[Scenario]]:
                 scenarios[name] = scenario
     except InputError as error:
         raise error.in_file(file) from None
-    return suite, list(scenarios.values())
+    return suite, scenarios
 
 
 def generate_suite(path: str | os.PathLike[str]) -> Iterator[Instance]:
     """Make the instances of a suite file one after the other; see :func:`read_suite`."""
     _, scenarios = read_suite(path)
-    for scenario in scenarios:
+    for scenario in scenarios.values():
         yield generate(scenario, Path(path).parent)
 
 
@@ -348,9 +352,13 @@ def _shapes(scenario: Scenario) -> list[_Shape]:
                 raise InputError("is for a shape of its own, without models of the catalogue", place=key)
         return [_catalogue_shape(text, scenario.layers) for text in scenario.models]
     del own["hidden_size"]
+    if scenario.layers is None and all(value is None for value in own.values()):
+        raise InputError(
+            "is missing: a model of the catalogue, or layers, experts, ... of a shape of its own", place="models"
+        )
     for key, value in ({"layers": scenario.layers} | own).items():
         if value is None:
-            raise InputError("is missing: give models of the catalogue or a shape of its own", place=key)
+            raise InputError("is missing: a shape of its own has layers, experts, top_k, expert_bytes", place=key)
     model = Model(name="moe", layers=scenario.layers or 0, **own)
     if model.top_k > model.experts:
         raise InputError(f"{model.top_k} experts a token, the model has {model.experts}", place="top_k")
