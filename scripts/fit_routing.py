@@ -4,9 +4,10 @@
 
 Each round draws a few routers from the present parameters, samples as many tokens of each task as were measured, and
 moves every layer's parameters: the logit of a rank by the ratio of its popularities, the spread of the kinds of tokens
-by the distinct sets, the part of it that is shared within groups by the lift of the top pair, the weight of the
-request's subject by what neighbouring tokens share. The rest is the same for all layers of a trace and stands in
-``GLOBAL``. The result is the mean of the last rounds; it is compared with the traces by ``benchmark_routing.py``.
+by the distinct sets, the part of it that is shared within groups by the lift of the top pair, the effect of families
+by how much tasks differ, the weight of the request's subject by what neighbouring tokens share. The rest is the same
+for all layers of a trace and stands in ``GLOBAL``. The result is the mean of the last rounds; it is compared with the
+traces by ``benchmark_routing.py``.
 """
 
 from __future__ import annotations
@@ -31,9 +32,15 @@ SEEDS: Final = 3
 
 GLOBAL: Final[dict[str, dict[str, int]]] = {
     # One request of the generator has as many tokens as one of the trace (mean).
-    "gpt-oss-20b": {"kinds": 256, "zipf": 256, "task_spread": 256, "request": 511, "novelty": 100, "stay": 60000, "group": 2},
-    "DeepSeek-V2-Lite": {"kinds": 256, "zipf": 256, "task_spread": 384, "request": 156, "novelty": 200, "stay": 60000, "group": 2},
-}
+    "gpt-oss-20b": {
+        "kinds": 256, "families": 16, "zipf": 128, "task_spread": 384, "family_spread": 384, "request": 511,
+        "novelty": 40, "stay": 60000, "group": 4,
+    },
+    "DeepSeek-V2-Lite": {
+        "kinds": 512, "families": 16, "zipf": 128, "task_spread": 384, "family_spread": 512, "request": 156,
+        "novelty": 100, "stay": 60000, "group": 4,
+    },
+}  # fmt: skip
 
 
 class Fit:
@@ -50,11 +57,12 @@ class Fit:
         self.independent = self.base.copy()
         self.spread = np.full(self.layers, 1.5 * UNIT)
         self.together = np.full(self.layers, 0.3)  # share of the variance that a group has in common
+        self.family = np.full(self.layers, 0.5 * UNIT)
         self.context = np.full(self.layers, 0.3)
 
     def table(self, values: tuple[Floats, ...] | None = None) -> FittedRouting:
         """Return the parameters as they would be written."""
-        base, independent, spread, together, context = values or self.values()
+        base, independent, spread, together, family, context = values or self.values()
 
         def whole(x: Floats) -> list[Any]:
             rounded: list[Any] = np.rint(x).astype(int).tolist()
@@ -72,6 +80,7 @@ class Fit:
             **self.settings,
             own=whole(spread * np.sqrt(1 - together)),
             shared=whole(spread * np.sqrt(together)),
+            family=whole(family),
             context=whole(context * 65536),
             base=whole(base - base[:, :1]),
             independent=whole(independent - independent[:, :1]),
@@ -79,7 +88,7 @@ class Fit:
 
     def values(self) -> tuple[Floats, ...]:
         """Return what moves."""
-        return self.base, self.independent, self.spread, self.together, self.context
+        return self.base, self.independent, self.spread, self.together, self.family, self.context
 
     def generated(self, seeds: range, kind: str = "measured", table: FittedRouting | None = None) -> Statistics:
         """Return the mean statistics of routers drawn with the present parameters."""
@@ -95,6 +104,7 @@ class Fit:
         self.spread *= (now.distinct / want.distinct) ** rate
         self.spread = np.clip(self.spread, 0.1 * UNIT, 8 * UNIT)
         self.together = np.clip(self.together + rate * 0.3 * np.log(want.lift / now.lift), 0, 0.98)
+        self.family = np.clip(self.family * (want.divergence / now.divergence) ** rate, 0.05 * UNIT, 2.5 * UNIT)
         self.context = np.clip(self.context + rate * 0.5 * (want.overlap - now.overlap) / self.top_k, 0, 0.98)
         alone = self.generated(seeds[:1], "independent")
         ratio = np.maximum(want.popularity, 1e-4) / np.maximum(alone.popularity, 1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,6 @@ Floats = npt.NDArray[np.float64]
 
 BLOCK: Final = 1000
 """Distinct sets are counted in blocks of so many consecutive tokens of one task."""
-
-DEEPSEEK_TASKS: Final = ("intent", "law", "summary", "translation")
 
 
 @dataclass(frozen=True)
@@ -51,32 +50,18 @@ class Trace:
 
 def read_traces(realdata: Path) -> list[Trace]:
     """Read gpt-oss-20b's and DeepSeek-V2-Lite's traces from the folder of raw data."""
-    gpt = real.read_trace(realdata / real.TRACE)
-    fields: dict[str, list[Experts]] = {name: [] for name in real.PROFILES}
-    names = list(fields)
-    for prompt, profile in enumerate(gpt.profile):
-        fields[names[profile]].append(gpt.experts[gpt.start[prompt] : gpt.start[prompt + 1]])
-    deepseek: dict[str, list[Experts]] = {}
-    with np.load(realdata / "deepseek-v2-lite_esft" / "topk_experts.npz") as data:
-        for task in DEEPSEEK_TASKS:
-            cuts = np.cumsum(data[f"{task}_sample_lengths"])[:-1]
-            deepseek[task] = np.split(data[f"{task}_experts"], cuts)
-    return [
-        Trace(
-            "gpt-oss-20b",
-            "github AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting, commit 72b368f60045221f21eeb65debb27d58de92e565",
-            "Apache-2.0",
-            32,
-            fields,
-        ),
-        Trace(
-            "DeepSeek-V2-Lite",
-            "github deepseek-ai/ESFT, results/expert_scores, commit 579a7711e4b332b4c57b47e378a0cf240d85caa6",
-            "MIT",
-            64,
-            deepseek,
-        ),
-    ]
+    result = []
+    for name, experts, read, tasks in (
+        ("gpt-oss-20b", 32, real.read_gpt, tuple(real.PROFILES)),
+        ("DeepSeek-V2-Lite", 64, real.read_deepseek, real.TASKS),
+    ):
+        trace, source = read(realdata)
+        requests: dict[str, list[Experts]] = {task: [] for task in tasks}
+        for request, task in enumerate(trace.profile):
+            requests[tasks[task]].append(trace.experts[trace.start[request] : trace.start[request + 1]])
+        origin = f"{source['routing']}, commit {source['routing_commit']}"
+        result.append(Trace(name, origin, str(source["routing_licence"]), experts, requests))
+    return result
 
 
 @dataclass(frozen=True)
@@ -121,12 +106,12 @@ def measure(tasks: list[Experts], experts: int) -> Statistics:
         popularity[layer] = np.sort(share)[::-1]
         lift[layer] = pairs[a, b] / (share[a] * share[b])
         overlap[layer] = float((used[1:] * used[:-1]).sum() / (n - 1))
-        own = [used[i:j].mean(axis=0, dtype=np.float64) for i, j in zip(bounds[:-1], bounds[1:], strict=True)]
+        own = [used[i:j].mean(axis=0, dtype=np.float64) for i, j in itertools.pairwise(bounds)]
         divergence[layer] = float(np.mean([abs(profile - share).sum() / (2 * top_k) for profile in own]))
         key = np.sort(tokens[:, layer].astype(np.int64), axis=1) @ base.astype(np.int64)
         blocks = [
             len(np.unique(key[start : start + BLOCK]))
-            for i, j in zip(bounds[:-1], bounds[1:], strict=True)
+            for i, j in itertools.pairwise(bounds)
             for start in range(int(i), int(j) - BLOCK + 1, BLOCK)
         ]
         distinct[layer] = float(np.mean(blocks))

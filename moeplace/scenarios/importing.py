@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from moeplace.errors import InputError
 from moeplace.instance import Instance
 from moeplace.scenarios.assembly import Part, assemble, storage
 from moeplace.scenarios.counting import SetCounts
-from moeplace.scenarios.suites import Scenario, place_of, shapes_of
+from moeplace.scenarios.suites import Scenario, default_name, setting
 from moeplace.scenarios.traces import BLOCK, Batch, Columns, Request, Shape, TraceFile, open_trace
 
 Int64 = npt.NDArray[np.int64]
@@ -131,7 +132,7 @@ class Report:
 def count_traces(
     traces: Sequence[TraceFile],
     shape: Shape,
-    users: int,
+    line: Sequence[int],
     *,
     selection: Selection | None = None,
     seed: int = 0,
@@ -141,16 +142,16 @@ def count_traces(
 ) -> tuple[SetCounts, list[str]]:
     """Count the expert sets of traces by user.
 
-    Requests go to users so: where the trace names users, each has its own; else users are divided among the profiles by
-    their shares of the rows (largest remainder, at least one each while there are enough), and a profile's selected
-    requests are dealt to its users in turn.
+    Requests go to users so: where the trace names users, each has its own; else the line of users is cut among the
+    profiles by their shares of the rows (largest remainder, at least one user each while there are enough), and a
+    profile's selected requests are dealt to its users in turn.
 
     Parameters
     ----------
     traces : sequence of TraceFile
     shape : Shape
-    users : int
-        How many users there are.
+    line : sequence of int
+        The users in the order in which profiles take them; neighbours in it share interests.
     selection : Selection, optional
     seed : int
         Chooses the requests of a selection; nothing else.
@@ -185,7 +186,7 @@ def count_traces(
         report.files.append(str(trace.path))
     requests = [request for own in found for request in own]
     report.requests = len(requests)
-    whose, names = _deal(requests, users, selection or Selection(), seed, report)
+    whose, names = _deal(requests, line, selection or Selection(), seed, report)
     if not (whose >= 0).any():
         raise InputError(
             f"no request is selected: {len(requests)} requests are too few for that", file=str(traces[0].path)
@@ -207,11 +208,9 @@ def count_traces(
 
 
 def _deal(
-    requests: list[Request], users: int, selection: Selection, seed: int, report: Report
+    requests: list[Request], line: Sequence[int], selection: Selection, seed: int, report: Report
 ) -> tuple[Int64, list[str]]:
     """Return the user of every request (-1: not selected) and the users' names."""
-    from moeplace.scenarios import _kernels
-
     named = [request for request in requests if request.user is not None]
     if named and len(named) != len(requests):
         raise InputError(f"{len(named)} of {len(requests)} requests name a user; all or none must")
@@ -219,20 +218,19 @@ def _deal(
     groups: dict[str, list[int]] = {}
     for i, name in enumerate(label):
         groups.setdefault(name or "", []).append(i)
-    seats = _seats([sum(requests[i].rows for i in own) for own in groups.values()], users, bool(named))
+    seats = _seats([sum(requests[i].rows for i in own) for own in groups.values()], len(line), bool(named))
     whose = np.full(len(requests), -1, dtype=np.int64)
     first = 0
     for g, (name, own) in enumerate(groups.items()):
         chosen = np.array(own)[selection.keep(len(own), np.uint64((seed * 0x9E3779B97F4A7C15 + g + 1) % 2**64))]
         report.selected += len(chosen)
         # More groups than users: they share, in turn.
-        own_users = np.arange(first, first + seats[g]) if seats[g] else np.array([g % users])
+        own_users = np.array(line[first : first + seats[g]] if seats[g] else [line[g % len(line)]])
         whose[chosen] = own_users[np.arange(len(chosen)) % len(own_users)]
         first += seats[g]
         if not named:
             report.profiles[name] = len(own_users)
-    assert _kernels is not None
-    return whose, list(groups) if named and len(groups) <= users else []
+    return whose, list(groups) if named and len(groups) <= len(line) else []
 
 
 def _seats(rows: list[int], users: int, named: bool) -> list[int]:
@@ -334,36 +332,71 @@ def import_traces(
         A trace or the scenario is not usable; the first thing that is wrong.
     """
     selection = selection or Selection()
-    shapes = shapes_of(scenario)
-    if len(shapes) != 1:
-        raise InputError(f"{len(shapes)} models; a trace is of one", place="models")
-    model = shapes[0].model
+    if len(scenario.models) > 1:
+        raise InputError(f"{len(scenario.models)} models; a trace is of one", place="models")
+    models, message_bits, topology, shares = setting(scenario)
+    model = models[0]
     shape = Shape(model.layers, model.experts, model.top_k, skip_layers)
     traces = [open_trace(path, shape, columns, block) for path in paths]
-    topology, capacity_shares = place_of(scenario)
     report = Report()
+    # Profiles take users by their stations: neighbours share interests. Users whom the trace names keep their order.
+    line = sorted(range(scenario.users), key=lambda u: (int(topology.home[u]), u))
     counts, names = count_traces(
         traces,
         shape,
-        scenario.users,
+        line,
         selection=selection,
         seed=scenario.seed,
         drop_bad_rows=drop_bad_rows,
         report=report,
         progress=progress,
     )
+    if names:
+        users = list(topology.users)
+        for u, name in zip(line, names, strict=False):
+            users[u] = name
+        topology = replace(topology, users=tuple(users))
     tokens = np.zeros(scenario.users, dtype=np.int64)
     tokens[: counts.demands] = counts.tokens
     report.idle = [topology.users[u] for u in np.flatnonzero(tokens == 0).tolist()]
-    return (
-        assemble(
-            scenario.name or _name(scenario, shapes[0].label, paths, selection),
-            [Part(model, shapes[0].message_bits, counts, range(scenario.users))],
-            topology,
-            storage([model], scenario.capacity, capacity_shares),
-            latency_model=scenario.latency_model,
-            source=_source(scenario, paths, selection, report) | topology.source | scenario.links.said(),
-            notes=f"Routing counted from {', '.join(Path(path).name for path in paths)}.",
-        ),
-        report,
+    instance = assemble(
+        scenario.name or _name(scenario, paths, selection),
+        [Part(model, message_bits[0], counts, range(scenario.users))],
+        topology,
+        storage(models, scenario.capacity, shares),
+        latency_model=scenario.latency_model,
+        source=_source(scenario, paths, selection, report) | topology.source | scenario.links.said(),
+        notes=f"Routing counted from {', '.join(Path(path).name for path in paths)}.",
     )
+    return instance, report
+
+
+def _name(scenario: Scenario, paths: Sequence[str | os.PathLike[str]], selection: Selection) -> str:
+    """Return the name of a generated instance with the first trace's name, and the part of it, in it."""
+    name = default_name(scenario)
+    numbers = re.search(r"_s\d+_u\d+_c\d+_seed\d+$", name)
+    at = numbers.start() if numbers else len(name)
+    stem = re.sub(r"[^a-z0-9.+-]+", "-", Path(paths[0]).name.partition(".")[0].lower()).strip("-")
+    return "_".join(filter(None, (name[:at], stem, selection.label))) + name[at:]
+
+
+def _source(
+    scenario: Scenario, paths: Sequence[str | os.PathLike[str]], selection: Selection, report: Report
+) -> dict[str, str | int]:
+    part = ""
+    if selection.fraction is not None:
+        part = f"{selection.fraction} of every profile's requests"
+    elif selection.fold is not None:
+        part = f"fold {selection.fold[0]} of {selection.fold[1]}"
+    values: dict[str, str | int] = {
+        "importer": "moeplace import",
+        "routing": ", ".join(Path(path).name for path in paths),
+        "part": f"all but {part}" if selection.rest else part,
+        "requests": report.selected,
+        "rows_counted": report.counted,
+        "rows_dropped": sum(report.dropped.values()),
+        "models": " ".join(scenario.models),
+        "capacity": scenario.capacity,
+        "seed": scenario.seed,
+    }
+    return {key: value for key, value in values.items() if value != ""}

@@ -186,7 +186,8 @@ class _Array:
 class ArrayTrace(TraceFile):
     """Integer arrays ``[tokens, layers, k]`` of an ``.npz`` or ``.npy`` file; several arrays are several profiles."""
 
-    def requests(self) -> list[Request]:  # noqa: D102 - see TraceFile
+    def requests(self) -> list[Request]:
+        """Return the requests; see :meth:`TraceFile.requests`."""
         self._arrays: list[_Array] = []
         with self._errors():
             self._find_arrays()
@@ -204,7 +205,8 @@ class ArrayTrace(TraceFile):
                 result.append(Request(profile, users[i] if users else None, length * array.shape[1]))
         return result
 
-    def batches(self) -> Iterator[Batch]:  # noqa: D102 - see TraceFile
+    def batches(self) -> Iterator[Batch]:
+        """Yield the rows; see :meth:`TraceFile.batches`."""
         for array in self._arrays:
             _, layers, k = array.shape
             step = max(1, _CHUNK_BYTES // (layers * k * 8))
@@ -369,9 +371,7 @@ class _Frame:
     token: Int64
     layer: Int64
     experts: Int64 | None
-    request: Sequence[object] | None
-    profile: Sequence[object] | None
-    user: Sequence[object] | None
+    labels: list[list[Any] | None]  # request, profile, user
     first: int
     unit: str
 
@@ -386,7 +386,8 @@ class TableTrace(TraceFile):
         """Yield the table piece by piece."""
         raise NotImplementedError
 
-    def requests(self) -> list[Request]:  # noqa: D102 - see TraceFile
+    def requests(self) -> list[Request]:
+        """Return the requests; see :meth:`TraceFile.requests`."""
         self._number: dict[tuple[object, ...], int] = {}
         result: list[Request] = []
         for frame in self.frames(experts=False):
@@ -399,7 +400,8 @@ class TableTrace(TraceFile):
         self._count = len(result)
         return result
 
-    def batches(self) -> Iterator[Batch]:  # noqa: D102 - see TraceFile
+    def batches(self) -> Iterator[Batch]:
+        """Yield the rows; see :meth:`TraceFile.batches`."""
         layers = self.shape.layers + self.shape.skip_layers
         last = np.full((self._count, layers), -1, dtype=np.int64)
         kept: list[Any] = []  # the lines of the last token and layer: more may follow
@@ -452,7 +454,9 @@ class TableTrace(TraceFile):
         for name, column in (("token", frame.token), ("layer", frame.layer)):
             if len(column) and column.min() < 0:
                 row = int(np.argmax(column < 0))
-                raise InputError(f"{name} {column[row]}; they count from 0", place=frame.place(row), file=str(self.path))
+                raise InputError(
+                    f"{name} {column[row]}; they count from 0", place=frame.place(row), file=str(self.path)
+                )
 
     def _check_layers(self, frame: _Frame, layers: int) -> None:
         if len(bad := np.flatnonzero(frame.layer >= layers)):
@@ -487,20 +491,22 @@ class TableTrace(TraceFile):
     def _numbers(self, frame: _Frame, found: list[Request] | None) -> Int64:
         """Return the number of each line's request; new ones are added to ``found``."""
         n = len(frame.token)
-        block = frame.token // self.block if frame.request is None else None
-        labels = [column for column in (frame.request, frame.profile, frame.user) if column is not None]
+        requests, profiles, users = frame.labels
+        block_of = frame.token // self.block
         change = np.ones(n, dtype=np.bool_)
         if n:
-            change[1:] = False if block is None else np.diff(block) != 0
-            for column in labels:
-                values = np.asarray(column, dtype=object)
+            change[1:] = np.diff(block_of) != 0 if requests is None else False
+            for column in frame.labels:
+                if column is None:
+                    continue
+                values = np.array(column, dtype=object)
                 change[1:] |= values[1:] != values[:-1]
         at = np.flatnonzero(change)
         numbers = np.empty(len(at), dtype=np.int64)
         for i, row in enumerate(at.tolist()):
-            profile = None if frame.profile is None else frame.profile[row]
-            user = None if frame.user is None else frame.user[row]
-            own = (int(block[row]), profile, user) if block is not None else (frame.request[row],)  # type: ignore[index]
+            profile = None if profiles is None else profiles[row]
+            user = None if users is None else users[row]
+            own: tuple[Any, ...] = (requests[row],) if requests is not None else (int(block_of[row]), profile, user)
             number = self._number.get(own)
             if number is None:
                 if found is None:
@@ -537,11 +543,14 @@ class TableTrace(TraceFile):
             raise InputError(
                 f"{len(experts)} columns of experts; the model's top_k is {self.shape.top_k}", file=str(self.path)
             )
-        labels = [self.columns.request, self.columns.profile, self.columns.user]
-        for name, usual in zip(labels, (Columns.request, Columns.profile, Columns.user), strict=True):
+        for name, usual in zip(self._label_names, (Columns.request, Columns.profile, Columns.user), strict=True):
             if name != usual and name not in names:
                 raise self._missing(names, name)
-        return experts, [name for name in labels if name in names]
+        return experts, [name for name in self._label_names if name in names]
+
+    @property
+    def _label_names(self) -> tuple[str, str, str]:
+        return self.columns.request, self.columns.profile, self.columns.user
 
 
 def _text(label: object) -> str | None:
@@ -559,7 +568,8 @@ class _ArrowTrace(TableTrace):
         """Return the names of all columns."""
         raise NotImplementedError
 
-    def frames(self, *, experts: bool) -> Iterator[_Frame]:  # noqa: D102 - see TableTrace
+    def frames(self, *, experts: bool) -> Iterator[_Frame]:
+        """Yield the table piece by piece."""
         with _Damage(self.path):
             expert_columns, labels = self._layout(self.names())
             chosen = ["token", "layer", *labels, *(expert_columns if experts else [])]
@@ -569,13 +579,10 @@ class _ArrowTrace(TableTrace):
                     continue
                 columns = {name: batch.column(name) for name in chosen}
                 yield _Frame(
-                    self._integers(columns["token"], "token", first),
-                    self._integers(columns["layer"], "layer", first),
-                    self._experts(columns, expert_columns, first) if experts else None,
-                    *(
-                        columns[name].to_pylist() if name in labels else None
-                        for name in (self.columns.request, self.columns.profile, self.columns.user)
-                    ),
+                    token=self._integers(columns["token"], "token", first),
+                    layer=self._integers(columns["layer"], "layer", first),
+                    experts=self._experts(columns, expert_columns, first) if experts else None,
+                    labels=[columns[name].to_pylist() if name in labels else None for name in self._label_names],
                     first=first,
                     unit="row",
                 )
@@ -645,14 +652,16 @@ class _ArrowTrace(TableTrace):
 class CsvTrace(_ArrowTrace):
     """A CSV file with a header, plain or gzip."""
 
-    def names(self) -> list[str]:  # noqa: D102 - see _ArrowTrace
+    def names(self) -> list[str]:
+        """Return the names of all columns."""
         import csv
 
         opener = gzip.open if self.path.suffix.lower() == ".gz" else open
         with opener(self.path, "rt", encoding="utf-8-sig", newline="") as file:
             return next(csv.reader(file), [])
 
-    def record_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:  # noqa: D102 - see _ArrowTrace
+    def record_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the table with some of its columns."""
         import pyarrow as pa
         from pyarrow import csv
 
@@ -669,13 +678,15 @@ class CsvTrace(_ArrowTrace):
 class ParquetTrace(_ArrowTrace):
     """A Parquet file."""
 
-    def names(self) -> list[str]:  # noqa: D102 - see _ArrowTrace
+    def names(self) -> list[str]:
+        """Return the names of all columns."""
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self.path) as file:
             return list(file.schema_arrow.names)
 
-    def record_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:  # noqa: D102 - see _ArrowTrace
+    def record_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the table with some of its columns."""
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(self.path, memory_map=True) as file:
@@ -694,10 +705,12 @@ class LinesTrace(TraceFile):
         self._reader: _RowLines | _ResponseLines = kind(path, shape, columns, block)
         self._reader.objects = self._objects
 
-    def requests(self) -> list[Request]:  # noqa: D102 - see TraceFile
+    def requests(self) -> list[Request]:
+        """Return the requests; see :meth:`TraceFile.requests`."""
         return self._reader.requests()
 
-    def batches(self) -> Iterator[Batch]:  # noqa: D102 - see TraceFile
+    def batches(self) -> Iterator[Batch]:
+        """Yield the rows; see :meth:`TraceFile.batches`."""
         return self._reader.batches()
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -724,6 +737,7 @@ class _RowLines(TableTrace):
     objects: Callable[[], Iterator[tuple[int, dict[str, Any]]]]
 
     def frames(self, *, experts: bool) -> Iterator[_Frame]:
+        """Yield the table piece by piece."""
         objects = self.objects()
         keys: list[str] | None = None
         while chunk := list(itertools.islice(objects, _CHUNK_LINES)):
@@ -734,11 +748,8 @@ class _RowLines(TableTrace):
             token = self._column(chunk, "token")
             layer = self._column(chunk, "layer")
             values = self._values(chunk, expert_columns) if experts else None
-            label = [
-                [value.get(name) for _, value in chunk] if name in labels else None
-                for name in (self.columns.request, self.columns.profile, self.columns.user)
-            ]
-            yield _LineFrame(token, layer, values, *label, first=numbers[0], unit="line", lines=numbers)
+            label = [[value.get(name) for _, value in chunk] if name in labels else None for name in self._label_names]
+            yield _LineFrame(token, layer, values, label, first=numbers[0], unit="line", lines=numbers)
 
     def _column(self, chunk: list[tuple[int, dict[str, Any]]], name: str) -> Int64:
         values = [value.get(name) for _, value in chunk]
@@ -787,6 +798,7 @@ class _ResponseLines(TraceFile):
     objects: Callable[[], Iterator[tuple[int, dict[str, Any]]]]
 
     def requests(self) -> list[Request]:
+        """Return the requests; see :meth:`TraceFile.requests`."""
         layers = self.shape.layers + self.shape.skip_layers
         return [
             Request(
@@ -798,6 +810,7 @@ class _ResponseLines(TraceFile):
         ]
 
     def batches(self) -> Iterator[Batch]:
+        """Yield the rows; see :meth:`TraceFile.batches`."""
         for request, (line, value) in enumerate(self.objects()):
             for array in self._arrays(line, value):
                 tokens, layers, k = array.shape
@@ -857,4 +870,4 @@ class _ResponseLines(TraceFile):
                 place=f"line {line}",
                 file=str(self.path),
             )
-        return array.astype(np.int64)
+        return np.asarray(array, dtype=np.int64)
