@@ -127,16 +127,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         LatencyModel, Meta(description="A token waits for its slowest expert, or for one after the other")
     ] = "max"
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Seed of everything random")] = 0
-    name: (
-        Annotated[
-            str,
-            Meta(
-                pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$",
-                description="Name of the instance; left out: made of its parts",
-            ),
-        ]
-        | None
-    ) = None
+    name: Annotated[str, Meta(description="Name of the instance; left out: made of its parts")] | None = None
     links: Links = Links()
 
 
