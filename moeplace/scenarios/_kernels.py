@@ -103,12 +103,13 @@ def fill_alias(weight, cut, alias, total):
 
 
 @compiled
-def routing_tables(base, own, shared, group, power, bell, seed, weight, cut, alias, total):
+def routing_tables(base, own, shared, family, group, families, power, bell, seed, weight, cut, alias, total):
     """Fill the weights of every (layer, kind of token, expert) and their alias tables.
 
-    ``base [L, E]`` logits by expert, ``own [L]`` and ``shared [L]`` scales of what a kind of token adds to one
-    expert and to a group of experts, ``group [L, E]`` the groups; all in 1/256. ``bell`` is the normal quantile
-    table, ``power`` the exponential one; ``weight``, ``cut``, ``alias [L, V, E]`` and ``total [L, V]`` are filled.
+    ``base [L, E]`` logits by expert; ``own [L]`` and ``shared [L]`` scales of what a kind of token adds to one expert
+    and to a group of experts, ``family [L]`` of what its family adds to one expert; ``group [L, E]`` the groups; all
+    in 1/256. ``bell`` is the normal quantile table, ``power`` the exponential one; ``weight``, ``cut``,
+    ``alias [L, V, E]`` and ``total [L, V]`` are filled.
     """
     n_layers, n_kinds, n_experts = weight.shape
     logit = np.empty(n_experts, np.int64)
@@ -116,11 +117,14 @@ def routing_tables(base, own, shared, group, power, bell, seed, weight, cut, ali
         for kind in range(n_kinds):
             here = mix(seed + np.uint64(layer * n_kinds + kind) * GOLDEN)
             there = mix(here)
+            kin = mix(mix(seed ^ GOLDEN) + np.uint64(layer * families + kind % families) * GOLDEN)
             top = -(1 << 40)
             for e in range(n_experts):
                 alone = bell[below(mix(here + np.uint64(e) * GOLDEN), len(bell))]
                 joint = bell[below(mix(there + np.uint64(group[layer, e]) * GOLDEN), len(bell))]
-                logit[e] = base[layer, e] + ((own[layer] * alone + shared[layer] * joint) >> 8)
+                common = bell[below(mix(kin + np.uint64(e) * GOLDEN), len(bell))]
+                added = own[layer] * alone + shared[layer] * joint + family[layer] * common
+                logit[e] = base[layer, e] + (added >> 8)
                 top = max(top, logit[e])
             s = 0
             for e in range(n_experts):
@@ -289,6 +293,29 @@ def count_rows(experts, group, first, n_experts, bits, table, count, used, room)
                 table[slot, w] = key[w]
         count[slot] += 1
     return n_rows, used, 0
+
+
+@compiled
+def check_rows(experts, n_experts):
+    """Return what is wrong with each row: 0 nothing, 1 an expert out of range, 2 an expert twice, 3 no expert."""
+    n_rows, top_k = experts.shape
+    fault = np.zeros(n_rows, np.uint8)
+    for r in range(n_rows):
+        known = 0
+        for i in range(top_k):
+            e = experts[r, i]
+            if e >= n_experts or e < -1:
+                fault[r] = 1
+                break
+            if e < 0:
+                continue
+            known += 1
+            for j in range(i):
+                if experts[r, j] == e:
+                    fault[r] = 2
+        if known == 0 and fault[r] == 0:
+            fault[r] = 3
+    return fault
 
 
 @compiled

@@ -1,19 +1,21 @@
 """Generated routing: which experts the tokens of a task use, like what was measured on two real traces.
 
-The model. Tokens are of a few hundred *kinds*; a task is a distribution over the kinds (Zipf's law by a common
-ranking, spread apart per task). At each layer a kind has a weight for every expert::
+The model. Tokens are of a few hundred *kinds*, kinds of a few *families*; a task is a distribution over the kinds
+(Zipf's law by a common ranking, spread apart per task, by family and by kind). At each layer a kind has a weight for
+every expert::
 
-    log weight[layer, kind, expert] = base[layer, expert] + own[layer] * g + shared[layer] * h
+    log weight[layer, kind, expert] = base[layer, expert] + own[layer] * g + shared[layer] * h + family[layer] * f
 
-where g is normal for each (layer, kind, expert) and h normal for each (layer, kind, group of experts): experts of a
-group come and go together. ``top_k`` experts are drawn one after the other without replacement, by weight. Within a
-request kinds come again (an urn), and a layer goes by the current *subject* of the request, a kind that stays for a
-while, with probability ``context[layer]``, else by the token itself. So popularity is skewed, tasks differ, pairs of
-experts are used together more often than independence says, and tokens that are near to each other are alike.
+where g is normal for each (layer, kind, expert), h for each (layer, kind, group of experts), so that experts of a
+group come and go together, and f for each (layer, family, expert). ``top_k`` experts are drawn one after the other
+without replacement, by weight. Within a request kinds come again (an urn), and a layer goes by the current *subject*
+of the request, a kind that stays for a while, with probability ``context[layer]``, else by the token itself. So
+popularity is skewed, tasks differ, pairs of experts are used together more often than independence says, and tokens
+that are near to each other are alike.
 
-``base``, ``own``, ``shared`` and ``context`` of every layer are fitted to the traces by ``scripts/fit_routing.py`` and
-kept in ``routing.json``; which expert has which rank is drawn. What the fit reaches is in
-``docs/benchmarks/routing.md``. *Another shape than a measured one is an extrapolation*: the trace with the nearer
+``base``, ``own``, ``shared``, ``family`` and ``context`` of every layer are fitted to the traces by
+``scripts/fit_routing.py`` and kept in ``routing.json``; which expert has which rank is drawn. What the fit reaches is
+in ``docs/benchmarks/routing.md``. *Another shape than a measured one is an extrapolation*: the trace with the nearer
 number of experts (as a ratio) lends its layers by relative depth and its popularity curve by relative rank.
 
 Everything is integer arithmetic on 64-bit random numbers (SplitMix64) and two tables, of the normal quantiles and of
@@ -53,20 +55,21 @@ class FittedRouting(Struct, frozen=True, forbid_unknown_fields=True):
         The model, where its trace is from, and under which terms.
     layers, experts, top_k, tokens : int
         Shape of the trace.
-    kinds : int
-        Kinds of tokens.
-    zipf, task_spread : int
-        Exponent of the kinds' frequencies; standard deviation of a task's own log frequencies.
+    kinds, families : int
+        Kinds of tokens, and families of kinds.
+    zipf, task_spread, family_spread : int
+        Exponent of the kinds' frequencies; standard deviations of a task's own log frequencies, by kind and by family.
     request, novelty, stay : int
         Tokens of a request; the urn's parameter, tokens; probability that the subject stays.
     group : int
         Experts of a group.
-    own, shared, context : list of int [L]
-        Scales of a kind's effect on one expert and on a group; probability that a layer goes by the subject.
+    own, shared, family, context : list of int [L]
+        Scales of a kind's effect on one expert and on a group, and of its family's on one expert; probability that a
+        layer goes by the subject.
     base : list of list of int [L][E]
         Logits by rank, from the most popular expert.
     independent : list of list of int [L][E]
-        The same where all tokens are alike (own, shared and context 0).
+        The same where all tokens are alike (own, shared, family and context 0).
     """
 
     name: str
@@ -77,14 +80,17 @@ class FittedRouting(Struct, frozen=True, forbid_unknown_fields=True):
     top_k: int
     tokens: int
     kinds: int
+    families: int
     zipf: int
     task_spread: int
+    family_spread: int
     request: int
     novelty: int
     stay: int
     group: int
     own: list[int]
     shared: list[int]
+    family: list[int]
     context: list[int]
     base: list[list[int]]
     independent: list[list[int]]
@@ -147,14 +153,15 @@ class Routing:
         self._context = np.array([0 if alike else fit.context[at] for at in depth], dtype=np.int64)
         own = np.array([0 if alike else fit.own[at] for at in depth], dtype=np.int64)
         shared = np.array([0 if alike else fit.shared[at] for at in depth], dtype=np.int64)
+        family = np.array([0 if alike else fit.family[at] for at in depth], dtype=np.int64)
         shape = (layers, kinds, experts)
         self._weight = np.empty(shape, dtype=np.int32)
         self._cut = np.empty(shape, dtype=np.int64)
         self._alias = np.empty(shape, dtype=np.int16)
         self._total = np.empty(shape[:2], dtype=np.int64)
         _kernels.routing_tables(
-            np.take_along_axis(base, rank, axis=1), own, shared, mates // fit.group, _power(), _bell(), start[2],
-            self._weight, self._cut, self._alias, self._total,
+            np.take_along_axis(base, rank, axis=1), own, shared, family, mates // fit.group, fit.families,
+            _power(), _bell(), start[2], self._weight, self._cut, self._alias, self._total,
         )  # fmt: skip
         self._kind_tables = [self._mixture(fit, kinds, _add(start[2], -1 - task)) for task in range(tasks)]
 
@@ -238,7 +245,8 @@ class Routing:
         power = _power()
         logarithm = np.array([round(UNIT * math.log(v + 1)) for v in range(kinds)], dtype=np.int64)
         own = _kernels.normals(_bell(), kinds, seed)
-        logit = (-fit.zipf * logarithm + fit.task_spread * own) >> 8
+        kin = _kernels.normals(_bell(), fit.families, _add(seed, 2**63))[np.arange(kinds) % fit.families]
+        logit = (-fit.zipf * logarithm + fit.task_spread * own + fit.family_spread * kin) >> 8
         weight = power[np.minimum(logit.max() - logit, len(power) - 1)]
         cut, alias, total = np.empty(kinds, np.int64), np.empty(kinds, np.int64), int(weight.sum())
         _kernels.fill_alias(weight, cut, alias, total)

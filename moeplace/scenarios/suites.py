@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -196,17 +196,10 @@ def generate(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Instan
     InputError
         The scenario contradicts itself, a model or a file is not there or not usable.
     """
-    check_scenario(scenario)
-    shapes = _shapes(scenario)
-    topology = _topology(scenario, Path(folder))
-    models = [_sized(shape.model, scenario, m) for m, shape in enumerate(shapes)]
-    shares = [1] * scenario.stations
-    if scenario.storage == "mixed":
-        least, most = STORAGE_SHARES
-        shares = _random(scenario, _STORAGE).integers(least, most + 1, scenario.stations).tolist()
+    models, message_bits, topology, shares = setting(scenario, folder)
     main_task = _random(scenario, _USERS).integers(0, scenario.tasks, scenario.users).tolist()
     parts, fitted_to, extrapolated = [], set(), False
-    for m, (shape, model) in enumerate(zip(shapes, models, strict=True)):
+    for m, model in enumerate(models):
         user = [u for u in range(scenario.users) if (m - u) % len(models) < scenario.models_per_user]
         seed = int(_random(scenario, _ROUTER, m).integers(0, 2**62))
         routing = Routing.draw(
@@ -221,7 +214,7 @@ def generate(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Instan
                 if tokens:
                     counts.add(d, routing.sample(task, tokens, rng))
         device = _most_used(counts, scenario.device_experts) if scenario.device_experts else None
-        parts.append(Part(model, shape.message_bits, counts, user, device))
+        parts.append(Part(model, message_bits[m], counts, user, device))
     return assemble(
         scenario.name or default_name(scenario),
         parts,
@@ -231,6 +224,28 @@ def generate(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Instan
         source=_source(scenario, topology, sorted(fitted_to)),
         notes=_notes(scenario, sorted(fitted_to), extrapolated),
     )
+
+
+class Setting(NamedTuple):
+    """A scenario without its routing: models and the bits of their messages, places, the servers' shares of storage."""
+
+    models: list[Model]
+    message_bits: list[int]
+    topology: Topology
+    shares: list[int]
+
+
+def setting(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Setting:
+    """Make everything of a scenario but its routing; raises as :func:`generate` does."""
+    check_scenario(scenario)
+    shapes = _shapes(scenario)
+    topology = _topology(scenario, Path(folder))
+    models = [_sized(shape.model, scenario, m) for m, shape in enumerate(shapes)]
+    shares = [1] * scenario.stations
+    if scenario.storage == "mixed":
+        least, most = STORAGE_SHARES
+        shares = _random(scenario, _STORAGE).integers(least, most + 1, scenario.stations).tolist()
+    return Setting(models, [shape.message_bits for shape in shapes], topology, shares)
 
 
 def check_scenario(scenario: Scenario) -> None:
