@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import Meta, Struct
 
 from moeplace.cli import one_line
 from moeplace.cli.options import check_output, file_name
+from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned
 from moeplace.errors import InputError
-from moeplace.scenarios.suites import Scenario, generate_suite, read_suite
+from moeplace.scenarios.suites import generate as generated
+from moeplace.scenarios.suites import generate_suite, read_suite
 from moeplace.scenarios.topology import Links
 
 if TYPE_CHECKING:
@@ -34,59 +33,12 @@ SECTIONS = {
 """Options in the order of ``--help``; all but the last two are fields of a scenario or its links."""
 
 
-class _Sectioned(click.Command):
-    """A command whose many options are listed under headings."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        options = {parameter.name: parameter for parameter in self.get_params(ctx)}
-        for heading, names in SECTIONS.items():
-            records = (options.pop(name).get_help_record(ctx) for name in names)
-            with formatter.section(heading):
-                formatter.write_dl([record for record in records if record])
-        with formatter.section("Help"):
-            formatter.write_dl([r for option in options.values() if (r := option.get_help_record(ctx))])
-
-
-def _options(kind: type[Struct]) -> Iterable[click.Option]:
-    """Yield an option for each field: its type, default and description are those of the field."""
-    hints = get_type_hints(kind, include_extras=True)
-    for field in kind.__struct_fields__:
-        if field == "links":
-            continue
-        hint = hints[field]
-        if get_origin(hint) in (Union, types.UnionType):  # ... or None
-            hint = get_args(hint)[0]
-        plain, *notes = get_args(hint)
-        text = next(note.description for note in notes if isinstance(note, Meta))
-        default = getattr(kind(), field)
-        shape: dict[str, Any] = {"type": plain, "metavar": {int: "N", float: "X", str: "TEXT"}.get(plain)}
-        if get_origin(plain) is Literal:
-            shape = {"type": click.Choice(get_args(plain))}
-        elif field == "box":
-            shape = {"type": float, "nargs": 4, "metavar": "S W N E"}
-        elif field == "models":
-            shape = {"type": str, "multiple": True, "metavar": "NAME"}
-        elif field.endswith("file") or field == "network":
-            shape = {"type": file_name, "metavar": "FILE"}
-        many = "  [repeatable]" if field == "models" else ""
-        shown = "" if default in (None, []) else f"  [default: {default:g}]" if isinstance(default, float) else None
-        shown = f"  [default: {default}]" if shown is None else shown
-        name = "--model" if field == "models" else "--" + field.replace("_", "-")
-        yield click.Option([name, field], default=None, help=f"{text}.{shown}{many}", **shape)
-
-
-def _scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (*_options(Scenario), *_options(Links)):
-        command.__dict__.setdefault("__click_params__", []).append(option)
-    return command
-
-
 @click.command(
-    cls=_Sectioned,
+    cls=sectioned(SECTIONS),
     epilog="The same options give the same file everywhere. docs/scenarios.md explains the latencies, the names and "
     "suite files. Exit codes: 0 done, 2 bad usage or input (nothing is written).",
 )
-@_scenario_options
+@scenario_options()
 @click.option("--suite", type=file_name, metavar="FILE", help="Make all instances that this TOML file describes.")
 @click.option(
     "-o",
@@ -96,7 +48,7 @@ def _scenario_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Where the instance goes (.json or .json.gz); with --suite the folder for all.  [required]",
 )
 def generate(suite: str | None, output: str | None, **values: Any) -> None:
-    r"""Make an instance: models of the catalogue (or a shape of its own), places, routing, storage.
+    """Make an instance: models of the catalogue (or a shape of its own), places, routing, storage.
 
     Stations and users are generated, or read from CSV files of positions, or stand around the nodes of a GraphML
     network.
@@ -106,44 +58,22 @@ def generate(suite: str | None, output: str | None, **values: Any) -> None:
     moeplace generate --model olmoe-1b-7b:int8 --network Abilene.graphml -o abilene.json.gz
     moeplace generate --layers 4 --experts 8 --top-k 2 --expert-bytes 1000000 -o small.json
     moeplace generate --suite family.toml -o family/
-    """
+    """  # noqa: D301 - click looks for a real backspace
     given = {key: value for key, value in values.items() if value not in (None, ())}
     if output is None:
         raise InputError("the option -o is missing: where the instance goes")
     if suite is not None:
         if given:
-            names = ", ".join(_option(key) for key in given)
+            names = ", ".join(option_name(key) for key in given)
             raise InputError(f"with --suite the file says everything; {names} cannot be given, too")
         _write_suite(suite, output)
         return
     check_output(output)
-    instance = _generate(given)
+    scenario = read_scenario(given)
+    with named_as_options():
+        instance = generated(scenario)
     instance.save(output)
-    click.echo(_said(instance, output))
-
-
-def _generate(given: dict[str, Any]) -> Instance:
-    from moeplace.documents import parse
-    from moeplace.scenarios import suites
-
-    document: dict[str, Any] = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in given.items()
-        if key not in Links.__struct_fields__
-    }
-    document["links"] = {key: value for key, value in given.items() if key in Links.__struct_fields__}
-    try:
-        return suites.generate(parse(document, Scenario))
-    except InputError as error:
-        if error.file or not error.place:
-            raise
-        # The document is this function's; people know the options.
-        raise InputError(error.message, place=_option(error.place.removeprefix("links."))) from None
-
-
-def _option(place: str) -> str:
-    key = place.partition("[")[0]
-    return "--model" if key == "models" else "--" + key.replace("_", "-")
+    click.echo(said(instance, output))
 
 
 def _write_suite(suite: str, output: str) -> None:
@@ -158,10 +88,11 @@ def _write_suite(suite: str, output: str) -> None:
     for instance in generate_suite(suite):
         path = folder / f"{instance.name}.json.gz"
         instance.save(path)
-        click.echo(_said(instance, str(path)))
+        click.echo(said(instance, str(path)))
 
 
-def _said(instance: Instance, path: str) -> str:
+def said(instance: Instance, path: str) -> str:
+    """Say what was written, in one line."""
     from moeplace.cli.solve import headline
 
     return one_line(f"{headline(instance)}; sha256 {instance.sha256[:12]}, written to {path}")

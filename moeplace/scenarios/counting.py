@@ -50,6 +50,14 @@ class SetRows(NamedTuple):
     count: Int64  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
 
 
+def as_int32(experts: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+    """Return expert numbers in the one type that the compiled loops are made for; what does not fit stays too large."""
+    if experts.dtype.itemsize >= 4 and experts.dtype != np.int32:
+        limits = np.iinfo(np.int32)
+        experts = np.clip(experts, max(limits.min, np.iinfo(experts.dtype).min), limits.max)
+    return np.ascontiguousarray(experts, dtype=np.int32)
+
+
 class SetCounts:
     """How many tokens of each demand used which set of experts at each layer.
 
@@ -125,9 +133,7 @@ class SetCounts:
 
         if not len(demand):
             return
-        if not np.issubdtype(experts.dtype, np.signedinteger):
-            experts = experts.astype(np.int64)
-        experts = np.ascontiguousarray(experts)
+        experts = as_int32(experts)
         demand, layer = np.asarray(demand, dtype=np.int64), np.asarray(layer, dtype=np.int64)
         if demand.min() < 0 or layer.min() < 0 or layer.max() >= self.layers:
             raise InputError(f"demands count from 0, layers from 0 to {self.layers - 1}")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from moeplace.errors import InputError
 from moeplace.instance import Instance
 from moeplace.scenarios.assembly import Part, assemble, storage
-from moeplace.scenarios.counting import SetCounts
+from moeplace.scenarios.counting import SetCounts, as_int32
 from moeplace.scenarios.suites import Scenario, default_name, setting
 from moeplace.scenarios.traces import BLOCK, Batch, Columns, Request, Shape, TraceFile, open_trace
 
@@ -65,7 +65,7 @@ class Selection:
         """What an instance's name says of it, empty for everything."""
         part = ""
         if self.fraction is not None:
-            part = f"f{float(self.fraction):g}".replace("0.", "")
+            part = f"f{round(100 * self.fraction):02}"
         elif self.fold is not None:
             part = f"fold{self.fold[0]}of{self.fold[1]}"
         return f"{part}rest" if part and self.rest else part
@@ -175,6 +175,7 @@ def count_traces(
         A trace that is damaged, empty, or of another model; nothing selected.
     """
     report = report if report is not None else Report()
+    _warm_up()
     began = time.monotonic()
     found: list[list[Request]] = []
     for trace in traces:
@@ -205,6 +206,15 @@ def count_traces(
         raise InputError("has no row that counts", file=str(traces[0].path))
     report.seconds = time.monotonic() - began
     return counts, names
+
+
+def _warm_up() -> None:
+    """Have the compiled loops loaded, so that what is said of the speed is of the reading."""
+    from moeplace.scenarios import _kernels
+
+    one = np.zeros((1, 1), dtype=np.int32)
+    _kernels.check_rows(one, 1)
+    SetCounts(1, 1, 1).add(0, one[None])
 
 
 def _deal(
@@ -261,14 +271,16 @@ def _count(
     report.skipped += int(len(kept) - kept.sum())
     report.unselected += int((kept & (user < 0)).sum())
     kept &= user >= 0
-    experts = batch.experts if np.issubdtype(batch.experts.dtype, np.signedinteger) else batch.experts.astype(np.int64)
+    experts = as_int32(batch.experts)
     fault = _kernels.check_rows(experts, shape.experts)
     bad = kept & (fault > 0)
     if bad.any():
         worse = bad & (fault != 3)
         if worse.any() and not drop_bad_rows:
             row = int(np.argmax(worse))
-            raise InputError(_said(fault[row], experts[row].tolist(), shape), place=batch.place(row), file=str(path))
+            raise InputError(
+                _said(fault[row], batch.experts[row].tolist(), shape), place=batch.place(row), file=str(path)
+            )
         for code, number in zip(*np.unique(fault[bad], return_counts=True), strict=True):
             report.dropped[REASONS[int(code)]] += int(number)
         kept &= ~bad
