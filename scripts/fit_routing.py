@@ -33,7 +33,7 @@ SEEDS: Final = 3
 GLOBAL: Final[dict[str, dict[str, int]]] = {
     # One request of the generator has as many tokens as one of the trace (mean).
     "gpt-oss-20b": {
-        "kinds": 256, "families": 16, "zipf": 128, "task_spread": 384, "family_spread": 384, "request": 511,
+        "kinds": 256, "families": 8, "zipf": 128, "task_spread": 320, "family_spread": 512, "request": 511,
         "novelty": 40, "stay": 60000, "group": 4,
     },
     "DeepSeek-V2-Lite": {

@@ -111,7 +111,7 @@ class SetCounts:
         tokens = len(experts)
         layer = np.tile(np.arange(self.layers, dtype=np.int64), tokens)
         whose = np.repeat(np.broadcast_to(np.asarray(demand, dtype=np.int64), tokens), self.layers)
-        self.add_rows(whose, layer, experts.reshape(tokens * self.layers, -1))
+        self.add_rows(whose, layer, experts.reshape(tokens * self.layers, experts.shape[2]))
 
     def add_rows(
         self, demand: npt.NDArray[np.integer], layer: npt.NDArray[np.integer], experts: npt.NDArray[np.integer]

@@ -189,9 +189,8 @@ def count_traces(
     report.requests = len(requests)
     whose, names = _deal(requests, line, selection or Selection(), seed, report)
     if not (whose >= 0).any():
-        raise InputError(
-            f"no request is selected: {len(requests)} requests are too few for that", file=str(traces[0].path)
-        )
+        number = f"there is {len(requests)}" if len(requests) == 1 else f"there are {len(requests)}"
+        raise InputError(f"no request is selected; {number} in all", file=str(traces[0].path))
     counts = SetCounts(shape.layers, shape.experts, shape.top_k)
     first = 0
     for trace, own in zip(traces, found, strict=True):

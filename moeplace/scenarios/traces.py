@@ -470,6 +470,8 @@ class TableTrace(TraceFile):
 
     def _check_order(self, batch: Batch, token: Int64, last: Int64) -> None:
         """Refuse a token that comes twice at a layer, or too late: then nobody could tell."""
+        if not len(token):
+            return
         group = batch.request * last.shape[1] + batch.layer
         order = np.argsort(group, kind="stable")
         sorted_group, sorted_token = group[order], token[order]
@@ -513,13 +515,17 @@ class TableTrace(TraceFile):
                     raise InputError("changed while it was read", file=str(self.path))
                 number = self._number[own] = len(found)
                 found.append(Request(_text(profile), _text(user)))
-            elif found is not None and (found[number].profile, found[number].user) != (_text(profile), _text(user)):
-                was = f"profile {found[number].profile}, user {found[number].user}"
-                raise InputError(
-                    f"request {own[0]} has profile {profile}, user {user} here and {was} before",
-                    place=frame.place(row),
-                    file=str(self.path),
-                )
+            elif found is not None:
+                for what, now, then in (
+                    ("profile", profile, found[number].profile),
+                    ("user", user, found[number].user),
+                ):
+                    if _text(now) != then:
+                        raise InputError(
+                            f"request {own[0]} has {what} {now} here and {then} before",
+                            place=frame.place(row),
+                            file=str(self.path),
+                        )
             numbers[i] = number
         return np.repeat(numbers, np.diff(np.append(at, n)))
 
