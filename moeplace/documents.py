@@ -182,6 +182,7 @@ def _explain(text: str, document: object, kind: type) -> InputError:
 
 _WORDS = {
     r"\bint\b": "an integer",
+    r"\bfloat\b": "a number",
     r"\bstr\b": "text",
     r"\barray\b": "a list",
     r"\bobject\b": "an object",

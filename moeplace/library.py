@@ -31,15 +31,15 @@ def instances_folder() -> Path:
 
 
 def set_names() -> list[str]:
-    """Return the names of the sets, from the smallest instances to the largest.
+    """Return the names of the sets: generated ones from the smallest instances to the largest, then the real one.
 
     Examples
     --------
-    >>> set_names()[:3]
-    ['tiny', 'small', 'real']
+    >>> set_names()
+    ['tiny', 'small', 'medium', 'large', 'real']
     """
     found = {folder.name for folder in instances_folder().iterdir() if any(folder.glob("*.json*"))}
-    order = ["tiny", "small", "real"]
+    order = ["tiny", "small", "medium", "large", "real"]
     return [name for name in order if name in found] + sorted(found - set(order))
 
 

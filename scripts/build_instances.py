@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build a shipped instance set again, bit for bit: ``python scripts/build_instances.py tiny|small|real``."""
+"""Build a shipped instance set again, bit for bit: ``python scripts/build_instances.py SET``."""
 
 from __future__ import annotations
 
@@ -7,33 +7,48 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from instance_sets import real, small, tiny
 
 from moeplace import Instance
+from moeplace.errors import MoeplaceError
+from moeplace.scenarios.suites import generate, read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
+SUITES = ("medium", "large")
+"""Sets that ``instances/SET/suite.toml`` describes."""
+
 ZIPPED_ROWS = 50_000
 """Instances with more activation rows than this are written as ``.json.gz``."""
 
 
-def documents(set_name: str, realdata: Path) -> Iterator[dict[str, Any]]:
-    """Yield the instance documents of a set."""
-    if set_name == "real":
-        return real.documents(realdata)
-    return tiny.documents() if set_name == "tiny" else small.documents()
+def instances(set_name: str, realdata: Path, only: list[str]) -> Iterator[Instance]:
+    """Yield the instances of a set; with ``only``, those of these names (all where it is empty)."""
+    if set_name in SUITES:
+        path = ROOT / "instances" / set_name / "suite.toml"
+        for name, scenario in read_suite(path)[1].items():
+            if not only or name in only:
+                yield generate(scenario, path.parent)
+    elif set_name == "real":
+        for recipe in real.RECIPES:
+            if not only or recipe.name in only:
+                yield real.make(recipe, realdata)
+    else:
+        for document in tiny.documents() if set_name == "tiny" else small.documents():
+            if not only or document["name"] in only:
+                yield Instance.from_document(document)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Build a shipped instance set again, bit for bit.")
-    parser.add_argument("set", choices=["tiny", "small", "real"])
+    parser.add_argument("set", choices=["tiny", "small", *SUITES, "real"])
+    parser.add_argument("instances", nargs="*", help="names (default: all of the set)")
     parser.add_argument(
         "--realdata",
         type=Path,
         default=ROOT.parent / "shared" / "realdata",
-        help="folder with the raw traces and positions (set real only)",
+        help="folder with the raw traces, positions and networks (set real only)",
     )
     parser.add_argument("-o", "--output", type=Path, help="folder to write to (default: instances/SET)")
     options = parser.parse_args(arguments)
@@ -42,12 +57,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.realdata}: no such folder; --realdata names the one with the raw data", file=sys.stderr)
         return 2
     output.mkdir(parents=True, exist_ok=True)
-    for document in documents(options.set, options.realdata):
-        instance = Instance.from_document(document)
-        ending = ".json.gz" if len(instance.rows) > ZIPPED_ROWS else ".json"
-        path = output / (instance.name + ending)
-        instance.save(path)
-        print(f"{path}: {instance.sha256}")
+    built = set()
+    try:
+        for instance in instances(options.set, options.realdata, options.instances):
+            ending = ".json.gz" if options.set in SUITES or len(instance.rows) > ZIPPED_ROWS else ".json"
+            path = output / (instance.name + ending)
+            instance.save(path)
+            built.add(instance.name)
+            print(f"{path}: {instance.sha256}", flush=True)
+    except MoeplaceError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    if missing := set(options.instances) - built:
+        print(f"no instance of the set: {', '.join(sorted(missing))}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import keyword
 import os
 import signal
 import sys
@@ -28,9 +29,14 @@ COMMANDS = {
     "check": "Recompute everything a solution says, without the solvers.",
     "info": "Sizes of an instance, demand against capacity, which methods fit.",
     "methods": "List every method: exact or not, guarantee, limits.",
+    "models": "List the catalogue of Mixture-of-Experts architectures.",
+    "generate": "Make an instance, or a family of them: models, places, routing, storage.",
+    "import": "Make an instance of routing traces: counted by user, streamed, all or a part.",
+    "score": "Apply a placement to another instance of the same servers and models.",
     "export": "Write the algebraic model of an instance for other solvers.",
 }
-"""Every command and its line in ``--help``; command ``x`` is the function ``x`` of ``moeplace.cli.x``."""
+"""Every command and its line in ``--help``; command ``x`` is the function ``x`` of ``moeplace.cli.x``, with ``x_`` for
+``x`` where that is a word of Python's own (``import``)."""
 
 
 class _LazyGroup(click.Group):
@@ -42,7 +48,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"moeplace.cli.{cmd_name}"), cmd_name)
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command = getattr(import_module(f"moeplace.cli.{module}"), module)
         assert isinstance(command, click.Command)
         return command
 

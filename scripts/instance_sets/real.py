@@ -1,39 +1,31 @@
-"""The real set: gpt-oss-20b routing traces, asked for around base stations in Melbourne's centre.
+"""The real set: measured routing, asked for around real base stations and at the nodes of real networks.
 
 Read from a folder with the raw data (see ``instances/real/README.md``); the instances hold counts only.
 """
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from instance_sets import radio
+from moeplace import Instance
+from moeplace.scenarios.assembly import Part, assemble, catalogue_model, storage
+from moeplace.scenarios.catalogue import find_architecture
+from moeplace.scenarios.counting import SetCounts
+from moeplace.scenarios.topology import Links, Topology, from_graphml, from_positions
 
 Int64 = npt.NDArray[np.int64]
 
-MODEL: Final = "gpt-oss-20b"
-LAYERS: Final = 24
-EXPERTS: Final = 32
-TOP_K: Final = 4
-HIDDEN: Final = 2880
-# MXFP4 stores 32 weights of 4 bits with one scale of 8 bits: 4.25 bits a weight. Biases stay bf16.
-WEIGHTS: Final = 3 * HIDDEN * HIDDEN
-BIASES: Final = 3 * HIDDEN
-EXPERT_BYTES: Final = WEIGHTS * 17 // 32 + 2 * BIASES
-HIDDEN_BITS: Final = HIDDEN * 16
-"""One hidden state in bf16."""
+GPT: Final = "gpt-oss-20b"
+DEEPSEEK: Final = "deepseek-v2-lite"
 
-TRACE: Final = Path("gpt-oss-20b_expertfingerprinting") / "topk_experts.npz"
 STATIONS: Final = Path("eua-melbourne") / "site-optus-melbCBD.csv"
 USERS: Final = Path("eua-melbourne") / "users-melbcbd-generated.csv"
+NETWORKS: Final = Path("internet-topology-zoo")
 
 # Eight fields of interest; every category of the 88 prompts stands in one of them.
 PROFILES: Final = {
@@ -66,35 +58,40 @@ class Recipe:
 
     Attributes
     ----------
-    name : str
-        Name without the shape.
-    layers : int
-        The first so many layers are kept.
+    model : str
+        Name in the catalogue.
+    place : str
+        ``melbourne`` or the name of a network.
     stations, users : int
-    every : int
-        Prompts 0, every, 2 * every, ... of the trace are asked.
     capacity : int
         Storage of all stations *together*, percent of the kept experts' bytes; equal shares.
     notes : str
+    layers : int, optional
+        The first so many layers are kept; all where left out.
+    every : int
+        Prompts 0, every, 2 * every, ... of the trace are asked.
     """
 
-    name: str
-    layers: int
+    model: str
+    place: str
     stations: int
     users: int
-    every: int
     capacity: int
     notes: str
+    layers: int | None = None
+    every: int = 1
 
     @property
-    def full_name(self) -> str:
+    def name(self) -> str:
         """Name of the instance."""
-        return f"{self.name}_s{self.stations}_u{self.users}_c{self.capacity:03}"
+        cut = "" if self.layers is None else f"_cut_l{self.layers:02}"
+        return f"{self.model}_{self.place.lower()}{cut}_s{self.stations}_u{self.users}_c{self.capacity:03}"
 
 
 # Sets of four experts make tight storage very hard to prove; with most of a layer on every station it takes seconds.
 CUT: Final = Recipe(
-    name=f"{MODEL}_melbourne_cut_l04",
+    model=GPT,
+    place="melbourne",
     layers=4,
     stations=3,
     users=12,
@@ -103,20 +100,34 @@ CUT: Final = Recipe(
     notes="Small cut: the first four layers, every fourth prompt; exact methods prove it in seconds.",
 )
 FULL: Final = Recipe(
-    name=f"{MODEL}_melbourne",
-    layers=LAYERS,
+    model=GPT,
+    place="melbourne",
     stations=8,
     users=48,
-    every=1,
     capacity=60,
     notes="All 24 layers and all 44,968 tokens of the trace.",
 )
-
-
-def documents(realdata: Path) -> Iterator[dict[str, Any]]:
-    """Yield the instance documents of the set, made from the folder of raw data."""
-    yield make(CUT, realdata)
-    yield make(FULL, realdata)
+DEEPSEEK_FULL: Final = Recipe(
+    model=DEEPSEEK,
+    place="melbourne",
+    stations=8,
+    users=48,
+    capacity=60,
+    notes="All 26 MoE layers and all 33,279 tokens of the trace.",
+)
+RECIPES: Final = (
+    CUT,
+    FULL,
+    DEEPSEEK_FULL,
+    Recipe(GPT, "KentmanJul2005", 16, 64, 120, "A county's school network, slow links; the whole trace."),
+    Recipe(GPT, "Arnes", 10, 40, 50, "A country's research network; the whole trace."),
+    Recipe(GPT, "Surfnet", 12, 48, 150, "A country's research network, link rates not known; the whole trace."),
+    Recipe(DEEPSEEK, "KentmanJul2005", 16, 64, 80, "A county's school network, slow links; eight layers.", layers=8),
+    Recipe(DEEPSEEK, "Arnes", 10, 40, 100, "A country's research network; eight layers.", layers=8),
+    Recipe(
+        DEEPSEEK, "Surfnet", 12, 48, 150, "A country's research network, link rates not known; eight layers.", layers=8
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,7 @@ class Trace:
     start : int64 array [P + 1]
         Tokens of prompt ``p`` are ``start[p]:start[p + 1]``.
     profile : list of int [P]
-        Index of the prompt's profile in :data:`PROFILES`.
+        What the prompt is about: its index in :data:`PROFILES`, or in :data:`TASKS`.
     """
 
     experts: npt.NDArray[np.uint8]
@@ -138,132 +149,94 @@ class Trace:
     profile: list[int]
 
 
-def make(recipe: Recipe, realdata: Path) -> dict[str, Any]:
-    """Return the instance document of a recipe."""
-    trace = read_trace(realdata / TRACE)
-    sites, people = read_positions(realdata / STATIONS, realdata / USERS)
-    users_m = people[:: len(people) // recipe.users][: recipe.users]
-    stations_m = sites[choose_stations(sites, users_m, recipe.stations)]
-    home = radio.distance_squared(users_m, stations_m).argmin(axis=1)
-    prompts = list(range(0, len(trace.profile), recipe.every))
-    prompts_of = deal_prompts(prompts, trace.profile, home.tolist())
+def make(recipe: Recipe, realdata: Path) -> Instance:
+    """Return the instance of a recipe."""
+    architecture = find_architecture(recipe.model)
+    trace, source = (read_gpt if recipe.model == GPT else read_deepseek)(realdata)
+    topology = place(recipe, realdata)
+    prompts_of = deal_prompts(list(range(0, len(trace.profile), recipe.every)), trace.profile, topology.home.tolist())
+    model = catalogue_model(architecture, architecture.default_precision, recipe.layers)
+    counts = SetCounts(model.layers, model.experts, model.top_k)
+    for u, prompts in enumerate(prompts_of):
+        for p in prompts:
+            counts.add(u, trace.experts[trace.start[p] : trace.start[p + 1], : model.layers])
+    links = topology.links
+    return assemble(
+        recipe.name,
+        [Part(model, architecture.message_bits(), counts, range(recipe.users))],
+        topology,
+        storage([model], recipe.capacity, [1] * recipe.stations),
+        source={
+            **source,
+            **(MELBOURNE if recipe.place == "melbourne" else ZOO | {"network": recipe.place}),
+            "expert_size": EXPERT_SIZE[architecture.default_precision],
+            "carrier_mhz": round(1000 * links.carrier_ghz),
+            "bandwidth_hz": round(1e6 * links.bandwidth_mhz),
+            "device_power_dbm": round(links.device_power_dbm),
+            "station_power_dbm": round(links.station_power_dbm),
+            "access_us_per_direction": round(links.access_us),
+            "backhaul_bit_per_s": round(1e6 * links.link_mbit_per_s),
+            "backhaul_hop_us_per_direction": round(links.hop_us),
+            "wan_round_trip_us": round(links.wan_round_trip_us),
+            "time_grid_us": links.grid_us,
+        },
+        notes=recipe.notes,
+    )
 
-    backhaul = radio.backhaul_ns(stations_m, HIDDEN_BITS)
-    demands = []
-    for u, position in enumerate(users_m.tolist()):
-        distance_m = math.dist(position, stations_m[home[u]].tolist())
-        access = radio.access_ns(distance_m, HIDDEN_BITS)
-        demands.append(
-            {
-                "user": f"user-{u:02}",
-                "model": MODEL,
-                "tokens": sum(int(trace.start[p + 1] - trace.start[p]) for p in prompts_of[u]),
-                "device_ns": radio.grid(radio.DEVICE_US),
-                "server_ns": [
-                    access + between + radio.grid(radio.EDGE_COMPUTE_US) for between in backhaul[home[u]].tolist()
-                ],
-                "cloud_ns": access + radio.cloud_ns(HIDDEN_BITS),
-                "position_m": position,
-            }
+
+def place(recipe: Recipe, realdata: Path) -> Topology:
+    """Return the stations and users of a recipe."""
+    if recipe.place == "melbourne":
+        return from_positions(
+            realdata / STATIONS, realdata / USERS, n_stations=recipe.stations, n_users=recipe.users, links=Links()
         )
-    kept_bytes = recipe.layers * EXPERTS * EXPERT_BYTES
-    return {
-        "format": "moeplace/instance",
-        "version": 1,
-        "name": recipe.full_name,
-        "notes": recipe.notes,
-        "source": SOURCE,
-        "latency_model": "max",
-        "models": [
-            {"name": MODEL, "layers": recipe.layers, "experts": EXPERTS, "top_k": TOP_K, "expert_bytes": EXPERT_BYTES}
-        ],
-        "servers": [
-            {
-                "name": f"station-{n}",
-                "capacity_bytes": recipe.capacity * kept_bytes // (100 * recipe.stations),
-                "position_m": position,
-            }
-            for n, position in enumerate(stations_m.tolist())
-        ],
-        "demands": demands,
-        "activations": count_sets(trace, prompts_of, recipe.layers),
-    }
+    rng = np.random.Generator(np.random.PCG64(0))
+    path = realdata / NETWORKS / f"{recipe.place}.graphml"
+    return from_graphml(path, n_stations=recipe.stations, n_users=recipe.users, rng=rng)
 
 
-SOURCE: Final[dict[str, str | int]] = {
-    "routing": "github AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting",
-    "routing_commit": "72b368f60045221f21eeb65debb27d58de92e565",
-    "routing_licence": "Apache-2.0",
+EXPERT_SIZE: Final = {"mxfp4": "MXFP4 weights (4.25 bit), bf16 biases", "bf16": "bf16"}
+
+MELBOURNE: Final[dict[str, str | int]] = {
     "topology": "github PhuLai/eua-dataset, Melbourne CBD (Lai et al., ICSOC 2018)",
     "topology_commit": "61238e00a6f01019c8a6ba1619675337a879a3d4",
     "topology_licence": "MIT; station sites from the ACMA register",
-    "expert_size": "MXFP4 weights (4.25 bit), bf16 biases",
-    "carrier_mhz": round(1000 * radio.CARRIER_GHZ),
-    "bandwidth_hz": radio.BANDWIDTH_HZ,
-    "device_power_dbm": round(radio.DEVICE_POWER_DBM),
-    "station_power_dbm": round(radio.STATION_POWER_DBM),
-    "access_us_per_direction": radio.ACCESS_US,
-    "backhaul_bit_per_s": round(1e6 * radio.LINK_BIT_PER_US),
-    "backhaul_hop_us_per_direction": radio.HOP_US,
-    "wan_round_trip_us": radio.WAN_ROUND_TRIP_US,
-    "time_grid_us": radio.GRID_US,
+}
+ZOO: Final[dict[str, str | int]] = {
+    "topology": "github mroughan/InternetTopologyZoo (Knight et al., IEEE JSAC 29(9), 2011)",
+    "topology_commit": "a725bbc4763bf1d0eaea64089ba00c2fe9427fe3",
+    "topology_licence": "CC BY 4.0",
 }
 
 
-def read_trace(path: Path) -> Trace:
-    """Read the routing trace and put each prompt's category into its profile."""
+def read_gpt(realdata: Path) -> tuple[Trace, dict[str, str | int]]:
+    """Read the trace of gpt-oss-20b, each prompt's category put into its profile, and say where it is from."""
     profile_of = {c: i for i, categories in enumerate(PROFILES.values()) for c in categories.split(", ")}
-    with np.load(path) as data:
+    with np.load(realdata / "gpt-oss-20b_expertfingerprinting" / "topk_experts.npz") as data:
         start = np.concatenate(([0], np.cumsum(data["example_lengths"]))).astype(np.int64)
-        return Trace(data["experts"], start, [profile_of[str(category)] for category in data["category"]])
+        trace = Trace(data["experts"], start, [profile_of[str(category)] for category in data["category"]])
+    return trace, {
+        "routing": "github AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting",
+        "routing_commit": "72b368f60045221f21eeb65debb27d58de92e565",
+        "routing_licence": "Apache-2.0",
+    }
 
 
-def read_positions(stations: Path, users: Path) -> tuple[Int64, Int64]:
-    """Return the positions of stations and users, whole metres east and north of the users' south-west corner.
-
-    Latitude and longitude are projected on a plane at the users' middle latitude (equirectangular): over the 2 km of
-    the city centre this is right within a metre.
-    """
-
-    def degrees(path: Path, latitude: str, longitude: str) -> npt.NDArray[np.float64]:
-        with path.open(newline="", encoding="utf-8") as file:
-            return np.array([(float(row[longitude]), float(row[latitude])) for row in csv.DictReader(file)])
-
-    people = degrees(users, "Latitude", "Longitude")
-    sites = degrees(stations, "LATITUDE", "LONGITUDE")
-    corner, middle = people.min(axis=0), (people.min(axis=0)[1] + people.max(axis=0)[1]) / 2
-    metres_per_degree = np.array([math.cos(math.radians(middle)), 1.0]) * EARTH_RADIUS_M * math.pi / 180
-
-    def metres(points: npt.NDArray[np.float64]) -> Int64:
-        return np.rint((points - corner) * metres_per_degree).astype(np.int64)
-
-    return metres(sites), metres(people)
+TASKS: Final = ("intent", "law", "summary", "translation")
 
 
-EARTH_RADIUS_M: Final = 6_371_000
-
-
-def choose_stations(sites: Int64, users: Int64, number: int) -> list[int]:
-    """Choose the sites that are near to the users: k-median by greedy choice, then swaps while they help.
-
-    Distances count in whole metres, so that ties and results are the same everywhere; ties go to the site that
-    comes first.
-    """
-    square = radio.distance_squared(users, sites)
-    distance = np.array([[math.isqrt(s) for s in row] for row in square.tolist()], dtype=np.int64)
-
-    def total(chosen: list[int]) -> int:
-        return int(distance[:, chosen].min(axis=1).sum())
-
-    chosen: list[int] = []
-    for _ in range(number):
-        chosen.append(min(range(len(sites)), key=lambda site: (total([*chosen, site]), site)))
-    while True:
-        swaps = [[*chosen[:i], site, *chosen[i + 1 :]] for i in range(number) for site in range(len(sites))]
-        best = min(swaps, key=total)
-        if total(best) >= total(chosen):
-            return sorted(chosen)
-        chosen = best
+def read_deepseek(realdata: Path) -> tuple[Trace, dict[str, str | int]]:
+    """Read the trace of DeepSeek-V2-Lite, each sample's task as its profile, and say where it is from."""
+    with np.load(realdata / "deepseek-v2-lite_esft" / "topk_experts.npz") as data:
+        lengths = [data[f"{task}_sample_lengths"] for task in TASKS]
+        experts = np.concatenate([data[f"{task}_experts"] for task in TASKS])
+    start = np.concatenate(([0], np.cumsum(np.concatenate(lengths)))).astype(np.int64)
+    trace = Trace(experts, start, [task for task, own in enumerate(lengths) for _ in own])
+    return trace, {
+        "routing": "github deepseek-ai/ESFT, results/expert_scores",
+        "routing_commit": "579a7711e4b332b4c57b47e378a0cf240d85caa6",
+        "routing_licence": "MIT",
+    }
 
 
 def deal_prompts(prompts: list[int], profile: list[int], home: list[int]) -> list[list[int]]:
@@ -284,18 +257,3 @@ def deal_prompts(prompts: list[int], profile: list[int], home: list[int]) -> lis
         for i, prompt in enumerate(own):
             dealt[users[i % len(users)]].append(prompt)
     return dealt
-
-
-def count_sets(trace: Trace, prompts_of: list[list[int]], layers: int) -> dict[str, list[Any]]:
-    """Count how many tokens of each user used which expert set at each layer; sets ascending, equal ones merged."""
-    columns: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
-    for u, prompts in enumerate(prompts_of):
-        tokens = np.concatenate([np.arange(trace.start[p], trace.start[p + 1]) for p in prompts])
-        sets = np.sort(trace.experts[tokens, :layers], axis=2)
-        for layer in range(layers):
-            distinct, count = np.unique(sets[:, layer], axis=0, return_counts=True)
-            columns["demand"] += [u] * len(count)
-            columns["layer"] += [layer] * len(count)
-            columns["experts"] += distinct.tolist()
-            columns["count"] += count.tolist()
-    return columns

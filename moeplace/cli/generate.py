@@ -1,0 +1,98 @@
+"""``moeplace generate``: an instance made of a model, places, routing and storage; or a family of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moeplace.cli import one_line
+from moeplace.cli.options import check_output, file_name
+from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned
+from moeplace.errors import InputError
+from moeplace.scenarios.suites import generate as generated
+from moeplace.scenarios.suites import generate_suite, read_suite
+from moeplace.scenarios.topology import Links
+
+if TYPE_CHECKING:
+    from moeplace import Instance
+
+SECTIONS = {
+    "Models": ("models", "layers", "experts", "top_k", "expert_bytes", "hidden_size", "sizes"),
+    "Places": (
+        "stations", "site_distance_m", "station_file", "user_file", "box", "network", "cell_radius_m", "access",
+    ),
+    "Users and routing": (
+        "users", "models_per_user", "tokens", "tasks", "main_task", "routing", "device_experts", "latency_model",
+    ),
+    "Storage": ("capacity", "storage"),
+    "Links and computing": Links.__struct_fields__,
+    "Output": ("seed", "name", "suite", "output"),
+}  # fmt: skip
+"""Options in the order of ``--help``; all but the last two are fields of a scenario or its links."""
+
+
+@click.command(
+    cls=sectioned(SECTIONS),
+    epilog="The same options give the same file everywhere. docs/scenarios.md explains the latencies, the names and "
+    "suite files. Exit codes: 0 done, 2 bad usage or input (nothing is written).",
+)
+@scenario_options()
+@click.option("--suite", type=file_name, metavar="FILE", help="Make all instances that this TOML file describes.")
+@click.option(
+    "-o",
+    "--output",
+    type=file_name,
+    metavar="FILE",
+    help="Where the instance goes (.json or .json.gz); with --suite the folder for all.  [required]",
+)
+def generate(suite: str | None, output: str | None, **values: Any) -> None:
+    """Make an instance: models of the catalogue (or a shape of its own), places, routing, storage.
+
+    Stations and users are generated, or read from CSV files of positions, or stand around the nodes of a GraphML
+    network.
+
+    \b
+    moeplace generate --model qwen3-30b --stations 10 --users 100 --seed 3 -o qwen3.json.gz
+    moeplace generate --model olmoe-1b-7b:int8 --network Abilene.graphml -o abilene.json.gz
+    moeplace generate --layers 4 --experts 8 --top-k 2 --expert-bytes 1000000 -o small.json
+    moeplace generate --suite family.toml -o family/
+    """  # noqa: D301 - click looks for a real backspace
+    given = {key: value for key, value in values.items() if value not in (None, ())}
+    if output is None:
+        raise InputError("the option -o is missing: where the instance goes")
+    if suite is not None:
+        if given:
+            names = ", ".join(option_name(key) for key in given)
+            raise InputError(f"with --suite the file says everything; {names} cannot be given, too")
+        _write_suite(suite, output)
+        return
+    check_output(output)
+    scenario = read_scenario(given)
+    with named_as_options():
+        instance = generated(scenario)
+    instance.save(output)
+    click.echo(said(instance, output))
+
+
+def _write_suite(suite: str, output: str) -> None:
+    from moeplace.errors import OutputError
+
+    read_suite(suite)  # whatever is wrong with it is said before a folder is made
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from None
+    for instance in generate_suite(suite):
+        path = folder / f"{instance.name}.json.gz"
+        instance.save(path)
+        click.echo(said(instance, str(path)))
+
+
+def said(instance: Instance, path: str) -> str:
+    """Say what was written, in one line."""
+    from moeplace.cli.solve import headline
+
+    return one_line(f"{headline(instance)}; sha256 {instance.sha256[:12]}, written to {path}")

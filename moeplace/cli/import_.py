@@ -1,0 +1,205 @@
+"""``moeplace import``: an instance of routing traces, a model, places and storage."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moeplace.cli import screen
+from moeplace.cli.generate import SECTIONS, said
+from moeplace.cli.options import check_output, file_name, json_option
+from moeplace.cli.scenario import named_as_options, read_scenario, scenario_options, sectioned
+from moeplace.errors import InputError
+from moeplace.scenarios.traces import BLOCK, Columns
+
+if TYPE_CHECKING:
+    from moeplace import Instance
+    from moeplace.scenarios.importing import Report
+
+NOT_OF_A_TRACE = ("models_per_user", "tokens", "tasks", "main_task", "routing", "device_experts")
+"""What of a scenario is about generated routing."""
+
+TRACE_SECTIONS = {
+    "The trace": ("profile", "user", "request", "block", "skip_layers", "drop_bad_rows"),
+    "A part of it": ("fraction", "fold", "rest"),
+    **{
+        heading: tuple(name for name in names if name not in (*NOT_OF_A_TRACE, "suite"))
+        for heading, names in SECTIONS.items()
+    },
+}
+
+
+def fraction(value: str) -> Fraction:
+    """Read a share such as 0.5 or 1/3."""
+    try:
+        result = Fraction(value)
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"expected a number such as 0.5 or 1/3, found {value!r}") from None
+    if not 0 < result < 1:
+        raise click.BadParameter(f"expected more than 0 and less than 1, found {value}")
+    return result
+
+
+def fold(value: str) -> tuple[int, int]:
+    """Read I/N: the I-th of N parts."""
+    first, slash, second = value.partition("/")
+    if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second) and int(second) > 1):
+        raise click.BadParameter(f"expected I/N with I from 1 to N, found {value!r}")
+    return int(first), int(second)
+
+
+@click.command(
+    cls=sectioned(TRACE_SECTIONS),
+    epilog="docs/importing.md describes the formats, what is refused and what is dropped. Exit codes: 0 done, 2 bad "
+    "usage or input (nothing is written), 130 interrupted.",
+)
+@click.argument("traces", type=file_name, nargs=-1, required=True, metavar="TRACE...")
+@click.option(
+    "--profile",
+    default=Columns.profile,
+    metavar="NAME",
+    help="Column, or array with one entry a request, that says what a request is about; users take whole profiles.",
+    show_default=True,
+)
+@click.option(
+    "--user",
+    default=Columns.user,
+    metavar="NAME",
+    help="Column, or array with one entry a request, that says whose a request is.",
+    show_default=True,
+)
+@click.option(
+    "--request",
+    default=Columns.request,
+    metavar="NAME",
+    help="Column that says where requests begin.",
+    show_default=True,
+)
+@click.option(
+    "--block",
+    type=click.IntRange(1),
+    default=BLOCK,
+    metavar="N",
+    help="Tokens of a request where the trace does not say where requests begin.",
+    show_default=True,
+)
+@click.option(
+    "--skip-layers",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="The trace's first N layers have no experts and are left out.",
+    show_default=True,
+)
+@click.option(
+    "--drop-bad-rows",
+    is_flag=True,
+    help="Drop and count rows with experts out of range or twice, instead of refusing the trace.",
+)
+@click.option("--fraction", type=fraction, metavar="F", help="A share of every profile's requests, chosen by the seed.")
+@click.option("--fold", type=fold, metavar="I/N", help="The I-th of N parts of every profile's requests.")
+@click.option("--rest", is_flag=True, help="All but that fraction or fold: what another part optimised is scored on.")
+@scenario_options(leave_out=NOT_OF_A_TRACE)
+@click.option(
+    "-o", "--output", type=file_name, required=True, metavar="FILE", help="Where the instance goes (.json or .json.gz)."
+)
+@json_option
+def import_(
+    traces: tuple[str, ...],
+    profile: str,
+    user: str,
+    request: str,
+    block: int,
+    skip_layers: int,
+    drop_bad_rows: bool,
+    fraction: Fraction | None,
+    fold: tuple[int, int] | None,
+    rest: bool,
+    output: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Make an instance of routing traces: TRACE is .npz, .npy, .csv, .jsonl (both also .gz) or .parquet.
+
+    Users get whole requests. --fraction or --fold makes an instance of one part of the trace; with --rest, of the
+    other part, so that a placement found on one can be scored on the other (see moeplace score).
+
+    \b
+    moeplace import trace.npz --model gpt-oss-20b --stations 8 --users 48 -o all.json.gz
+    moeplace import trace.npz --model gpt-oss-20b --fraction 0.5 -o today.json.gz
+    moeplace import trace.npz --model gpt-oss-20b --fraction 0.5 --rest -o tomorrow.json.gz
+    """  # noqa: D301 - click looks for a real backspace
+    from moeplace.scenarios.importing import Selection, import_traces
+
+    selection = Selection(fraction, fold, rest)
+    scenario = read_scenario({key: value for key, value in values.items() if value not in (None, ())})
+    check_output(output, *traces)
+    if len(set(traces)) < len(traces):
+        raise InputError("a trace is given twice; its tokens would count twice")
+    with named_as_options():
+        instance, report = import_traces(
+            traces,
+            scenario,
+            columns=Columns(profile, user, request),
+            block=block,
+            skip_layers=skip_layers,
+            selection=selection,
+            drop_bad_rows=drop_bad_rows,
+            progress=_progress(),
+        )
+    instance.save(output)
+    if as_json:
+        document = {"instance": {"name": instance.name, "sha256": instance.sha256}, "output": output}
+        click.echo(json.dumps(document | report.document(), indent=2, ensure_ascii=False))
+    else:
+        _show(instance, report, output)
+
+
+def _progress() -> Any:
+    """Return what shows on a terminal how many rows are read, at most twice a second."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return None
+    last = [0.0]
+
+    def show(report: Report) -> None:
+        if time.monotonic() - last[0] > 0.5:
+            last[0] = time.monotonic()
+            click.echo(f"\r{screen.number(report.rows, 'row')} read", err=True, nl=False)
+
+    return show
+
+
+def _show(instance: Instance, report: Report, output: str) -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        click.echo("\r" + " " * 40 + "\r", err=True, nl=False)
+    speed = f", {report.rows / report.seconds:,.0f} rows/s" if report.seconds > 0.05 else ""
+    number = screen.number
+    read = f"{number(report.rows, 'row')} (a token at a layer) of {number(report.requests, 'request')}"
+    counted = f"{number(report.counted, 'row')} of {number(report.selected, 'request')}"
+    lines = [
+        ("read", f"{read} in {report.seconds:.1f} s{speed}"),
+        ("counted", f"{counted}, {number(report.tokens, 'token')}; {number(len(instance.rows), 'distinct row')}"),
+    ]
+    if report.unselected:
+        lines.append(("other part", f"{number(report.unselected, 'row')} of requests that were not selected"))
+    if report.skipped:
+        lines.append(("layers", f"{number(report.skipped, 'row')} of layers that are left out"))
+    dropped = sum(report.dropped.values())
+    reasons = ", ".join(f"{number(rows)} {reason}" for reason, rows in sorted(report.dropped.items()))
+    lines.append(("dropped", f"{number(dropped, 'row')}{': ' if dropped else ''}{reasons}"))
+    if report.short:
+        fewer = f"fewer than {instance.models[0].top_k} experts"
+        lines.append(("", f"{number(report.short, 'row')} with {fewer}, counted as they are"))
+    if report.profiles and list(report.profiles) != [""]:
+        users = ", ".join(f"{name} {own}" for name, own in list(report.profiles.items())[:12])
+        more = f" and {len(report.profiles) - 12} more" if len(report.profiles) > 12 else ""
+        lines.append(("profiles", f"users of each: {users}{more}"))
+    if report.idle:
+        idle = number(len(report.idle), "user")
+        lines.append(("users", f"{idle} without a request left out: fewer requests than users"))
+    screen.show(screen.facts(lines), "", said(instance, output))

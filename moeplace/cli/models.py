@@ -1,0 +1,95 @@
+"""``moeplace models``: the catalogue of architectures."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moeplace.cli import one_line, screen
+from moeplace.cli.options import json_option
+
+if TYPE_CHECKING:
+    from moeplace.scenarios.catalogue import Architecture
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@json_option
+def models(names: tuple[str, ...], as_json: bool) -> None:
+    """List the catalogue of Mixture-of-Experts architectures, or tell all that is known of each NAME.
+
+    Sizes are of one routed expert; int8 and int4 without the scales of the quantiser. A number with a question mark
+    was recalled, not seen in a source.
+    """
+    from moeplace.scenarios.catalogue import architectures, find_architecture
+
+    found = [find_architecture(name) for name in names] if names else list(architectures())
+    if as_json:
+        click.echo(json.dumps([_document(architecture) for architecture in found], indent=2, ensure_ascii=False))
+    elif names:
+        screen.show(*(part for a in found for part in (screen.facts(_facts(a)), "")))
+    else:
+        screen.show(_table(found))
+
+
+def _document(architecture: Architecture) -> dict[str, Any]:
+    import msgspec
+
+    fields: dict[str, Any] = msgspec.to_builtins(architecture)
+    return fields | {
+        "parameters_per_expert": architecture.parameters_per_expert,
+        "expert_bytes": {precision: architecture.expert_bytes(precision) for precision in architecture.precisions},
+    }
+
+
+def _said(architecture: Architecture, field: str) -> str:
+    value = getattr(architecture, field)
+    return screen.NOTHING if value is None else f"{value:,}{'?' if field in architecture.recalled else ''}"
+
+
+_COLUMNS = {
+    "layers": "moe_layers", "experts": "experts", "shared": "shared_experts", "top-k": "top_k", "hidden": "hidden_size",
+    "width": "expert_width", "matrices": "matrices",
+}  # fmt: skip
+
+
+def _table(found: list[Architecture]) -> Any:
+    sizes = ("bf16", "int8", "int4", "mxfp4", "all experts")
+    table = screen.table("model", *_COLUMNS, *sizes, right=",".join((*_COLUMNS, *sizes)))
+    for architecture in found:
+        each = [screen.size(architecture.expert_bytes(p)) if p in architecture.precisions else "-" for p in sizes[:4]]
+        table.add_row(
+            one_line(architecture.name), *(_said(architecture, field) for field in _COLUMNS.values()), *each,
+            _all_experts(architecture),
+        )  # fmt: skip
+    return table
+
+
+def _all_experts(architecture: Architecture) -> str:
+    if not architecture.precisions:
+        return screen.NOTHING
+    precision = architecture.default_precision
+    total = architecture.moe_layers * architecture.experts * architecture.expert_bytes(precision)
+    return f"{screen.size(total)} {precision}"
+
+
+def _facts(architecture: Architecture) -> list[tuple[str, str]]:
+    said = {field: _said(architecture, field) for field in (*_COLUMNS.values(), "layers")}
+    lines = [
+        ("model", f"{architecture.name} ({architecture.title})"),
+        ("layers", f"{said['moe_layers']} with experts, of {said['layers']}"),
+        ("experts", f"{said['experts']} a layer, top {said['top_k']}; {said['shared_experts']} shared"),
+        ("widths", f"hidden {said['hidden_size']}, expert {said['expert_width']}, {said['matrices']} matrices"),
+    ]
+    parameters = architecture.parameters_per_expert
+    if parameters is not None:
+        biases = " with biases" if architecture.biased else ""
+        lines.append(("expert", f"{parameters:,} parameters{biases}"))
+        lines += [("", f"{architecture.expert_bytes(p):,} bytes in {p}") for p in architecture.precisions]
+        lines.append(("all experts", _all_experts(architecture)))
+    lines.append(("source", architecture.source))
+    if architecture.recalled:
+        lines.append(("recalled", f"not seen: {', '.join(architecture.recalled)}"))
+    return lines

@@ -1,0 +1,119 @@
+"""What ``moeplace generate`` and ``moeplace import`` share: the options that describe models, places and storage."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import click
+from msgspec import Meta, Struct
+
+from moeplace.cli.options import file_name
+from moeplace.errors import InputError
+from moeplace.scenarios.suites import Scenario
+from moeplace.scenarios.topology import Links
+
+
+def sectioned(sections: dict[str, tuple[str, ...]]) -> type[click.Command]:
+    """Return a command class whose many options are listed under headings, in that order."""
+
+    class Sectioned(click.Command):
+        def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+            options = {parameter.name: parameter for parameter in self.get_params(ctx) if _is_option(parameter)}
+            for heading, names in sections.items():
+                records = (options.pop(name).get_help_record(ctx) for name in names)
+                with formatter.section(heading):
+                    formatter.write_dl([record for record in records if record])
+            with formatter.section("Help"):
+                formatter.write_dl([r for option in options.values() if (r := option.get_help_record(ctx))])
+
+    return Sectioned
+
+
+def _is_option(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Option)
+
+
+def _options(kind: type[Struct]) -> Iterable[click.Option]:
+    """Yield an option for each field: its type, default and description are those of the field."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in kind.__struct_fields__:
+        if field == "links":
+            continue
+        hint = hints[field]
+        if get_origin(hint) in (Union, types.UnionType):  # ... or None
+            hint = get_args(hint)[0]
+        plain, *notes = get_args(hint)
+        text = next(note.description for note in notes if isinstance(note, Meta))
+        default = getattr(kind(), field)
+        shape: dict[str, Any] = {"type": plain, "metavar": {int: "N", float: "X", str: "TEXT"}.get(plain)}
+        if get_origin(plain) is Literal:
+            shape = {"type": click.Choice(get_args(plain))}
+        elif field == "box":
+            shape = {"type": float, "nargs": 4, "metavar": "S W N E"}
+        elif field == "models":
+            shape = {"type": str, "multiple": True, "metavar": "NAME"}
+        elif field.endswith("file") or field == "network":
+            shape = {"type": file_name, "metavar": "FILE"}
+        many = "  [repeatable]" if field == "models" else ""
+        shown = "" if default in (None, []) else f"  [default: {default:g}]" if isinstance(default, float) else None
+        shown = f"  [default: {default}]" if shown is None else shown
+        name = "--model" if field == "models" else "--" + field.replace("_", "-")
+        yield click.Option([name, field], default=None, help=f"{text}.{shown}{many}", **shape)
+
+
+def scenario_options(leave_out: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the fields of a scenario and of its links as options; those that are not given are None."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (*_options(Scenario), *_options(Links)):
+            if option.name not in leave_out:
+                command.__dict__.setdefault("__click_params__", []).append(option)
+        return command
+
+    return decorate
+
+
+def read_scenario(given: dict[str, Any]) -> Scenario:
+    """Return the scenario of options by the names of its fields and of its links' fields.
+
+    Raises
+    ------
+    InputError
+        A value out of range, with the option's name.
+    """
+    from moeplace.documents import parse
+
+    document: dict[str, Any] = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in given.items()
+        if key not in Links.__struct_fields__
+    }
+    document["links"] = {key: value for key, value in given.items() if key in Links.__struct_fields__}
+    with named_as_options():
+        return parse(document, Scenario)
+
+
+@contextmanager
+def named_as_options() -> Iterator[None]:
+    """Say the option where an error names a field of a scenario: people do not know the fields."""
+    try:
+        yield
+    except InputError as error:
+        if error.file or not error.place:
+            raise
+        raise InputError(error.message, place=option_name(error.place.removeprefix("links."))) from None
+
+
+def option_name(place: str) -> str:
+    """Return the option of a field.
+
+    Examples
+    --------
+    >>> option_name("models[0]"), option_name("top_k")
+    ('--model', '--top-k')
+    """
+    key = place.partition("[")[0]
+    return "--model" if key == "models" else "--" + key.replace("_", "-")

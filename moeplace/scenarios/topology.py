@@ -1,0 +1,686 @@
+"""Where stations and users stand, and how long it takes to have one expert run somewhere else.
+
+One token at one layer sends its hidden state up, the expert runs, a result of the same size comes down. A time is a
+sum of parts, each rounded to whole ``grid_us`` by itself, so that two users at one station see the same differences
+between servers:
+
+    server n   radio(user, home) + backhaul(home, n) + expert on n
+    cloud      radio(user, home) + wide area and expert there
+    device     expert on the device
+
+With ``access="direct"`` the user's radio reaches every station within ``range_m`` and there is no backhaul in the way.
+The parts are computed in doubles; the rounding makes them the same on every machine (a platform's logarithm would have
+to differ at the very edge between two multiples of ``grid_us``). ``docs/scenarios.md`` has the formulas.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta, Struct
+
+from moeplace.documents import show
+from moeplace.errors import InputError
+from moeplace.instance import UNREACHABLE
+
+Int64 = npt.NDArray[np.int64]
+Access = Literal["home", "direct"]
+
+EARTH_RADIUS_M: Final = 6_371_000
+
+_MOST = 1e15  # beyond any sensible parameter; keeps infinity out
+
+
+def _positive(text: str) -> Any:
+    return Meta(gt=0, le=_MOST, description=text)
+
+
+def _not_negative(text: str) -> Any:
+    return Meta(ge=0, le=_MOST, description=text)
+
+
+def _any(text: str) -> Any:
+    return Meta(ge=-_MOST, le=_MOST, description=text)
+
+
+class Links(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Parameters of radio, backhaul, wide area and computing, with their units in their names.
+
+    The description of each field gives its source; "assumed" is said where there is none. 3GPP values are cited from
+    memory of the documents named.
+    """
+
+    carrier_ghz: Annotated[float, _positive("Carrier frequency, GHz (band n78: 3GPP TS 38.104)")] = 3.5
+    path_loss_1m_db: Annotated[
+        float, _any("Path loss at 1 m and 1 GHz, dB (TR 38.901 table 7.4.1-1, UMi street canyon, NLOS, optional form)")
+    ] = 32.4
+    path_loss_db_per_decade: Annotated[
+        float, _positive("Path loss for ten times the distance, dB: 10 times the exponent (the same table)")
+    ] = 31.9
+    station_height_m: Annotated[float, _not_negative("Antenna height of a station, m (TR 38.901 table 7.2-1)")] = 10.0
+    device_height_m: Annotated[float, _not_negative("Antenna height of a device, m (TR 38.901 table 7.2-1)")] = 1.5
+    device_power_dbm: Annotated[float, _any("Transmit power of a device, dBm (TS 38.101-1, power class 3)")] = 23.0
+    station_power_dbm: Annotated[float, _any("Transmit power of a station, dBm (TR 38.802, micro station)")] = 33.0
+    noise_dbm_per_hz: Annotated[float, _any("Thermal noise, dBm/Hz (290 K)")] = -174.0
+    station_noise_figure_db: Annotated[float, _not_negative("Noise figure of a station, dB (TR 38.802)")] = 5.0
+    device_noise_figure_db: Annotated[float, _not_negative("Noise figure of a device, dB (TR 38.802)")] = 9.0
+    bandwidth_mhz: Annotated[float, _positive("Bandwidth of one user's share, MHz (assumed)")] = 20.0
+    most_bit_per_s_hz: Annotated[
+        float, _positive("Spectral efficiency at most, bit/s/Hz (256-QAM: TS 38.214 table 5.1.3.1-2)")
+    ] = 7.4063
+    access_us: Annotated[
+        float, _not_negative("Delay of the radio access, us a direction (URLLC target: TR 38.913, 7.5)")
+    ] = 500.0
+    range_m: Annotated[float, _positive("Reach of a station's radio with direct access, m (assumed)")] = 600.0
+    fibre_m_per_us: Annotated[float, _positive("Speed of light in fibre, m/us (two thirds of c)")] = 200.0
+    fibre_detour: Annotated[float, _positive("Length of a fibre over the straight line (assumed)")] = 1.5
+    link_mbit_per_s: Annotated[float, _positive("Rate of a link whose rate is not known, Mbit/s (assumed)")] = 1000.0
+    hop_us: Annotated[float, _not_negative("Switching and forwarding, us a hop and direction (assumed)")] = 100.0
+    wan_round_trip_us: Annotated[
+        float, _not_negative("From a station to the cloud and back, us (Melbourne to Sydney; assumed)")
+    ] = 12_000.0
+    server_gb_per_s: Annotated[
+        float, _positive("Memory bandwidth of a server: an expert's weights are read once, GB/s (small GPU; assumed)")
+    ] = 300.0
+    cloud_gb_per_s: Annotated[float, _positive("Memory bandwidth in the cloud, GB/s (data-centre GPU; assumed)")] = (
+        3350.0
+    )
+    device_gb_per_s: Annotated[
+        float, _positive("Memory bandwidth of a device, GB/s (what a phone's processor gets of its memory; assumed)")
+    ] = 13.0
+    grid_us: Annotated[int, Meta(ge=1, le=10**6, description="Every part of a time is a multiple of this, us")] = 50
+
+    def grid_ns(self, us: float) -> int:
+        """Round microseconds to the grid and return nanoseconds."""
+        return 1000 * self.grid_us * math.floor(us / self.grid_us + 0.5)
+
+    def path_loss_db(self, distance_m: float) -> float:
+        """Return the path loss over a distance on the ground, dB: ``a + 20 log10(GHz) + b log10(slant m)``."""
+        slant_m = max(1.0, math.hypot(distance_m, self.station_height_m - self.device_height_m))
+        carrier = 20 * math.log10(self.carrier_ghz)
+        return self.path_loss_1m_db + carrier + self.path_loss_db_per_decade * math.log10(slant_m)
+
+    def rate_bit_per_us(self, distance_m: float, direction: Literal["up", "down"]) -> float:
+        """Return the Shannon rate ``B log2(1 + SNR)`` of the radio, at most that of the best modulation, bit/us."""
+        power, figure = self.device_power_dbm, self.station_noise_figure_db
+        if direction == "down":
+            power, figure = self.station_power_dbm, self.device_noise_figure_db
+        noise_dbm = self.noise_dbm_per_hz + 10 * math.log10(1e6 * self.bandwidth_mhz) + figure
+        snr = 10 ** ((power - self.path_loss_db(distance_m) - noise_dbm) / 10)
+        return self.bandwidth_mhz * min(math.log2(1 + snr), self.most_bit_per_s_hz)
+
+    def access_ns(self, distance_m: float, message_bits: int) -> int:
+        """Return the time of a message up to a station and one down again, ns.
+
+        Raises
+        ------
+        InputError
+            The station is so far away that the radio carries nothing.
+        """
+        us = 2 * self.access_us
+        for direction in ("up", "down"):
+            rate = self.rate_bit_per_us(distance_m, direction)
+            if rate * 1e9 < message_bits:  # a quarter of an hour a token and layer
+                raise InputError(
+                    f"the radio carries nothing over {distance_m:.0f} m; stations have to be nearer to users"
+                )
+            us += message_bits / rate
+        return self.grid_ns(us)
+
+    def cloud_ns(self, message_bits: int, expert_bytes: int) -> int:
+        """Return the time from any station to the cloud and back, the expert included, ns."""
+        compute = expert_bytes / (1000 * self.cloud_gb_per_s)
+        return self.grid_ns(self.wan_round_trip_us + 2 * message_bits / self.link_mbit_per_s + compute)
+
+    def server_compute_ns(self, expert_bytes: int) -> int:
+        """Return the time of one expert on a server, ns: its weights are read once."""
+        return self.grid_ns(expert_bytes / (1000 * self.server_gb_per_s))
+
+    def device_compute_ns(self, expert_bytes: int) -> int:
+        """Return the time of one expert on a device, ns: its weights are read once."""
+        return self.grid_ns(expert_bytes / (1000 * self.device_gb_per_s))
+
+    def said(self) -> dict[str, str | int]:
+        """Return every parameter for an instance's ``source``; what is no integer as text."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: int(value) if value == int(value) else repr(value) for name, value in values.items()}
+
+
+class Fibre(NamedTuple):
+    """A link between two nodes of the backhaul; no rate: the default of :class:`Links`."""
+
+    a: int
+    b: int
+    metres: float
+    bit_per_us: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Topology:
+    """Stations (servers), users and the links between them.
+
+    Attributes
+    ----------
+    stations, users : tuple of str
+        Names.
+    station_m, user_m : int64 array [N, 2], [U, 2]
+        Positions, whole metres east and north of a corner.
+    home : int64 array [U]
+        The station of each user.
+    node : int64 array [N]
+        The node of the backhaul that each station is.
+    fibres : tuple of Fibre
+        Links between nodes. They connect all nodes.
+    links : Links
+    access : {"home", "direct"}
+        Whether a user reaches servers through the home station and the backhaul, or each by radio.
+    source : dict
+        Where the places are from.
+    """
+
+    stations: tuple[str, ...]
+    station_m: Int64
+    users: tuple[str, ...]
+    user_m: Int64
+    home: Int64
+    node: Int64
+    fibres: tuple[Fibre, ...]
+    links: Links
+    access: Access
+    source: dict[str, str | int]
+
+    def backhaul_ns(self, message_bits: int) -> Int64:
+        """Return the time of a message between stations and back along the quickest path, ns, int64 [N, N].
+
+        A link takes ``2 (metres x detour / speed of light + bits / rate + hop)``.
+        """
+        import networkx as nx
+
+        links = self.links
+        graph: Any = nx.Graph()
+        graph.add_nodes_from(self.node.tolist())
+        for fibre in self.fibres:
+            rate = links.link_mbit_per_s if fibre.bit_per_us is None else fibre.bit_per_us
+            us = 2 * (fibre.metres * links.fibre_detour / links.fibre_m_per_us + message_bits / rate + links.hop_us)
+            if not graph.has_edge(fibre.a, fibre.b) or us < graph[fibre.a][fibre.b]["us"]:
+                graph.add_edge(fibre.a, fibre.b, us=us)
+        result = np.zeros((len(self.node), len(self.node)), dtype=np.int64)
+        for i, node in enumerate(self.node.tolist()):
+            us_to = nx.single_source_dijkstra_path_length(graph, node, weight="us")
+            for j in range(i):  # computed once for each pair: sums in the other order could round differently
+                result[i, j] = result[j, i] = links.grid_ns(us_to[int(self.node[j])])
+        return result
+
+    def latencies(self, message_bits: int, expert_bytes: int) -> tuple[Int64, Int64, Int64]:
+        """Return the times of one expert of one token for every user.
+
+        Parameters
+        ----------
+        message_bits : int
+            Size of a hidden state, bits; the result has the same.
+        expert_bytes : int
+            Size of the expert, bytes.
+
+        Returns
+        -------
+        server_ns : int64 array [U, N]
+            :data:`~moeplace.instance.UNREACHABLE` beyond the radio's range (direct access only).
+        cloud_ns, device_ns : int64 array [U]
+
+        Raises
+        ------
+        InputError
+            A user's radio carries nothing, even at home.
+        """
+        links, n_users = self.links, len(self.users)
+        distance = np.sqrt(distance_squared(self.user_m, self.station_m))
+        radio = [links.access_ns(m, message_bits) for m in distance[np.arange(n_users), self.home].tolist()]
+        at_home = np.array(radio, dtype=np.int64)
+        compute = links.server_compute_ns(expert_bytes)
+        if self.access == "home":
+            server = at_home[:, None] + self.backhaul_ns(message_bits)[self.home] + compute
+        else:
+            server = np.full(distance.shape, UNREACHABLE, dtype=np.int64)
+            for u, n in np.argwhere(distance <= links.range_m).tolist():
+                server[u, n] = links.access_ns(float(distance[u, n]), message_bits) + compute
+        cloud = at_home + links.cloud_ns(message_bits, expert_bytes)
+        return server, cloud, np.full(n_users, links.device_compute_ns(expert_bytes), dtype=np.int64)
+
+
+def generated(
+    n_stations: int,
+    n_users: int,
+    rng: np.random.Generator,
+    *,
+    site_distance_m: int = 500,
+    links: Links | None = None,
+    access: Access = "home",
+) -> Topology:
+    """Draw stations on a jittered grid and users uniformly over its area.
+
+    The grid is as square as the number allows, with cells of ``site_distance_m``; stations take cells at random and
+    stand within the middle half of theirs, so that no two are on top of each other. Fibres are the minimum spanning
+    tree.
+
+    Parameters
+    ----------
+    n_stations, n_users : int
+    rng : numpy.random.Generator
+    site_distance_m : int
+        Side of a cell, whole metres (500 m: 3GPP TR 38.901, urban macro).
+    links : Links, optional
+    access : {"home", "direct"}
+
+    Returns
+    -------
+    Topology
+    """
+    across = math.isqrt(n_stations - 1) + 1
+    down = -(-n_stations // across)
+    cell = rng.permutation(across * down)[:n_stations]
+    jitter = rng.integers(site_distance_m // 4, 3 * site_distance_m // 4 + 1, (n_stations, 2))
+    station_m = np.stack((cell % across, cell // across), axis=1) * site_distance_m + jitter
+    size = np.array([across, down]) * site_distance_m
+    user_m = np.stack([rng.integers(0, side + 1, n_users) for side in size.tolist()], axis=1)
+    return _on_the_ground(station_m, user_m, links, access, {"places": "generated", "site_distance_m": site_distance_m})
+
+
+def from_positions(
+    station_file: str | os.PathLike[str],
+    user_file: str | os.PathLike[str] | None,
+    *,
+    n_stations: int | None = None,
+    n_users: int | None = None,
+    rng: np.random.Generator | None = None,
+    box: Sequence[float] | None = None,
+    cell_radius_m: int = 300,
+    links: Links | None = None,
+    access: Access = "home",
+) -> Topology:
+    """Take stations and users from CSV files with columns ``LATITUDE`` and ``LONGITUDE`` (degrees, any case).
+
+    Users are evenly spaced rows of their file; without a file they are drawn around the stations. Stations are the
+    k-median of the users (of all stations, without a user file) by greedy choice, then swaps while they help: the
+    choice is deterministic. Fibres are the minimum spanning tree. Positions go on a plane (equirectangular at the
+    middle latitude).
+
+    Parameters
+    ----------
+    station_file, user_file : path-like
+        The EUA data set's ``site-*.csv`` and ``users-*.csv`` are such files.
+    n_stations, n_users : int, optional
+        How many to take; all rows where left out. Without a user file, ``n_users`` is needed.
+    rng : numpy.random.Generator, optional
+        Needed where users are drawn.
+    box : four floats, optional
+        South, west, north, east, degrees: only rows within count.
+    cell_radius_m : int
+        Drawn users stand within this distance of their station, uniformly.
+    links : Links, optional
+    access : {"home", "direct"}
+
+    Returns
+    -------
+    Topology
+
+    Raises
+    ------
+    InputError
+        With the file and the line: missing columns, no number, NaN, degrees out of range, an empty file, fewer rows
+        than asked.
+    """
+    sites = _within(read_positions(station_file), box, station_file)
+    people = None if user_file is None else _within(read_positions(user_file), box, user_file)
+    sites_m, people_m = on_plane(sites, sites if people is None else people), None
+    if people is not None:
+        people_m = on_plane(people, people)
+        n_users = len(people_m) if n_users is None else n_users
+        _enough(n_users, len(people_m), "users", user_file)
+        people_m = people_m[:: len(people_m) // n_users][:n_users]
+    n_stations = len(sites_m) if n_stations is None else n_stations
+    _enough(n_stations, len(sites_m), "stations", station_file)
+    near = sites_m if people_m is None else people_m
+    station_m = sites_m[k_median(whole_metres(near, sites_m), n_stations)]
+    source: dict[str, str | int] = {"places": Path(station_file).name}
+    if people_m is None:
+        if n_users is None or rng is None:
+            raise InputError("without a file of users their number is needed, and a seed")
+        people_m, _ = users_around(station_m, n_users, cell_radius_m, rng)
+        source["cell_radius_m"] = cell_radius_m
+    elif user_file is not None:
+        source["users"] = Path(user_file).name
+    return _on_the_ground(station_m, people_m, links, access, source)
+
+
+def from_graphml(
+    path: str | os.PathLike[str],
+    *,
+    n_stations: int | None = None,
+    n_users: int,
+    rng: np.random.Generator,
+    cell_radius_m: int = 300,
+    links: Links | None = None,
+) -> Topology:
+    """Take the backhaul from a GraphML network as the Internet Topology Zoo has them; stations stand at its nodes.
+
+    A link is as long as the great circle between its nodes (``Latitude``, ``Longitude``, degrees), times
+    ``fibre_detour``, and as fast as its ``LinkSpeedRaw`` (bit/s) where that is known. With fewer stations than nodes,
+    stations are the k-median of all nodes; the others still forward. Nothing is known of the population, so every
+    station has as many users as any other (one more or less), uniformly within ``cell_radius_m``.
+
+    Parameters
+    ----------
+    path : path-like
+    n_stations : int, optional
+        All nodes where left out.
+    n_users : int
+    rng : numpy.random.Generator
+    cell_radius_m : int
+    links : Links, optional
+
+    Returns
+    -------
+    Topology
+
+    Raises
+    ------
+    InputError
+        With the file and the node: no GraphML, missing or impossible coordinates, an impossible rate, a network in
+        several parts, fewer nodes than stations asked.
+    """
+    names, degrees, fibres = read_graphml(path)
+    n_stations = len(names) if n_stations is None else n_stations
+    _enough(n_stations, len(names), "stations", path)
+    apart = np.array([[great_circle_m(a, b) for b in degrees] for a in degrees], dtype=np.int64)
+    node = np.array(k_median(apart, n_stations), dtype=np.int64)
+    points = np.array(degrees)
+    station_m = on_plane(points[node], points)
+    user_m, home = users_around(station_m, n_users, cell_radius_m, rng)
+    return Topology(
+        stations=tuple(names[n] for n in node.tolist()),
+        station_m=station_m,
+        users=_numbered("user", n_users, 2),
+        user_m=user_m,
+        home=home,
+        node=node,
+        fibres=tuple(fibres),
+        links=Links() if links is None else links,
+        access="home",
+        source={"places": Path(path).name, "cell_radius_m": cell_radius_m, "access": "home"},
+    )
+
+
+def _on_the_ground(
+    station_m: Int64, user_m: Int64, links: Links | None, access: Access, source: dict[str, str | int]
+) -> Topology:
+    """Put names on points, give users the nearest station as home, join stations by a minimum spanning tree."""
+    return Topology(
+        stations=_numbered("station", len(station_m), 1),
+        station_m=station_m.astype(np.int64),
+        users=_numbered("user", len(user_m), 2),
+        user_m=user_m.astype(np.int64),
+        home=distance_squared(user_m, station_m).argmin(axis=1).astype(np.int64),
+        node=np.arange(len(station_m), dtype=np.int64),
+        fibres=tuple(_spanning_tree(station_m)),
+        links=Links() if links is None else links,
+        access=access,
+        source=source | {"access": access},
+    )
+
+
+def _numbered(what: str, number: int, digits: int) -> tuple[str, ...]:
+    digits = max(digits, len(str(number - 1)))
+    return tuple(f"{what}-{i:0{digits}}" for i in range(number))
+
+
+def _enough(asked: int, there: int, what: str, file: object) -> None:
+    if asked < 1:
+        raise InputError(f"{asked} {what} asked for, at least 1 is needed", file=str(file))
+    if asked > there:
+        raise InputError(f"{asked} {what} asked for, there are {there}", file=str(file))
+
+
+def _spanning_tree(points_m: Int64) -> Iterable[Fibre]:
+    """Yield a minimum spanning tree by straight lines; equal lengths are told apart by the order of the points."""
+    import networkx as nx
+
+    square = distance_squared(points_m, points_m)
+    graph: Any = nx.Graph()
+    graph.add_nodes_from(range(len(points_m)))
+    graph.add_edges_from((a, b, {"square": int(square[a, b])}) for b in range(len(points_m)) for a in range(b))
+    for a, b, data in nx.minimum_spanning_edges(graph, algorithm="kruskal", weight="square"):
+        yield Fibre(a, b, math.sqrt(data["square"]))
+
+
+# --- geometry -------------------------------------------------------------------------------------------------
+
+
+def distance_squared(a: Int64, b: Int64) -> Int64:
+    """Return squared distances between two lists of points, m^2, int64 [A, B]: exact integers."""
+    square: Int64 = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2)
+    return square
+
+
+def whole_metres(a: Int64, b: Int64) -> Int64:
+    """Return distances between two lists of points rounded down, m, int64 [A, B] (exact up to 2^26 m)."""
+    metres: Int64 = np.sqrt(distance_squared(a, b)).astype(np.int64)
+    return metres
+
+
+def great_circle_m(a: tuple[float, float], b: tuple[float, float]) -> int:
+    """Return the length of the great circle between two (latitude, longitude), whole metres (haversine formula)."""
+    (lat_a, lon_a), (lat_b, lon_b) = ([math.radians(x) for x in point] for point in (a, b))
+    h = math.sin((lat_a - lat_b) / 2) ** 2 + math.cos(lat_a) * math.cos(lat_b) * math.sin((lon_a - lon_b) / 2) ** 2
+    return round(2 * EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(h))))
+
+
+def on_plane(degrees: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> Int64:
+    """Return (latitude, longitude) as whole metres east and north of the south-west corner of ``reference``.
+
+    Equirectangular at the middle latitude of ``reference``: within a city right to about a metre.
+    """
+    low, high = reference.min(axis=0), reference.max(axis=0)
+    metres = np.array([1.0, math.cos(math.radians((low[0] + high[0]) / 2))]) * EARTH_RADIUS_M * math.pi / 180
+    result: Int64 = np.rint((degrees - low) * metres)[:, ::-1].astype(np.int64)
+    return result
+
+
+def k_median(distance: Int64, number: int) -> list[int]:
+    """Choose columns that are near to all rows: by greedy choice, then swaps while they help; ties go to the first.
+
+    Parameters
+    ----------
+    distance : int64 array [U, S]
+        Whole numbers, so that totals and ties are the same everywhere.
+    number : int
+        How many of the ``S`` to choose.
+
+    Returns
+    -------
+    list of int
+        Ascending, all different.
+    """
+    far = np.full(len(distance), np.iinfo(np.int64).max // (len(distance) + 1))
+    chosen: list[int] = []
+    nearest = far
+    for _ in range(number):
+        total = np.minimum(nearest[:, None], distance).sum(axis=0)
+        total[chosen] = np.iinfo(np.int64).max
+        chosen.append(int(total.argmin()))
+        nearest = np.minimum(nearest, distance[:, chosen[-1]])
+    while True:
+        best, swap = int(nearest.sum()), None
+        for i in range(number):
+            rest = [*chosen[:i], *chosen[i + 1 :]]
+            others = distance[:, rest].min(axis=1) if rest else far
+            total = np.minimum(others[:, None], distance).sum(axis=0)
+            total[rest] = np.iinfo(np.int64).max
+            if total.min() < best:
+                best, swap = int(total.min()), (i, int(total.argmin()))
+        if swap is None:
+            return sorted(chosen)
+        chosen[swap[0]] = swap[1]
+        nearest = distance[:, chosen].min(axis=1)
+
+
+def users_around(station_m: Int64, number: int, radius_m: int, rng: np.random.Generator) -> tuple[Int64, Int64]:
+    """Draw users uniformly on discs around the stations, dealt to the stations in turn.
+
+    Returns
+    -------
+    user_m : int64 array [U, 2]
+    home : int64 array [U]
+        The station of each.
+    """
+    home = np.arange(number, dtype=np.int64) % len(station_m)
+    offset = np.empty((number, 2), dtype=np.int64)
+    for u in range(number):
+        while True:
+            offset[u] = rng.integers(-radius_m, radius_m + 1, 2)
+            if int(offset[u, 0]) ** 2 + int(offset[u, 1]) ** 2 <= radius_m**2:
+                break
+    return station_m[home] + offset, home
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+_LATITUDE, _LONGITUDE = ("latitude", "lat"), ("longitude", "lon", "lng")
+
+
+def read_positions(path: str | os.PathLike[str]) -> npt.NDArray[np.float64]:
+    """Read (latitude, longitude) in degrees from a CSV file with a heading, float64 [P, 2].
+
+    The columns are called ``latitude`` (or ``lat``) and ``longitude`` (``lon``, ``lng``), in any case; others are
+    passed over.
+
+    Raises
+    ------
+    InputError
+        With the file and the line.
+    """
+    file = str(path)
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, strict=True)
+            heading = next(reader, None)
+            if heading is None:
+                raise InputError("is empty; a heading with LATITUDE and LONGITUDE was expected", file=file)
+            names = [name.strip().lower() for name in heading]
+            columns = [next((i for i, name in enumerate(names) if name in w), None) for w in (_LATITUDE, _LONGITUDE)]
+            if None in columns:
+                raise InputError(
+                    f"expected columns LATITUDE and LONGITUDE, found {show(heading)}", place="line 1", file=file
+                )
+            points = []
+            for row in reader:
+                if not any(cell.strip() for cell in row):
+                    continue
+                place = f"line {reader.line_num}"
+                cells = [row[i] if i is not None and i < len(row) else None for i in columns]
+                points.append(_degrees(cells[0], cells[1], place, file))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=file) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"not a CSV file in UTF-8: {error}", file=file) from None
+    if not points:
+        raise InputError("has a heading but no positions", file=file)
+    return np.array(points, dtype=np.float64)
+
+
+def _degrees(latitude: object, longitude: object, place: str, file: str) -> tuple[float, float]:
+    """Check a latitude and a longitude, numbers or text."""
+    result = []
+    for value, name, most in ((latitude, "latitude", 90), (longitude, "longitude", 180)):
+        if value is None or value == "":
+            raise InputError(f"the {name} is missing", place=place, file=file)
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (ValueError, TypeError):
+            raise InputError(
+                f"expected a {name} in degrees, found {show(str(value))}", place=place, file=file
+            ) from None
+        if not -most <= number <= most:  # not a number, too
+            raise InputError(f"expected a {name} from -{most} to {most}, found {number}", place=place, file=file)
+        result.append(number)
+    return result[0], result[1]
+
+
+def _within(points: npt.NDArray[np.float64], box: Sequence[float] | None, file: object) -> npt.NDArray[np.float64]:
+    if box is None:
+        return points
+    south, west, north, east = box
+    inside = points[((points >= (south, west)) & (points <= (north, east))).all(axis=1)]
+    if not len(inside):
+        raise InputError(
+            f"none of {len(points)} positions is within the box {south}, {west}, {north}, {east}", file=str(file)
+        )
+    return inside
+
+
+def read_graphml(path: str | os.PathLike[str]) -> tuple[list[str], list[tuple[float, float]], list[Fibre]]:
+    """Read a connected network with positions.
+
+    Returns
+    -------
+    names : list of str
+        The nodes' labels; where several nodes share one, their ids are added.
+    degrees : list of (float, float)
+        Latitude and longitude of each node.
+    fibres : list of Fibre
+        Links with their great-circle length, whole metres; loops left out.
+
+    Raises
+    ------
+    InputError
+        With the file and the node or edge.
+    """
+    import networkx as nx
+
+    file = str(path)
+    try:
+        graph = nx.read_graphml(path)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=file) from None
+    except (ParseError, nx.NetworkXError, ValueError, KeyError, TypeError, LookupError) as error:
+        raise InputError(f"not a GraphML network: {str(error) or type(error).__name__}", file=file) from None
+    if not len(graph):
+        raise InputError("the network has no nodes", file=file)
+    index = {node: i for i, node in enumerate(graph)}
+    labels = [str(data.get("label", node)) for node, data in graph.nodes(data=True)]
+    names = [
+        label if labels.count(label) == 1 else f"{label} ({node})" for label, node in zip(labels, graph, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        names = [f"{node}" for node in graph]
+    degrees = [
+        _degrees(data.get("Latitude"), data.get("Longitude"), f"node {show(name)}", file)
+        for name, (_, data) in zip(names, graph.nodes(data=True), strict=True)
+    ]
+    fibres = []
+    for node_a, node_b, data in graph.edges(data=True):
+        a, b = index[node_a], index[node_b]
+        speed = data.get("LinkSpeedRaw")
+        if speed is not None and not (isinstance(speed, int | float) and 1 <= speed <= 1e18):
+            place = f"link {show(names[a])} to {show(names[b])}"
+            raise InputError(
+                f"expected LinkSpeedRaw in bit/s, at least 1, found {show(str(speed))}", place=place, file=file
+            )
+        if a != b:
+            fibres.append(Fibre(a, b, great_circle_m(degrees[a], degrees[b]), None if speed is None else speed / 1e6))
+    undirected: Any = nx.Graph()
+    undirected.add_nodes_from(range(len(names)))
+    undirected.add_edges_from((fibre.a, fibre.b) for fibre in fibres)
+    parts = list(nx.connected_components(undirected))
+    if len(parts) > 1:
+        one, other = (names[min(part)] for part in parts[:2])
+        raise InputError(f"the network is in {len(parts)} parts: no path from {show(one)} to {show(other)}", file=file)
+    return names, degrees, fibres
