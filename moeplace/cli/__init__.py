@@ -28,6 +28,8 @@ COMMANDS = {
     "check": "Recompute everything a solution says, without the solvers.",
     "info": "Sizes of an instance, demand against capacity, which methods fit.",
     "methods": "List every method: exact or not, guarantee, limits.",
+    "report": "Write tables, pictures and a page of what was run.",
+    "plot": "Draw an instance, a placement or a search.",
     "export": "Write the algebraic model of an instance for other solvers.",
 }
 """Every command and its line in ``--help``; command ``x`` is the function ``x`` of ``moeplace.cli.x``."""

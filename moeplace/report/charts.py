@@ -10,6 +10,7 @@ from bokeh.models import (
     BasicTicker,
     ColorBar,
     ColumnDataSource,
+    CustomJSTickFormatter,
     FixedTicker,
     HoverTool,
     LinearColorMapper,
@@ -20,11 +21,10 @@ from bokeh.palettes import Cividis256
 from bokeh.plotting import figure
 
 from moeplace.report import pictures, style
-from moeplace.report.pictures import FLOOR, FLOOR_LABEL, Looks
+from moeplace.report.pictures import FLOOR, Looks
 from moeplace.report.statistics import TARGET, Curve, Trial
 
 HEIGHT = 320
-SHARES = {10.0**-i: pictures.share_label(10.0**-i) for i in range(7)}
 
 
 class Charts:
@@ -62,7 +62,7 @@ class Charts:
         last = 2 * max([0.1, *(float(curve.x[-1]) for curve in curves.values())])
         plot = self._figure(place, "excess over the best known cost", "share of runs", x_log=True)
         plot.x_range.start, plot.x_range.end = FLOOR, last
-        _share_axis(plot.xaxis[0])
+        _share_axis(plot.xaxis[0], pictures.SPARSE_TICKS)
         self._shares_of_runs(plot, curves, last, "@x{0.0000 %}", "at most")
 
     def over_time(self, place: str, trials: Sequence[Trial]) -> None:
@@ -127,7 +127,7 @@ class Charts:
 
     def placement(self, map_place: str, cache_place: str, users_place: str) -> None:
         """Add the three charts of the placement view; the page fills their sources."""
-        colors = LinearColorMapper(palette=Cividis256[::-1], low=0, high=1)
+        colors = LinearColorMapper(palette=Cividis256[::-1], low=0, high=1, name="view-colors")
         users = ColumnDataSource(
             {k: [] for k in ("name", "x", "y", "rank", "before", "after", "saved")}, name="view-users"
         )
@@ -176,6 +176,8 @@ class Charts:
         cache.xaxis.axis_label, cache.yaxis.axis_label = "expert", "layer"
         cache.y_range.flipped = True
         cache.grid.grid_line_color = None
+        cache.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
+        cache.yaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
         squares = cache.rect(
             "expert", "layer", 1, 1, source=cells, fill_color="color", line_color="white", line_width=0.5
         )
@@ -185,6 +187,7 @@ class Charts:
         latency = _plain_figure(HEIGHT, name="view-latency")
         latency.xaxis.axis_label = "users, slowest first"
         latency.yaxis.axis_label = "ms per token"
+        latency.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
         latency.y_range.start = 0
         latency.segment("rank", "before", "rank", "after", source=users, line_color="#9ca3af", line_width=1.5)
         latency.scatter(
@@ -206,6 +209,10 @@ class Charts:
     def _figure(self, place: str, x: str, y: str, *, x_log: bool = False, y_log: bool = False) -> Any:
         plot = _plain_figure(HEIGHT, x_axis_type="log" if x_log else "linear", y_axis_type="log" if y_log else "linear")
         plot.xaxis.axis_label, plot.yaxis.axis_label = x, y
+        if x_log:
+            plot.xaxis.formatter = CustomJSTickFormatter(
+                code="return tick.toLocaleString('en', {maximumFractionDigits: 6})"
+            )
         self.figures[place] = plot
         return plot
 
@@ -260,12 +267,12 @@ def _plain_figure(height: int, **options: Any) -> Any:
 
 def _gap_axis(plot: Any) -> None:
     plot.y_range.start, plot.y_range.end = FLOOR * 0.7, 1.4
-    _share_axis(plot.yaxis[0])
+    _share_axis(plot.yaxis[0], pictures.TICKS)
 
 
-def _share_axis(axis: Any) -> None:
-    axis.ticker = FixedTicker(ticks=list(SHARES), minor_ticks=[])
-    axis.major_label_overrides = {**SHARES, FLOOR: FLOOR_LABEL}
+def _share_axis(axis: Any, ticks: Sequence[float]) -> None:
+    axis.ticker = FixedTicker(ticks=list(ticks), minor_ticks=[])
+    axis.major_label_overrides = {tick: pictures.share_label(tick) for tick in ticks}
 
 
 def _hover(plot: Any, renderer: Any, tooltips: list[tuple[str, str]]) -> None:

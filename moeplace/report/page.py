@@ -33,8 +33,10 @@ class Cell(NamedTuple):
 FIRST_OF_GROUP = (6, 9, 12)
 """Columns of the summary table that begin a group."""
 
-RUN_COLUMNS = ["set", "instance", "method", "seed", "status", "ended", "latency", "gap", "excess", "own bound", "time s",
-               "CPU s", "peak memory", "message"]  # fmt: skip
+RUN_COLUMNS = [
+    "set", "instance", "method", "seed", "status", "ended", "latency", "gap", "excess", "own bound", "time s", "CPU s",
+    "peak memory", "message",
+]  # fmt: skip
 
 
 def render(
@@ -61,13 +63,13 @@ def render(
     """
     charts = Charts(looks)
     by_set = pooled(collection.trials, lambda trial: trial.problem.set_name)
-    sets = []
+    sets: list[dict[str, Any]] = []
     for i, (name, summaries) in enumerate(collection.summaries().items()):
         trials = by_set.get(name, [])
         places = {
-            f"performance-{i}": f"Runs that came within {100 * target:g} % of the best known in time",
-            f"quality-{i}": "Runs by how far they ended from the best known",
-            f"time-{i}": "Gap against time, median and quartiles",
+            f"performance-{i}": f"Time to within {100 * target:g} % of the best known",
+            f"quality-{i}": "Excess over the best known",
+            f"time-{i}": "Gap against time",
         }
         charts.performance(f"performance-{i}", trials, target)
         charts.quality(f"quality-{i}", trials)
@@ -86,7 +88,6 @@ def render(
     script, divs = components(charts.figures)
     for entry in sets:
         places = entry.pop("places")
-        assert isinstance(places, dict)
         entry["charts"] = [{"title": text, "div": Markup(divs[place])} for place, text in places.items()]
     view = {k: Markup(divs[k]) for k in ("map", "cache", "users")} | {"facts": placements.facts}
     resources = files("moeplace.report") / "page_files"
@@ -134,7 +135,7 @@ def definitions(target: float) -> list[tuple[str, str]]:
         ),
         (
             "time",
-            f"Geometric mean of seconds, shifted by {SHIFT_S:g} s. A run without a placement counts with its time limit.",
+            f"Geometric mean of seconds, shifted by {SHIFT_S:g} s. A run that failed counts with its time limit.",
         ),
         (
             "primal integral",
@@ -143,13 +144,14 @@ def definitions(target: float) -> list[tuple[str, str]]:
         ),
         (
             "performance profile",
-            f"Share of runs that came within {100 * target:g} % of the best known cost in at most so many times the time of "
-            f"the fastest method (Dolan and Moré 2002); times below {1000 * SHORTEST_S:g} ms count as that.",
+            f"Share of runs that came within {100 * target:g} % of the best known cost in at most so many times the "
+            "time of the fastest method (Dolan and Moré 2002); "
+            f"times below {1000 * SHORTEST_S:g} ms count as that.",
         ),
         (
             "gap against time",
-            "Median and quartiles over runs of the gap of the best placement so far; 100 % before the first one, and for "
-            "runs that failed.",
+            "Median and quartiles over runs of the gap of the best placement so far; 100 % before the first one, and "
+            "for runs that failed.",
         ),
     ]
 

@@ -23,11 +23,15 @@ from moeplace.report.style import Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 FLOOR = 1e-6
 """Gaps up to this are drawn at the foot of logarithmic axes."""
 FLOOR_LABEL = "≤ 0.0001 %"
+TICKS = (FLOOR, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1)
+SPARSE_TICKS = (FLOOR, 1e-4, 1e-2, 1)
+"""Ticks of axes of shares, upright and across, where the labels need more room."""
 
 Looks = Mapping[str, Look]
 
@@ -62,7 +66,7 @@ def performance(trials: Sequence[Trial], looks: Looks, target: float = TARGET) -
         last = 1.5 * max([2.0, *(float(curve.x[-1]) for curve in curves.values())])
         for method, curve in curves.items():
             _step(axes, curve, last, looks[method])
-        axes.set_xscale("log")
+        _log_x(axes)
         axes.set_xlim(1, last)
         axes.set_ylim(-0.02, 1.03)
         axes.set_xlabel("time, as a multiple of the fastest method's")
@@ -82,7 +86,7 @@ def quality(trials: Sequence[Trial], looks: Looks) -> Figure:
         axes.set_xscale("log")
         axes.set_xlim(FLOOR, last)
         axes.set_ylim(-0.02, 1.03)
-        _share_ticks(axes.xaxis)
+        _share_ticks(axes.xaxis, SPARSE_TICKS)
         axes.set_xlabel("excess over the best known cost")
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
@@ -116,7 +120,8 @@ def over_time(trials: Sequence[Trial], looks: Looks) -> Figure:
                 marker=style.MARKERS[look.marker],
                 markevery=(3 * look.marker % 11, 11),
             )
-        axes.set_xscale("log")
+        _log_x(axes)
+        axes.margins(x=0.01)
         _gap_axis(axes)
         axes.set_xlabel("seconds")
         if not curves:
@@ -142,7 +147,7 @@ def over_size(trials: Sequence[Trial], looks: Looks) -> Figure:
             clip_on=False,
         )
     if any(shown.values()):
-        axes.set_xscale("log")
+        _log_x(axes)
     else:
         _nothing(axes, "no instance has a proven bound")
     _gap_axis(axes)
@@ -201,15 +206,19 @@ def _step(axes: Axes, curve: Curve, last: float, look: Look) -> None:
 def _gap_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.set_ylim(FLOOR * 0.8, 1.3)
-    _share_ticks(axes.yaxis)
+    _share_ticks(axes.yaxis, TICKS)
 
 
-def _share_ticks(axis: object) -> None:
-    from matplotlib.axis import Axis
+def _log_x(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: "")
+
+
+def _share_ticks(axis: Axis, ticks: Sequence[float]) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    assert isinstance(axis, Axis)
-    axis.set_major_locator(FixedLocator([FLOOR, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1]))
+    axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(lambda value, _: share_label(value))
 

@@ -404,11 +404,10 @@ def gap_at(steps: Sequence[tuple[float, int]], bound_ns: int, grid: Float64) -> 
     return result
 
 
-def time_grid(trials: Iterable[Trial], points: int = 60) -> Float64:
-    """Return times on a logarithmic scale, from 10 ms to the longest time that any run took or was given."""
+def time_grid(trials: Iterable[Trial], points: int = 80) -> Float64:
+    """Return times on a logarithmic scale, from 1 ms to the longest time that any run took or was given."""
     ends = [time for trial in trials for time in (trial.wall_s, trial.time_limit) if time is not None]
-    longest = max([SHORTEST_S * 10, *ends])
-    return np.geomspace(SHORTEST_S, longest, points)
+    return np.geomspace(1e-3, max([0.1, *ends]), points)
 
 
 def pooled(trials: Iterable[Trial], key: Callable[[Trial], str]) -> dict[str, list[Trial]]:

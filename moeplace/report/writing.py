@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from moeplace.cli import one_line, screen
@@ -17,15 +16,16 @@ from moeplace.report.statistics import TARGET
 
 PAGE, MARKDOWN, SUMMARY, RUNS = "index.html", "index.md", "summary.csv", "runs.csv"
 PICTURES = {
-    "performance": "Performance profiles",
-    "quality": "Runs by how far they ended from the best known",
+    "performance": "Performance profiles on the time to come near the best known cost",
+    "quality": "Excess over the best known cost",
     "gap_over_time": "Gap against time, median and quartiles over runs",
     "gap_over_size": "Gap against size, median over seeds",
 }
 RUN_FIELDS = [
     "set", "instance", "sha256", "method", "seed", "threads", "time_limit", "status", "termination", "latency_ns",
     "baseline_ns", "bound_ns", "bound_source", "best_ns", "best_by", "best_bound_ns", "best_bound_by", "gap", "excess",
-    "primal_integral", "wall_s", "process_s", "cpu_s", "peak_bytes", "servers", "items", "rows", "tokens", "key", "message",
+    "primal_integral", "wall_s", "process_s", "cpu_s", "peak_bytes", "servers", "items", "rows", "tokens", "key",
+    "message",
 ]  # fmt: skip
 """Columns of runs.csv; times of costs are token-ns, what is not known is empty."""
 

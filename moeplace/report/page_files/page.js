@@ -76,10 +76,12 @@
     const order = before.map((_, i) => i).sort((a, b) => before[b] - before[a] || a - b);
     const rank = [];
     order.forEach((user, place) => { rank[user] = place + 1; });
-    model("view-users").data = {
-      name: users.name, x: users.x, y: users.y, rank, before, after,
-      saved: before.map((ms, i) => (ms > 0 ? (ms - after[i]) / ms : 0)),
-    };
+    const saved = before.map((ms, i) => (ms > 0 ? (ms - after[i]) / ms : 0));
+    // Whole tenths around the data of all placements shown of this instance would hide what differs between users.
+    const low = Math.floor(10 * Math.min(1, ...saved)) / 10;
+    const high = Math.max(Math.ceil(10 * Math.max(0, ...saved)) / 10, low + 0.1);
+    model("view-colors").setv({ low, high });
+    model("view-users").data = { name: users.name, x: users.x, y: users.y, rank, before, after, saved };
   };
 
   const showStations = () => {
@@ -181,7 +183,9 @@
     choosePlacement();
   };
   const startView = () => {
-    options(element("choose-instance"), data.instances.map((instance) => `${instance.set}: ${instance.name}`), 0);
+    // The first that is shown is one with positions, if there is any: a map says most.
+    const first = Math.max(0, data.instances.findIndex((instance) => instance.is_map));
+    options(element("choose-instance"), data.instances.map((instance) => `${instance.set}: ${instance.name}`), first);
     element("choose-instance").addEventListener("change", chooseInstance);
     element("choose-method").addEventListener("change", choosePlacement);
     for (const id of ["choose-station", "choose-model"]) {
