@@ -15,6 +15,7 @@ from bokeh.models import (
     HoverTool,
     LinearColorMapper,
     NumeralTickFormatter,
+    Range1d,
     TapTool,
 )
 from bokeh.palettes import Cividis256
@@ -172,9 +173,8 @@ class Charts:
         self.figures[map_place] = plot
 
         cells = ColumnDataSource({k: [] for k in ("expert", "layer", "copies", "where", "color")}, name="view-cells")
-        cache = _plain_figure(HEIGHT, name="view-cache")
+        cache = _plain_figure(HEIGHT, name="view-cache", x_range=Range1d(0, 1), y_range=Range1d(1, 0))
         cache.xaxis.axis_label, cache.yaxis.axis_label = "expert", "layer"
-        cache.y_range.flipped = True
         cache.grid.grid_line_color = None
         cache.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
         cache.yaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
@@ -188,7 +188,7 @@ class Charts:
         latency.xaxis.axis_label = "users, slowest first"
         latency.yaxis.axis_label = "ms per token"
         latency.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
-        latency.y_range.start = 0
+        latency.y_range = Range1d(0, 1)
         latency.segment("rank", "before", "rank", "after", source=users, line_color="#9ca3af", line_width=1.5)
         latency.scatter(
             "rank", "before", source=users, size=7, marker="circle", fill_color="white", line_color=style.VERMILION,

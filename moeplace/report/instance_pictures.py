@@ -113,7 +113,7 @@ def lift(pairs: Int64, tokens: int) -> Float64:
     """
     alone = np.diagonal(pairs).astype(np.float64)
     expected = np.outer(alone, alone)
-    result = np.divide(pairs * float(tokens), expected, out=np.full(pairs.shape, np.nan), where=expected > 0)
+    result: Float64 = np.divide(pairs * float(tokens), expected, out=np.full(pairs.shape, np.nan), where=expected > 0)
     np.fill_diagonal(result, np.nan)
     return result
 

@@ -90,6 +90,8 @@ def render(
         places = entry.pop("places")
         entry["charts"] = [{"title": text, "div": Markup(divs[place])} for place, text in places.items()]
     view = {k: Markup(divs[k]) for k in ("map", "cache", "users")} | {"facts": placements.facts}
+    # Bokeh's own file, from its package; "error": charts that the page's script fills later are nothing to warn of.
+    library = Resources(mode="inline", components=["bokeh"], minified=True, log_level="error").render_js()
     resources = files("moeplace.report") / "page_files"
     text = {name: (resources / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -97,7 +99,7 @@ def render(
         title=title,
         css=Markup(text["page.css"]),
         js=Markup(text["page.js"]),
-        library=Markup(Resources(mode="inline", components=["bokeh"], minified=True).render_js()),
+        library=Markup(library),
         script=Markup(script),
         data=_embedded({"glyphs": list(charts.glyphs.values()), "instances": placements.instances}),
         facts=facts,

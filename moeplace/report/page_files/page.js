@@ -81,6 +81,7 @@
     const low = Math.floor(10 * Math.min(1, ...saved)) / 10;
     const high = Math.max(Math.ceil(10 * Math.max(0, ...saved)) / 10, low + 0.1);
     model("view-colors").setv({ low, high });
+    model("view-latency").y_range.setv({ start: 0, end: 1.2 * Math.max(...before, 1e-9) }); // room for the legend
     model("view-users").data = { name: users.name, x: users.x, y: users.y, rank, before, after, saved };
   };
 
@@ -183,8 +184,9 @@
     choosePlacement();
   };
   const startView = () => {
-    // The first that is shown is one with positions, if there is any: a map says most.
-    const first = Math.max(0, data.instances.findIndex((instance) => instance.is_map));
+    // The first that is shown is the largest one with positions: a map says most.
+    const extent = (instance) => (instance.is_map ? instance.stations.name.length * instance.users.name.length : 0);
+    const first = data.instances.reduce((best, each, i) => (extent(each) > extent(data.instances[best]) ? i : best), 0);
     options(element("choose-instance"), data.instances.map((instance) => `${instance.set}: ${instance.name}`), first);
     element("choose-instance").addEventListener("change", chooseInstance);
     element("choose-method").addEventListener("change", choosePlacement);
