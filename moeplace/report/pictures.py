@@ -37,13 +37,24 @@ Looks = Mapping[str, Look]
 
 
 def profiles(trials: Sequence[Trial], target: float = TARGET) -> dict[str, Curve]:
-    """Return the performance profile of each method, on the time to come within ``target`` of the best known."""
-    by_method = {
-        method: {(t.problem.set_name, t.problem.sha256, t.seed): time_to_target(t, target) for t in runs}
-        for method, runs in pooled(trials, lambda trial: trial.method).items()
+    """Return the performance profile of each method, on the time to come within ``target`` of the best known.
+
+    A problem is an instance with a seed.
+    """
+    by_method: dict[str, dict[tuple[str, str], dict[int, float | None]]] = {}
+    for trial in trials:
+        problem = trial.problem.set_name, trial.problem.sha256
+        by_method.setdefault(trial.method, {}).setdefault(problem, {})[trial.seed] = time_to_target(trial, target)
+    problems = {
+        (problem, seed): None for times in by_method.values() for problem, seeds in times.items() for seed in seeds
     }
-    problems = list(dict.fromkeys(problem for times in by_method.values() for problem in times))
-    return performance_profile({m: [times.get(p) for p in problems] for m, times in by_method.items()})
+
+    def time(method: str, problem: tuple[str, str], seed: int) -> float | None:
+        seeds = by_method[method].get(problem, {})
+        # A method that uses no seed is run once; that run stands for every seed.
+        return next(iter(seeds.values())) if len(seeds) == 1 else seeds.get(seed)
+
+    return performance_profile({m: [time(m, *problem) for problem in problems] for m in by_method})
 
 
 def distributions(trials: Sequence[Trial]) -> dict[str, Curve]:
