@@ -28,11 +28,12 @@ COMMANDS = {
     "check": "Recompute everything a solution says, without the solvers.",
     "info": "Sizes of an instance, demand against capacity, which methods fit.",
     "methods": "List every method: exact or not, guarantee, limits.",
+    "bench": "Run methods over suites of instances; resumable, also on a cluster.",
     "report": "Write tables, pictures and a page of what was run.",
     "plot": "Draw an instance, a placement or a search.",
     "export": "Write the algebraic model of an instance for other solvers.",
 }
-"""Every command and its line in ``--help``; command ``x`` is the function ``x`` of ``moeplace.cli.x``."""
+"""Every command and its line in ``--help``; ``x-y`` is the function ``x_y`` of the module ``moeplace.cli.x_y``."""
 
 
 class _LazyGroup(click.Group):
@@ -44,7 +45,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"moeplace.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(import_module(f"moeplace.cli.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 
