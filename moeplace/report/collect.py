@@ -107,7 +107,9 @@ def collect(folders: Sequence[str | os.PathLike[str]]) -> Collection:
     if not latest:
         raise InputError("no run has been recorded yet", file=", ".join(str(folder) for folder in folders))
     instances, notes = _instances(runs)
-    records, contradictions = cross_checked([record for _, record in latest.values()], instances)
+    # Each run directory was checked by itself; a bound of one may be above a cost of another.
+    records, between = cross_checked([record for _, record in latest.values()], instances)
+    contradictions = list(dict.fromkeys([line for data in runs for line in data.contradictions] + between))
     problems = _problems(instances, records)
     place = {(problem.set_name, problem.sha256): i for i, problem in enumerate(problems)}
     labels = _labels(runs, records)

@@ -89,7 +89,7 @@ def render(
     for entry in sets:
         places = entry.pop("places")
         entry["charts"] = [{"title": text, "div": Markup(divs[place])} for place, text in places.items()]
-    view = {k: Markup(divs[k]) for k in ("map", "cache", "users")} | {"facts": placements.facts}
+    view = {place: Markup(divs[place]) for place in ("map", "cache", "users") if place in divs}
     # Bokeh's own file, from its package; "error": charts that the page's script fills later are nothing to warn of.
     library = Resources(mode="inline", components=["bokeh"], minified=True, log_level="error").render_js()
     resources = files("moeplace.report") / "page_files"
@@ -109,7 +109,7 @@ def render(
         columns=_columns(),
         sets=sets,
         size_chart=Markup(divs["size"]),
-        view=view if placements.instances else None,
+        view=view | {"facts": placements.facts} if view else None,
         definitions=definitions(target),
         run_columns=RUN_COLUMNS,
         runs=[_run(entry) for entry in collection.entries],

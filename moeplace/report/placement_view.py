@@ -43,7 +43,7 @@ def layout(instance: Instance) -> Layout:
     """Return the instance's positions, or a layout by its times where any position is missing.
 
     Without positions, stations are laid out by classical scaling (Torgerson 1952) of how differently users reach them,
-    and every user at the mean of the stations weighted by 1 / time squared. That is no map.
+    and every user at the mean of the stations, those that are near in time weighted most. That is no map.
     """
     first: dict[str, int] = {}
     for d, demand in enumerate(instance.demands):
@@ -70,12 +70,15 @@ def _by_times(server_ns: Int64, cloud_ns: Int64) -> tuple[Float64, Float64]:
     if n > 1 and (distance + np.eye(n) * radius).min() < 0.05 * radius:
         angle = 2 * np.pi * np.arange(n) / n  # some would lie on top of each other
         station = radius * np.stack((np.cos(angle), np.sin(angle)), axis=1)
-    weight = np.where(reachable, 1.0 / np.maximum(ms, 1e-6) ** 2, 0.0)
+    # What counts is how much farther than the nearest a station is, on the scale of the stations' differences.
+    scale = 0.25 * float(apart.sum()) / max(n * (n - 1), 1) or 1.0
+    farther = ms - np.where(reachable, ms, np.inf).min(axis=1, initial=np.inf, keepdims=True)
+    weight = np.where(reachable, (np.maximum(farther, 0.0) + scale) ** -2.0, 0.0)
     total = weight.sum(axis=1, keepdims=True)
     user = np.divide(weight @ station, total, out=np.zeros((n_users, 2)), where=total > 0)
     # Users with equal times would hide each other: a sunflower's spiral keeps them apart.
     turn = np.arange(n_users) * np.pi * (3 - np.sqrt(5))
-    spread = 0.25 * radius * np.sqrt((np.arange(n_users) + 0.5) / max(n_users, 1))
+    spread = 0.15 * radius * np.sqrt((np.arange(n_users) + 0.5) / max(n_users, 1))
     user += spread[:, None] * np.stack((np.cos(turn), np.sin(turn)), axis=1)
     user[total[:, 0] == 0, 1] -= 1.6 * radius  # who reaches no station stands apart
     return station, user

@@ -14,6 +14,7 @@ from moeplace.report.page import definitions, render, set_facts
 from moeplace.report.placements import choose
 from moeplace.report.statistics import TARGET
 
+TITLE = "Placement methods compared"
 PAGE, MARKDOWN, SUMMARY, RUNS = "index.html", "index.md", "summary.csv", "runs.csv"
 PICTURES = {
     "performance": "Performance profiles on the time to come near the best known cost",
@@ -34,7 +35,7 @@ def write_report(
     collection: Collection,
     folder: str | os.PathLike[str],
     *,
-    title: str = "Placement methods compared",
+    title: str = TITLE,
     introduction: str = "",
     target: float = TARGET,
     placements: int = 12,
