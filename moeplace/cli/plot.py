@@ -279,7 +279,7 @@ def _recorded(
     folder: str, name: str | None, methods: list[str] | None, seed: int
 ) -> tuple[list[Progression], int, str, dict[str, int]]:
     from moeplace.report.collect import collect
-    from moeplace.report.instance_pictures import Progression
+    from moeplace.report.instance_pictures import search_of
 
     collection = collect([folder])
     names = list(dict.fromkeys(instance.name for instance in collection.instances))
@@ -300,9 +300,7 @@ def _recorded(
         if not wanted or record.status != "ok" or (record.seed != seed and len(seeds) > 1):
             continue
         problem = trial.problem
-        costs = [(t, ns) for t, ns, _ in record.trajectory if ns is not None]
-        bounds = [(t, ns) for t, _, ns in record.trajectory if ns is not None]
-        searches.append(Progression(trial.method, _falling(costs), _rising(bounds), record.wall_s or 0.0))
+        searches.append(search_of(record, trial.method))
     if problem is None:
         raise InputError(f"no run on {chosen} gave a placement (seed {seed})", file=folder)
     best = {} if problem.best_ns is None else {"best known": problem.best_ns}
@@ -316,7 +314,7 @@ def _searched(
     from moeplace.interrupt import stopping
     from moeplace.library import read_best_known
     from moeplace.registry import check_parameters, find_method
-    from moeplace.report.instance_pictures import Progression
+    from moeplace.report.instance_pictures import Progression, falling, rising
     from moeplace.solving import check_limits
 
     check_limits(**limits)
@@ -340,7 +338,7 @@ def _searched(
             costs.append((ended, solution.objective.latency_ns))
             if solution.objective.bound_ns is not None:
                 bounds.append((ended, solution.objective.bound_ns))
-            searches.append(Progression(method, _falling(costs), _rising(bounds), ended))
+            searches.append(Progression(method, falling(costs), rising(bounds), ended))
         interrupted = stop.interrupted
     known = read_best_known(Path(file).parent).get(problem.name)
     best = {"best known": known.latency_ns} if known and known.sha256 == problem.sha256 else {}
@@ -354,18 +352,6 @@ def _both(first: Callable[[Progress], None], second: Callable[[Progress], None] 
             second(step)
 
     return listen
-
-
-def _falling(steps: list[tuple[float, int]]) -> list[tuple[float, int]]:
-    result: list[tuple[float, int]] = []
-    for seconds, value in steps:
-        if not result or value < result[-1][1]:
-            result.append((seconds, value))
-    return result
-
-
-def _rising(steps: list[tuple[float, int]]) -> list[tuple[float, int]]:
-    return [(seconds, -value) for seconds, value in _falling([(seconds, -value) for seconds, value in steps])]
 
 
 def _check(output: str, *inputs: str) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from moeplace.bench.records import Record
+
 MOST_PANELS = 12
 """Stations or layers that a picture shows by themselves."""
 Float64 = npt.NDArray[np.float64]
@@ -65,6 +67,33 @@ class Progression:
     costs: list[tuple[float, int]]
     bounds: list[tuple[float, int]]
     ended_s: float
+
+
+def search_of(record: Record, label: str) -> Progression:
+    """Return what a run reported on its way and its checked end."""
+    costs = [(t, ns) for t, ns, _ in record.trajectory if ns is not None]
+    bounds = [(t, ns) for t, _, ns in record.trajectory if ns is not None]
+    return Progression(label, falling(costs), rising(bounds), record.wall_s or 0.0)
+
+
+def falling(steps: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return the steps that are lower than every one before.
+
+    Examples
+    --------
+    >>> falling([(1.0, 5), (2.0, 7), (3.0, 4)])
+    [(1.0, 5), (3.0, 4)]
+    """
+    result: list[tuple[float, int]] = []
+    for seconds, value in steps:
+        if not result or value < result[-1][1]:
+            result.append((seconds, value))
+    return result
+
+
+def rising(steps: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Return the steps that are higher than every one before."""
+    return [(seconds, -value) for seconds, value in falling([(seconds, -value) for seconds, value in steps])]
 
 
 def item_tokens(instance: Instance) -> Int64:
