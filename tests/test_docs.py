@@ -49,7 +49,9 @@ def test_the_documents_of_the_formats_page() -> None:
     assert moeplace.solve(instance).objective == solution.objective
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "docs/formulation.md", "instances/README.md"])
+@pytest.mark.parametrize(
+    "file", ["README.md", "CONTRIBUTING.md", "docs/formulation.md", "docs/reporting.md", "instances/README.md"]
+)
 def test_links_lead_somewhere(file: str) -> None:
     page = ROOT / file
     for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -446,3 +448,18 @@ def test_plot_refuses(cli: Cli, args: list[str], message: str) -> None:
     assert message in err
     assert err.count("\n") == 1
     assert {path.name for path in Path().iterdir()} == before
+
+
+# --- what is imported ------------------------------------------------------------------------------------------------
+
+
+def test_help_and_refusals_load_no_drawing_library() -> None:
+    code = (
+        "import sys\n"
+        "from moeplace.cli import main\n"
+        "for args in (['report', '--help'], ['plot', 'map', '--help'], ['report', 'nowhere', '-o', 'out']):\n"
+        "    main(args)\n"
+        "found = {'matplotlib', 'bokeh', 'jinja2', 'ortools', 'highspy'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
 
 from moeplace.cli import one_line, screen
@@ -32,14 +35,15 @@ def report(runs: tuple[str, ...], output: str, title: str, target: float, placem
     A RUN is a directory of moeplace bench, also one that is still running. Several are put together.
     """
     from moeplace.report.collect import collect
-    from moeplace.report.writing import check_folder, write_report
 
     if not 0 <= target < float("inf"):
         raise InputError(f"--target: expected a share >= 0, found {target}")
     if placements < 0:
         raise InputError(f"--placements: expected a number >= 0, found {placements}")
-    check_folder(output)
+    _check_folder(output)
     collection = collect(runs)
+    from moeplace.report.writing import write_report  # loads what draws; a misprint is answered without
+
     written = write_report(collection, output, title=title, target=target, placements=placements)
     for note in collection.notes:
         click.echo(f"note: {one_line(note)}", err=True)
@@ -48,3 +52,16 @@ def report(runs: tuple[str, ...], output: str, title: str, target: float, placem
     runs_seen = screen.number(len(collection.entries), "run")
     click.echo(f"{runs_seen}, {screen.number(len(written), 'file')} written to {one_line(output)}")
     return 1 if collection.contradictions else 0
+
+
+def _check_folder(folder: str) -> None:
+    # Now, not after the work.
+    path = Path(folder)
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError("is a file; a folder was expected", file=folder)
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=folder) from None
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"cannot be written: {existing} is no folder to write to", file=folder)

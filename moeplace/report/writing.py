@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from moeplace.cli import one_line, screen
-from moeplace.errors import InputError, OutputError
+from moeplace.errors import OutputError
 from moeplace.files import write_bytes
 from moeplace.report import pictures, style, tables
 from moeplace.report.collect import Collection
@@ -78,25 +78,6 @@ def write_report(
     for name, data in contents.items():
         write_bytes(target_folder / name, data)
     return [target_folder / name for name in contents]
-
-
-def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Say now, not after the work, that a report cannot be written to a folder.
-
-    Raises
-    ------
-    InputError
-        It is a file, or cannot be made or written to.
-    """
-    path = Path(folder)
-    try:
-        if path.exists() and not path.is_dir():
-            raise InputError("is a file; a folder was expected", file=str(folder))
-        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}", file=str(folder)) from None
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"cannot be written: {existing} is no folder to write to", file=str(folder))
 
 
 def documents(
