@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
+import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -19,7 +22,7 @@ from run_directories import make_plan, planned, record, solved_run, write_run
 
 import moeplace
 from moeplace import Evaluation, Instance, Placement
-from moeplace.bench.records import RECORDS, RUN, PlannedInstance, Run
+from moeplace.bench.records import RECORDS, RUN, Plan, PlannedInstance, Record, Run
 from moeplace.cli import main
 from moeplace.library import instance_files, instances_folder
 from moeplace.report.collect import collect
@@ -169,7 +172,7 @@ def test_runs_are_put_together(tmp_path: Path) -> None:
     second = write_run(tmp_path / "b", two, [instance], later)
     collection = collect([first, second])
     # The same method with two limits is two lines; the best of both runs is what all are compared with.
-    assert collection.methods == ["m, limit s 10", "m, limit s 60", "n"]
+    assert collection.methods == ["m, 10 s", "m, 60 s", "n"]
     assert [line.excess_mean for line in collection.summaries()["tiny"]] == [1.0, 0.5, 0.0]
     assert [line.gap_mean for line in collection.summaries()["tiny"]] == pytest.approx([0.5, 1 / 3, 0.0])
     copy = write_run(tmp_path / "c", one, [instance], [record(instance, one, "m", latency_ns=120)])
@@ -463,3 +466,44 @@ def test_help_and_refusals_load_no_drawing_library() -> None:
         "assert not found, found\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+# --- the published benchmark -----------------------------------------------------------------------------------------
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
+
+
+@pytest.mark.skipif(not SCRIPT.is_file(), reason="the scripts are in the checkout only")
+def test_the_published_benchmark_is_written_from_a_run_alone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specification = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    asked = []
+
+    def pretend(command: list[str]) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, len(asked) % 2)  # some run of the first stage failed
+
+    shutil.copytree(run, tmp_path / "runs" / "exact")
+    plan = make_plan(["more"])
+    write_run(tmp_path / "runs" / "heuristics", plan, *_one_more(run, plan))
+    monkeypatch.setattr(script.subprocess, "run", pretend)
+    arguments = ["--run", str(tmp_path / "runs"), "--suites", "tiny", "-o", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    assert script.main() == 1
+    assert [command[3:5] for command in asked] == [["bench", "tiny"]] * 2
+    assert [Path(command[-1]).name for command in asked] == ["exact", "heuristics"]
+    text = (tmp_path / "out" / "index.md").read_text()
+    links = re.findall(r"\]\(((?:pictures|runs|summary)[^)]*)\)", text)
+    assert {"runs.csv", "summary.csv", "pictures/placement.svg", "pictures/progress.svg"} < set(links)
+    assert all((tmp_path / "out" / link).is_file() for link in links)
+    assert not (tmp_path / "out" / PAGE).exists()
+
+
+def _one_more(run: Path, plan: Plan) -> tuple[list[PlannedInstance], list[Record]]:
+    instances = collect([run]).instances[:1]
+    return instances, [record(instances[0], plan, "more", status="crashed", wall_s=None)]

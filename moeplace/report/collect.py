@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from moeplace.bench.records import PlannedInstance, Record, RunData, cross_checked, read_run
 from moeplace.errors import InputError
@@ -216,7 +215,7 @@ def _trial(record: Record, problem: Problem, label: str) -> Trial:
 
 def _labels(runs: Sequence[RunData], records: Sequence[Record]) -> dict[str, str]:
     """Return a label for each record: its method's, with the limits or parameters that tell equal ones apart."""
-    variants: dict[str, list[dict[str, Any]]] = {}
+    variants: dict[str, list[dict[str, str]]] = {}
     for record in records:
         features = _features(record)
         if features not in variants.setdefault(record.method, []):
@@ -224,13 +223,14 @@ def _labels(runs: Sequence[RunData], records: Sequence[Record]) -> dict[str, str
     labels = {}
     for record in records:
         alike, features = variants[record.method], _features(record)
-        differing = [key for key in features if any(other.get(key) != features[key] for other in alike)]
-        labels[record.key] = ", ".join([record.method, *(f"{key} {features[key]}" for key in differing)])
+        differing = [text for key, text in features.items() if any(other.get(key) != text for other in alike)]
+        labels[record.key] = ", ".join([record.method, *differing])
     return labels
 
 
-def _features(record: Record) -> dict[str, Any]:
-    return {"limit s": f"{record.time_limit:g}", "threads": record.threads, **record.parameters}
+def _features(record: Record) -> dict[str, str]:
+    own = {key: f"{key}={value}" for key, value in record.parameters.items()}
+    return {"": f"{record.time_limit:g} s", "threads": f"threads={record.threads}", **own}
 
 
 def _planned(data: RunData) -> int:

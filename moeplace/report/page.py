@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -196,10 +197,9 @@ _SHAPES = [
 
 
 def _columns() -> list[dict[str, Any]]:
-    short = {"gap mean": "mean", "excess mean": "mean"}
     return [
         {
-            "short": short.get(column.heading, column.heading),
+            "short": re.sub("^(gap|excess) ", "", column.heading),  # which of the two stands above
             "meaning": column.meaning,
             "first": i in FIRST_OF_GROUP,
         }
