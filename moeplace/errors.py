@@ -47,6 +47,14 @@ class MethodError(MoeplaceError):
     """A method failed or returned something that is not a feasible placement."""
 
 
+class InfeasibleError(MethodError):
+    """A method returned a placement that does not fit the instance."""
+
+
+class BoundError(MethodError):
+    """A method claims a bound above the cost of a placement, or a proof that its bound does not give."""
+
+
 class MethodLimitError(MoeplaceError):
     """A method does not take this instance (too large, a feature it has not); nothing was computed.
 

@@ -68,7 +68,7 @@ def instance_files(set_name: str | None = None) -> list[Path]:
     if set_name is None:
         return [path for name in set_names() for path in instance_files(name)]
     folder = _set_folder(set_name)
-    return sorted(path for path in folder.iterdir() if _is_instance(path))
+    return sorted(path for path in folder.iterdir() if is_instance(path))
 
 
 def best_known(set_name: str) -> dict[str, BestKnown]:
@@ -109,7 +109,8 @@ def instance_name(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".json")
 
 
-def _is_instance(path: Path) -> bool:
+def is_instance(path: Path) -> bool:
+    """Return whether a file in a folder of instances is one, by its name."""
     return path.name.endswith((".json", ".json.gz")) and path.name != BEST_KNOWN
 
 

@@ -88,8 +88,8 @@ class Plan:
         return self.form.instance.capacity_bytes - self.held @ self.form.instance.item_bytes
 
     def part(self, i: int) -> Bool:
-        """Return what the servers hold of a layer, bool [N, E], a copy."""
-        return np.ascontiguousarray(self.held[:, self.form.layers[i].items])
+        """Return what the servers hold of a layer, bool [N, E], a copy (also where the layer is all there is)."""
+        return np.array(self.held[:, self.form.layers[i].items], order="C")
 
     def put(self, i: int, part: Bool, saving: int | None = None) -> None:
         """Set what the servers hold of a layer; its saving is computed where it is not given."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeAlias, TypeVar, get_type_hints
@@ -50,6 +50,8 @@ class MethodInfo:
         Given an instance, says why the method does not take it, or None.
     imports : tuple of str
         Modules that it imports when it runs; :func:`~moeplace.solving.solve` loads them before its clock starts.
+    seeded : callable
+        Given its parameters, says whether its result depends on the seed; where it does not, a benchmark runs it once.
     """
 
     summary: str
@@ -58,6 +60,7 @@ class MethodInfo:
     limits: str = "none"
     refuses: Callable[[Instance], str | None] = lambda instance: None
     imports: tuple[str, ...] = ()
+    seeded: Callable[[Mapping[str, Any]], bool] = lambda parameters: True
 
 
 def describe(info: MethodInfo) -> Callable[[M], M]:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from moeplace.documents import Termination
-from moeplace.errors import MethodError
+from moeplace.errors import BoundError
 from moeplace.evaluation import latency_ns
 from moeplace.instance import Instance
 from moeplace.interrupt import Stop
@@ -70,7 +70,7 @@ class Search:
 
         Raises
         ------
-        MethodError
+        BoundError
             It costs less than the bound that was claimed.
         """
         cost = latency_ns(self.instance, placement)
@@ -78,7 +78,7 @@ class Search:
             if cost >= self.latency_ns or placement.overfull(self.instance):
                 return False
             if self.bound_ns is not None and cost < self.bound_ns:
-                raise MethodError(f"a bound of {self.bound_ns} was claimed, but there is a placement of cost {cost}")
+                raise BoundError(f"a bound of {self.bound_ns} was claimed, but there is a placement of cost {cost}")
             self.placement, self.latency_ns = placement, cost
             self._report()
             return True
@@ -88,12 +88,12 @@ class Search:
 
         Raises
         ------
-        MethodError
+        BoundError
             The bound is above the cost of a placement that we have: whoever claims it is wrong.
         """
         with self._lock:
             if bound_ns > self.latency_ns:
-                raise MethodError(
+                raise BoundError(
                     f"a bound of {bound_ns} is claimed, but there is a placement of cost {self.latency_ns}"
                 )
             if self.bound_ns is None or bound_ns > self.bound_ns:

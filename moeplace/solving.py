@@ -10,7 +10,7 @@ from operator import index
 from typing import Any, get_args
 
 from moeplace.documents import Termination
-from moeplace.errors import InputError, MethodError, MethodLimitError, MoeplaceError
+from moeplace.errors import BoundError, InfeasibleError, InputError, MethodError, MethodLimitError, MoeplaceError
 from moeplace.evaluation import latency_ns
 from moeplace.instance import Instance
 from moeplace.placement import Placement
@@ -151,20 +151,20 @@ def _finish(
     try:
         outcome.placement.check_fits(instance)
     except InputError as error:
-        raise MethodError(f"method {method} returned a placement that does not fit: {error}") from None
+        raise InfeasibleError(f"method {method} returned a placement that does not fit: {error}") from None
     cost, bound = latency_ns(instance, outcome.placement), outcome.bound_ns
     try:
         bound = None if bound is None else max(0, index(bound))
     except TypeError:
         raise MethodError(f"method {method} claims the bound {bound!r}, which is no integer") from None
     if bound is not None and bound > cost:
-        raise MethodError(f"method {method} claims the bound {bound}, but its own placement costs {cost}")
+        raise BoundError(f"method {method} claims the bound {bound}, but its own placement costs {cost}")
     proven = bound == cost
     termination = outcome.termination
     if proven and termination in ("completed", "gap_limit"):
         termination = "optimal"
     if termination == "optimal" and not proven:
-        raise MethodError(f"method {method} calls its placement optimal, but its bound is {bound}, the cost {cost}")
+        raise BoundError(f"method {method} calls its placement optimal, but its bound is {bound}, the cost {cost}")
     return Solution(
         format="moeplace/solution",
         version=1,

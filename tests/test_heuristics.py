@@ -17,6 +17,7 @@ import moeplace
 from moeplace import Instance, MethodLimitError, Placement, latency_ns, solve
 from moeplace.incremental import saving_form
 from moeplace.knapsack import fill
+from moeplace.library import instance_files
 
 HEURISTICS = ["local-search", "max-convolution", "successive-greedy", "greedy"]
 
@@ -504,6 +505,14 @@ def test_progress_ends_at_the_cost(method: str) -> None:
     costs = [cost for cost in seen if cost is not None]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] == solution.objective.latency_ns
+
+
+def test_what_local_search_reports_it_also_returns() -> None:
+    # One layer: a view of its part of the placement would be the whole placement.
+    path = next(path for path in instance_files("tiny") if "pair_across_servers" in path.name)
+    costs: list[int | None] = []
+    solution = solve(moeplace.load(path), "local-search", progress=lambda progress: costs.append(progress.latency_ns))
+    assert min(cost for cost in costs if cost is not None) == solution.objective.latency_ns == 190_000_000
 
 
 def test_numba_is_not_loaded_before_it_is_needed() -> None:

@@ -33,10 +33,13 @@ COMMANDS = {
     "generate": "Make an instance, or a family of them: models, places, routing, storage.",
     "import": "Make an instance of routing traces: counted by user, streamed, all or a part.",
     "score": "Apply a placement to another instance of the same servers and models.",
+    "bench": "Run methods over suites of instances; resumable, also on a cluster.",
+    "report": "Write tables, pictures and a page of what was run.",
+    "plot": "Draw an instance, a placement or a search.",
     "export": "Write the algebraic model of an instance for other solvers.",
 }
-"""Every command and its line in ``--help``; command ``x`` is the function ``x`` of ``moeplace.cli.x``, with ``x_`` for
-``x`` where that is a word of Python's own (``import``)."""
+"""Every command and its line in ``--help``; ``x-y`` is the function ``x_y`` of the module ``moeplace.cli.x_y``, with
+``x_`` for ``x`` where that is a word of Python's own (``import``)."""
 
 
 class _LazyGroup(click.Group):
@@ -48,8 +51,9 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
-        command = getattr(import_module(f"moeplace.cli.{module}"), module)
+        name = cmd_name.replace("-", "_")
+        name += "_" * keyword.iskeyword(name)
+        command = getattr(import_module(f"moeplace.cli.{name}"), name)
         assert isinstance(command, click.Command)
         return command
 

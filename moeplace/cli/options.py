@@ -30,10 +30,11 @@ def key_value(value: str) -> tuple[str, Any]:
         raise click.BadParameter(f"expected KEY=VALUE, found {value!r}")
     if key in RESERVED:
         raise click.BadParameter(f"{key} is no parameter of a method; it has an option of its own")
-    return key, _value(text)
+    return key, parameter_value(text)
 
 
-def _value(text: str) -> int | float | bool | str:
+def parameter_value(text: str) -> int | float | bool | str:
+    """Read the value of a parameter: an integer, a number, true or false, else text."""
     if text in ("true", "false"):
         return text == "true"
     for number in (int, float):

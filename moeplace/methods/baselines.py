@@ -11,7 +11,12 @@ from moeplace.registry import MethodInfo, describe
 from moeplace.result import Outcome, ProgressCallback
 
 
-@describe(MethodInfo(summary="Every server empty: everything is served by the device or the cloud."))
+@describe(
+    MethodInfo(
+        summary="Every server empty: everything is served by the device or the cloud.",
+        seeded=lambda parameters: False,
+    )
+)
 def no_cache(
     instance: Instance,
     *,
@@ -25,7 +30,11 @@ def no_cache(
     return Outcome(Placement.empty(instance))
 
 
-@describe(MethodInfo(summary="Each server caches what its own users use most often per byte."))
+@describe(
+    MethodInfo(
+        summary="Each server caches what its own users use most often per byte.", seeded=lambda parameters: False
+    )
+)
 def popular(
     instance: Instance,
     *,

@@ -26,6 +26,7 @@ MOST_STARTS = 50_000
 @describe(
     MethodInfo(
         imports=KERNELS,
+        seeded=lambda parameters: False,
         summary="Adds the expert and server of largest saving, or saving per byte, one by one; lazily where exact.",
         guarantee="top-1 or sum, by servers and sizes: 1 - 1/e, (1 - 1/e)/2 or 1/2 of the best saving; else none",
         limits="top-2 and more under max: experts that only help together are not seen",

@@ -22,6 +22,7 @@ from moeplace.result import Outcome, Progress, ProgressCallback
 @describe(
     MethodInfo(
         imports=KERNELS,
+        seeded=lambda parameters: bool(parameters.get("kicks")),
         summary="Improves a placement (--start, else two of its own) by exchanges and refills; kicks if asked for.",
         guarantee="never worse than its start; no ratio",
     )

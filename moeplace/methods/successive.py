@@ -24,6 +24,7 @@ Order: TypeAlias = Literal["gain", "given", "capacity", "demand", "random"]
 @describe(
     MethodInfo(
         imports=KERNELS,
+        seeded=lambda parameters: parameters.get("order") == "random",
         summary="One server at a time: a value function for each layer, the exact knapsack over layers, repeated.",
         guarantee="top-1 or sum: 1/2 of the best saving; one server and exact value functions: optimal; else none",
     )
@@ -93,6 +94,7 @@ def successive_greedy(
 @describe(
     MethodInfo(
         imports=KERNELS,
+        seeded=lambda parameters: parameters.get("order") == "random",
         summary="One server at a time by peeling and max-plus convolution of the layers' value functions; fastest.",
         guarantee="top-1 or sum: (1 - epsilon) / (2 - epsilon) of the best saving; else none",
     )

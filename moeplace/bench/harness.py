@@ -1,0 +1,266 @@
+"""Working off a plan: what is missing in a run directory is run, what has finished is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from moeplace.bench.environment import differences
+from moeplace.bench.messages import Describe, Description, Task
+from moeplace.bench.planning import check_extends, tasks_of
+from moeplace.bench.pool import Finished, Pool
+from moeplace.bench.records import (
+    RUN,
+    Environment,
+    Plan,
+    PlannedInstance,
+    PlannedMethod,
+    Record,
+    RecordWriter,
+    Run,
+    highest_bound,
+    read_plan,
+    without_result,
+    write_durably,
+)
+from moeplace.errors import InputError, OutputError
+
+LOCK = "lock"
+
+WRONG = ("failed", "crashed", "timeout", "memory", "infeasible", "wrong_cost", "false_bound")
+"""Statuses that are a method's fault."""
+
+
+def described(methods: Sequence[PlannedMethod], descriptions: Sequence[Description]) -> list[PlannedMethod]:
+    """Return methods with what they say of their seed.
+
+    Raises
+    ------
+    InputError
+        One does not exist or has not a parameter that it is given; or one is given twice.
+    """
+    result: list[PlannedMethod] = []
+    for method, description in zip(methods, descriptions, strict=True):
+        if description.error is not None:
+            raise InputError(description.error)
+        for other in result:
+            if other.name == method.name or (other.method, other.parameters) == (method.method, method.parameters):
+                raise InputError(f"the method {method.name} is given twice, the other time as {other.name}")
+        result.append(msgspec.structs.replace(method, seeded=description.seeded))
+    return result
+
+
+def describe_orders(methods: Sequence[PlannedMethod]) -> list[Describe]:
+    """Return what a pool is asked of methods."""
+    return [Describe(method.method, method.parameters) for method in methods]
+
+
+@dataclass
+class Progress:
+    """How far a benchmark is.
+
+    Attributes
+    ----------
+    total, done, before : int
+        Runs of the plan; of these recorded; of these recorded when the harness began.
+    statuses : Counter
+        How the recorded ones ended.
+    """
+
+    total: int
+    done: int
+    before: int
+    statuses: Counter[str] = field(default_factory=Counter)
+    _spent: dict[str, tuple[float, int]] = field(default_factory=dict)
+    _waiting: Counter[str] = field(default_factory=Counter)
+
+    def remaining_s(self, time_limit: float, workers: int) -> float:
+        """Estimate the seconds left: each method as it was on average so far, or its limit where it has not run."""
+        left = 0.0
+        for method, runs in self._waiting.items():
+            seconds, count = self._spent.get(method, (0.0, 0))
+            left += runs * (seconds / count if count else time_limit)
+        return left / max(workers, 1)
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        seconds, count = self._spent.get(record.method, (0.0, 0))
+        self._spent[record.method] = seconds + record.process_s, count + 1
+        self.statuses[record.status] += 1
+        self.done += 1
+
+    def waits(self, method: str, runs: int) -> None:
+        """Count runs that are still to come, or no longer (below zero)."""
+        self._waiting[method] += runs
+
+
+class RunFolder:
+    """A run directory that this process alone writes to; made by :func:`opened`.
+
+    Attributes
+    ----------
+    run : Run
+        Its plan, extended by what was asked for now. ``tasks`` are all its runs.
+    notes : list of str
+        What the user should know: an environment that is not the first one.
+    """
+
+    def __init__(self, folder: Path, run: Run, writer: RecordWriter, notes: list[str]) -> None:
+        self.folder, self.run, self.notes = folder, run, notes
+        self._writer = writer
+        self.tasks = tasks_of(run)
+        self._cheapest: dict[str, tuple[int, str]] = {
+            i.sha256: (i.best_known.latency_ns, "best_known.json") for i in run.instances if i.best_known is not None
+        }
+        for record in writer.records:
+            self._note_cost(record)
+
+    @property
+    def records(self) -> list[Record]:
+        """What is recorded."""
+        return self._writer.records
+
+    def missing(self) -> list[Task]:
+        """Return the runs of the plan that are not recorded."""
+        recorded = {record.key for record in self.records}
+        return [task for task in self.tasks if task.key not in recorded]
+
+    def work(
+        self, pool: Pool, stopped: Callable[[], bool], tell: Callable[[Progress], None] = lambda progress: None
+    ) -> Progress:
+        """Run what is missing.
+
+        Parameters
+        ----------
+        pool : Pool
+        stopped : callable
+            Whether to stop; what is under way is then ended and not recorded.
+        tell : callable
+            Told how far it is, at the beginning and after every run.
+
+        Returns
+        -------
+        Progress
+
+        Raises
+        ------
+        OutputError
+            A record cannot be written; those before it are there.
+        """
+        tasks = self.missing()
+        before = len(self.tasks) - len(tasks)
+        progress = Progress(len(self.tasks), before, before)
+        progress.statuses.update(record.status for record in self.records)
+        for task in tasks:
+            progress.waits(task.label, 1)
+        tell(progress)
+        if tasks:
+            for finished in pool.results(tasks, stopped):
+                record = self._add(finished)
+                progress.waits(record.method, -1)
+                progress.add(record)
+                tell(progress)
+        return progress
+
+    def _add(self, finished: Finished) -> Record:
+        record = finished.record
+        # A bound that an earlier run refutes is marked at once; one that a later run will, when the run is read.
+        claimed = highest_bound(record) if record.status == "ok" else None
+        best = self._cheapest.get(record.sha256)
+        if claimed is not None and best is not None and claimed > best[0]:
+            message = f"its bound {claimed} ({record.bound_source}) is above the checked cost {best[0]} of {best[1]}"
+            record = msgspec.structs.replace(without_result(record, "false_bound", message), solution=None)
+        self._writer.add(record, finished.solution)
+        self._note_cost(record)
+        return record
+
+    def _note_cost(self, record: Record) -> None:
+        best = self._cheapest.get(record.sha256)
+        if record.status == "ok" and record.latency_ns is not None and (best is None or record.latency_ns < best[0]):
+            self._cheapest[record.sha256] = record.latency_ns, record.who
+
+
+@contextmanager
+def opened(
+    folder: Path, plan: Plan, instances: Sequence[PlannedInstance], environment: Environment
+) -> Iterator[RunFolder]:
+    """Make a run directory, or go on with one that the plan extends.
+
+    Raises
+    ------
+    InputError
+        Another harness is at work there; the run was made with another plan; the folder holds something else.
+    OutputError
+        It cannot be written to.
+    """
+    check_folder(folder)
+    notes: list[str] = []
+    with _locked(folder):
+        if (folder / RUN).exists():
+            earlier = read_plan(folder)
+            try:
+                check_extends(earlier, plan, instances)
+            except InputError as error:
+                raise error.in_file(str(folder)) from None
+            environments = [earlier.environment, *earlier.resumed]
+            if changed := differences(environments[-1], environment):
+                notes.append(f"{folder}: resumed in another environment: {', '.join(changed)}")
+                environments.append(environment)
+            run = Run("moeplace/run", 1, environments[0], plan, list(instances), environments[1:])
+        else:
+            run = Run("moeplace/run", 1, environment, plan, list(instances))
+        write_durably(folder / RUN, msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
+        writer = RecordWriter(folder)
+        try:
+            yield RunFolder(folder, run, writer, notes)
+        finally:
+            writer.close()
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else than a run.
+
+    Raises
+    ------
+    InputError
+        It does.
+    """
+    try:
+        if folder.is_dir():
+            if not (folder / RUN).exists() and any(path.name != LOCK for path in folder.iterdir()):
+                raise InputError(f"holds other files and no {RUN}; give a new folder", file=str(folder))
+        elif folder.exists():
+            raise InputError("is no folder", file=str(folder))
+        elif not folder.absolute().parent.is_dir():
+            raise InputError(f"the folder {folder.parent} does not exist", file=str(folder))
+    except OSError as error:
+        raise InputError(f"cannot be used: {error.strerror}", file=str(folder)) from None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(exist_ok=True)
+        file: IO[str] = (folder / LOCK).open("a+")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise InputError(f"process {file.read().strip() or '?'} is at work there", file=str(folder)) from None
+        with contextlib.suppress(OSError):  # whose number is for the message only
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+        yield

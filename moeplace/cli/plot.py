@@ -1,0 +1,371 @@
+"""``moeplace plot``: pictures of one instance, one placement or one search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from moeplace.cli import INTERRUPTED, one_line, screen
+from moeplace.cli.options import (
+    as_dict,
+    check_output,
+    file_name,
+    find_methods_here,
+    instance_argument,
+    parameter_option,
+    seed_option,
+    threads_option,
+)
+from moeplace.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from moeplace import Instance, Progress
+    from moeplace.report.instance_pictures import CapacityPoint, Progression
+
+FACTORS = "0.1,0.2,0.3,0.5,0.75,1,1.5,2,3"
+TIME_LIMIT = 10.0
+
+output_option = click.option(
+    "-o", "--output", type=file_name, required=True, metavar="FILE", help="The picture: .png, .svg or .pdf."
+)
+
+
+@click.group(no_args_is_help=False)
+def plot() -> None:
+    """Draw one instance, one placement or one search; readable in print and for colour-blind readers."""
+
+
+@plot.command(name="map")
+@instance_argument
+@click.argument("solution", type=file_name, metavar="SOLUTION")
+@output_option
+def placement_map(instance: str, solution: str, output: str) -> None:
+    """Draw stations and users, what is cached where, and the latency of each user before and after.
+
+    Without positions in the instance, near means a short time.
+    """
+    import moeplace
+
+    _check(output, instance, solution)
+    problem = moeplace.load(instance)
+    chosen = moeplace.read_solution(solution)
+    try:
+        placement = chosen.placement_on(problem)
+    except InputError as error:
+        raise error.in_file(solution) from None
+    from moeplace.report.instance_pictures import placement_map as draw
+    from moeplace.report.placement_view import PlacementView
+
+    view = PlacementView.of(problem, placement)
+    baseline = problem.baseline_ns
+    share = screen.percent((baseline - view.latency_ns) / baseline if baseline else 0.0)
+    by = f" by {chosen.method}" if chosen.method else ""
+    _save(output, lambda: draw(view, f"{problem.name}{by}: {share} of the latency saved"))
+
+
+@plot.command()
+@instance_argument
+@click.option("--methods", default="local-search,greedy,popular", show_default=True, metavar="A,B,C")
+@click.option(
+    "--factors", default=FACTORS, show_default=True, metavar="F,F,...", help="Capacities are multiplied by these."
+)
+@click.option(
+    "--time-limit", type=float, default=TIME_LIMIT, show_default=True, metavar="S", help="Seconds a solution."
+)
+@seed_option
+@threads_option
+@parameter_option
+@output_option
+def capacity(
+    instance: str,
+    methods: str,
+    factors: str,
+    time_limit: float,
+    seed: int,
+    threads: int,
+    parameters: tuple[tuple[str, Any], ...],
+    output: str,
+) -> int:
+    """Draw saving against capacity: every server's capacity is scaled, each method solves the instance anew.
+
+    Ctrl-C draws what there is.
+    """
+    import moeplace
+    from moeplace.interrupt import stopping
+    from moeplace.registry import check_parameters, find_method
+    from moeplace.solving import check_limits
+
+    check_limits(time_limit=time_limit, seed=seed, threads=threads)
+    names = list(dict.fromkeys(name.strip() for name in methods.split(",")))
+    find_methods_here(names)
+    own = as_dict(parameters)
+    for name in names:
+        check_parameters(name, find_method(name), own)
+    scales = _factors(factors)
+    _check(output, instance)
+    problem = moeplace.load(instance)
+    if not problem.item_bytes.sum() or not problem.baseline_ns:
+        raise InputError("no cache can save anything: there are no experts or no latency", file=instance)
+    points: list[CapacityPoint] = []
+    with stopping() as stop:
+        for i, factor in enumerate(scales):
+            scaled = _scaled(problem, factor)
+            for name in names:
+                if stop:
+                    break
+                label = f"{name}, capacity {factor:g} times ({i + 1} of {len(scales)})"
+                with screen.progress_line(label, int(problem.tokens.sum()), stop) as progress:
+                    options: dict[str, Any] = {
+                        "time_limit": time_limit,
+                        "seed": seed,
+                        "threads": threads,
+                        "progress": progress,
+                    }
+                    points.append(_point(scaled, name, factor, moeplace.solve(scaled, name, **options, **own)))
+        if points:
+            from moeplace.report.instance_pictures import capacity_curve
+
+            most = _most(problem)
+            _save(output, lambda: capacity_curve(points, problem.name, most))
+        return INTERRUPTED if stop.interrupted else 0
+
+
+def _factors(text: str) -> list[float]:
+    try:
+        factors = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--factors: expected numbers with commas between them, found {text!r}") from None
+    if not all(0 <= factor < 1e6 for factor in factors):
+        raise InputError(f"--factors: expected numbers from 0 to a million, found {text!r}")
+    return sorted(set(factors))
+
+
+def _scaled(instance: Instance, factor: float) -> Instance:
+    from fractions import Fraction
+
+    from moeplace import Instance
+
+    document = instance.document()
+    for server in document["servers"]:
+        server["capacity_bytes"] = int(server["capacity_bytes"] * Fraction(factor))
+    return Instance.from_document(document)
+
+
+def _point(instance: Instance, method: str, factor: float, solution: Any) -> CapacityPoint:
+    from moeplace.report.instance_pictures import CapacityPoint
+
+    said, baseline = solution.objective, instance.baseline_ns
+    capacity, items = sum(instance.capacity_bytes.tolist()), sum(instance.item_bytes.tolist())
+    at_most = None if said.bound_ns is None else (baseline - said.bound_ns) / baseline
+    return CapacityPoint(method, factor, capacity / items, (baseline - said.latency_ns) / baseline, at_most)
+
+
+def _most(instance: Instance) -> float:
+    import numpy as np
+
+    from moeplace import Placement, latency_ns
+
+    everything = Placement(np.ones((len(instance.servers), instance.n_items), dtype=bool))
+    return (instance.baseline_ns - latency_ns(instance, everything)) / instance.baseline_ns
+
+
+@plot.command()
+@instance_argument
+@click.option("--model", metavar="NAME", help="Only this model.  [default: all]")
+@click.option("--layers", metavar="L,L,...", help="Only these layers.  [default: 12 of them, evenly]")
+@output_option
+def coactivation(instance: str, model: str | None, layers: str | None, output: str) -> None:
+    """Draw which experts of a layer are used together more often than by chance (heat map of the lift)."""
+    import moeplace
+
+    _check(output, instance)
+    problem = moeplace.load(instance)
+    blocks = _blocks(problem, model, layers, instance)
+    from moeplace.report.instance_pictures import coactivation as draw
+
+    _save(output, lambda: draw(problem, blocks, f"{problem.name}: experts used together"))
+
+
+def _blocks(instance: Instance, model: str | None, layers: str | None, file: str) -> list[int]:
+    from moeplace.report.instance_pictures import MOST_PANELS, block_tokens
+
+    if model is not None and model not in instance.model_index:
+        raise InputError(f"--model: no model {model!r}; there are {', '.join(instance.model_index)}", file=file)
+    used = block_tokens(instance) > 0
+    blocks = [
+        block
+        for block in range(instance.n_blocks)
+        if used[block] and (model is None or int(instance.block_model[block]) == instance.model_index[model])
+    ]
+    if layers is not None:
+        wanted = []
+        for part in layers.split(","):
+            found = [b for b in blocks if part.strip() == str(int(instance.block_layer[b]))]
+            if not found:
+                raise InputError(f"--layers: no layer {part.strip()!r} with activations", file=file)
+            wanted += found
+        return list(dict.fromkeys(wanted))
+    if not blocks:
+        raise InputError("has no activations to draw", file=file)
+    if len(blocks) <= MOST_PANELS:
+        return blocks
+    return [blocks[round(i * (len(blocks) - 1) / (MOST_PANELS - 1))] for i in range(MOST_PANELS)]
+
+
+@plot.command()
+@instance_argument
+@output_option
+def popularity(instance: str, output: str) -> None:
+    """Draw how unevenly the experts of a layer are used."""
+    import moeplace
+
+    _check(output, instance)
+    problem = moeplace.load(instance)
+    if not len(problem.rows):
+        raise InputError("has no activations to draw", file=instance)
+    from moeplace.report.instance_pictures import popularity as draw
+
+    _save(output, lambda: draw(problem, f"{problem.name}: popularity of experts"))
+
+
+@plot.command()
+@click.argument("source", type=file_name, metavar="INSTANCE|RUN")
+@click.option("--method", "methods", metavar="A,B,C", help="Methods to show.  [default: auto, or all of a RUN]")
+@click.option("--instance", "name", metavar="NAME", help="The instance of a RUN.  [default: its only one]")
+@click.option("--time-limit", type=float, default=60.0, show_default=True, metavar="S", help="Seconds a method.")
+@seed_option
+@threads_option
+@parameter_option
+@output_option
+def progress(
+    source: str,
+    methods: str | None,
+    name: str | None,
+    time_limit: float,
+    seed: int,
+    threads: int,
+    parameters: tuple[tuple[str, Any], ...],
+    output: str,
+) -> int:
+    """Draw cost and proven bound over time: of a search that runs now on an INSTANCE, or of one recorded in a RUN.
+
+    Ctrl-C ends the search and draws it.
+    """
+    names = None if methods is None else list(dict.fromkeys(part.strip() for part in methods.split(",")))
+    _check(output, source)
+    if Path(source).is_dir():
+        searches, tokens, title, best = _recorded(source, name, names, seed)
+        interrupted = False
+    else:
+        if name is not None:
+            raise InputError("--instance chooses an instance of a run directory; this is a file", file=source)
+        own = as_dict(parameters)
+        limits = {"time_limit": time_limit, "seed": seed, "threads": threads}
+        searches, tokens, title, best, interrupted = _searched(source, names or ["auto"], own, limits)
+    if not any(search.costs or search.bounds for search in searches):
+        raise InputError("no search found anything to draw", file=source)
+    from moeplace.report.instance_pictures import progress as draw
+
+    _save(output, lambda: draw(searches, tokens, title, best))
+    return INTERRUPTED if interrupted else 0
+
+
+def _recorded(
+    folder: str, name: str | None, methods: list[str] | None, seed: int
+) -> tuple[list[Progression], int, str, dict[str, int]]:
+    from moeplace.report.collect import collect
+    from moeplace.report.instance_pictures import search_of
+
+    collection = collect([folder])
+    names = list(dict.fromkeys(instance.name for instance in collection.instances))
+    if name is None and len(names) > 1:
+        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise InputError(f"--instance: which of {len(names)} instances? ({some})", file=folder)
+    if name is not None and name not in names:
+        raise InputError(f"--instance: no instance {name!r} in this run", file=folder)
+    chosen = name or names[0]
+    if methods and (unknown := sorted(set(methods) - set(collection.methods))):
+        known = ", ".join(collection.methods)
+        raise InputError(f"--method: no method {unknown[0]!r} in this run; there are {known}", file=folder)
+    searches, problem = [], None
+    for entry in collection.entries:
+        record, trial = entry.record, entry.trial
+        seeds = {e.record.seed for e in collection.entries if e.trial.method == trial.method}
+        wanted = record.instance == chosen and (methods is None or trial.method in methods)
+        if not wanted or record.status != "ok" or (record.seed != seed and len(seeds) > 1):
+            continue
+        problem = trial.problem
+        searches.append(search_of(record, trial.method))
+    if problem is None:
+        raise InputError(f"no run on {chosen} gave a placement (seed {seed})", file=folder)
+    best = {} if problem.best_ns is None else {"best known": problem.best_ns}
+    return searches, problem.tokens or 1, chosen, best
+
+
+def _searched(
+    file: str, methods: list[str], parameters: dict[str, Any], limits: dict[str, Any]
+) -> tuple[list[Progression], int, str, dict[str, int], bool]:
+    import moeplace
+    from moeplace.interrupt import stopping
+    from moeplace.library import read_best_known
+    from moeplace.registry import check_parameters, find_method
+    from moeplace.report.instance_pictures import Progression, falling, rising
+    from moeplace.solving import check_limits
+
+    check_limits(**limits)
+    find_methods_here(methods)
+    for method in methods:
+        check_parameters(method, find_method(method), parameters)
+    problem = moeplace.load(file)
+    tokens = int(problem.tokens.sum()) or 1
+    searches = []
+    with stopping() as stop:
+        for method in methods:
+            if stop:
+                break
+            steps: list[Progress] = []
+            with screen.progress_line(method, tokens, stop) as line:
+                listen = _both(steps.append, line)
+                solution = moeplace.solve(problem, method, progress=listen, **limits, **parameters)
+            ended = solution.wall_s or 0.0
+            costs = [(step.elapsed_s, step.latency_ns) for step in steps if step.latency_ns is not None]
+            bounds = [(step.elapsed_s, step.bound_ns) for step in steps if step.bound_ns is not None]
+            costs.append((ended, solution.objective.latency_ns))
+            if solution.objective.bound_ns is not None:
+                bounds.append((ended, solution.objective.bound_ns))
+            searches.append(Progression(method, falling(costs), rising(bounds), ended))
+        interrupted = stop.interrupted
+    known = read_best_known(Path(file).parent).get(problem.name)
+    best = {"best known": known.latency_ns} if known and known.sha256 == problem.sha256 else {}
+    return searches, tokens, problem.name, best, interrupted
+
+
+def _both(first: Callable[[Progress], None], second: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+    def listen(step: Progress) -> None:
+        first(step)
+        if second is not None:
+            second(step)
+
+    return listen
+
+
+def _check(output: str, *inputs: str) -> None:
+    from moeplace.report.style import picture_format
+
+    picture_format(output)
+    check_output(output, *inputs)
+
+
+def _save(output: str, draw: Callable[[], Figure]) -> None:
+    from moeplace.files import write_bytes
+    from moeplace.report import style
+
+    with style.drawing():
+        data = style.rendered(draw(), style.picture_format(output))
+    write_bytes(output, data)
+    click.echo(f"written to {one_line(output)}")

@@ -1,0 +1,67 @@
+"""``moeplace report``: tables, pictures and a page of what ``moeplace bench`` recorded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from moeplace.cli import one_line, screen
+from moeplace.cli.options import file_name
+from moeplace.errors import InputError
+
+
+@click.command(epilog="Exit codes: 0 done, 1 a bound is false (the report says which), 2 bad usage or input.")
+@click.argument("runs", type=file_name, nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "-o", "--output", type=file_name, required=True, metavar="DIR", help="Folder to write to; made if missing."
+)
+@click.option("--title", default="Placement methods compared", show_default=True, metavar="TEXT")
+@click.option(
+    "--target",
+    type=float,
+    default=0.01,
+    show_default=True,
+    metavar="G",
+    help="Performance profiles: time to come within this share of the best known cost.",
+)
+@click.option(
+    "--placements", type=int, default=12, show_default=True, metavar="N", help="Instances in the page's placement view."
+)
+def report(runs: tuple[str, ...], output: str, title: str, target: float, placements: int) -> int:
+    """Write tables (CSV, Markdown), pictures (PNG, SVG) and one page (HTML, opens without a network) of RUNs.
+
+    A RUN is a directory of moeplace bench, also one that is still running. Several are put together.
+    """
+    from moeplace.report.collect import collect
+
+    if not 0 <= target < float("inf"):
+        raise InputError(f"--target: expected a share >= 0, found {target}")
+    if placements < 0:
+        raise InputError(f"--placements: expected a number >= 0, found {placements}")
+    _check_folder(output)
+    collection = collect(runs)
+    from moeplace.report.writing import write_report  # loads what draws; a misprint is answered without
+
+    written = write_report(collection, output, title=title, target=target, placements=placements)
+    for note in collection.notes:
+        click.echo(f"note: {one_line(note)}", err=True)
+    for line in collection.contradictions:
+        click.echo(f"ERROR {one_line(line)}", err=True)
+    runs_seen = screen.number(len(collection.entries), "run")
+    click.echo(f"{runs_seen}, {screen.number(len(written), 'file')} written to {one_line(output)}")
+    return 1 if collection.contradictions else 0
+
+
+def _check_folder(folder: str) -> None:
+    # Now, not after the work.
+    path = Path(folder)
+    try:
+        if path.exists() and not path.is_dir():
+            raise InputError("is a file; a folder was expected", file=folder)
+        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=folder) from None
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"cannot be written: {existing} is no folder to write to", file=folder)

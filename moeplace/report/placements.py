@@ -1,0 +1,140 @@
+"""Which placements the page shows, and their data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import moeplace
+from moeplace.bench.records import PlannedInstance
+from moeplace.cli import screen
+from moeplace.errors import InputError
+from moeplace.report.collect import Collection, Entry
+from moeplace.report.placement_view import ViewsOf
+from moeplace.report.statistics import pooled
+
+MOST_BYTES = 1_200_000
+"""Data of the placement view, at most; what would come after it is left out, and the page says so."""
+
+
+@dataclass
+class Placements:
+    """The placement view's data.
+
+    Attributes
+    ----------
+    instances : list of dict
+        As the page's script reads them.
+    facts : str
+        What was chosen, and what was left out.
+    """
+
+    instances: list[dict[str, Any]] = field(default_factory=list)
+    facts: str = ""
+
+
+def choose(collection: Collection, most: int, most_rows: int = 2_000_000) -> Placements:
+    """Return the placements of some instances: of each method the best one it found.
+
+    Parameters
+    ----------
+    collection : Collection
+    most : int
+        Instances to show, taken evenly from the sets and from small to large within each.
+    most_rows : int
+        Activation rows of the instances shown, together: reading them takes the time.
+
+    Returns
+    -------
+    Placements
+        Instances whose file is not found or is another one now are left out.
+    """
+    result, size, missing = Placements(), 0, 0
+    by_instance = pooled_entries(collection.entries)
+    for instance in _evenly(collection, most):
+        entries = best_of_each_method(by_instance.get((instance.set, instance.sha256), []), collection.methods)
+        if not entries or instance.rows > most_rows:
+            continue
+        try:
+            shown = _instance_document(instance, entries)
+        except InputError:
+            missing += 1
+            continue
+        length = sum(len(row) for p in shown["placements"] for model in p["cached"] for row in model)
+        size += length + 60 * len(shown["users"]["name"]) * (1 + len(shown["placements"]))
+        if size > MOST_BYTES:
+            break
+        most_rows -= instance.rows
+        result.instances.append(shown)
+    total = len(collection.instances)
+    result.facts = f"best of each method on {len(result.instances)} of {screen.number(total, 'instance')}"
+    if missing:
+        result.facts += f"; the files of {missing} others are not where they were"
+    return result
+
+
+def pooled_entries(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    """Return the entries by set and instance."""
+    result: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        result.setdefault((entry.record.set, entry.record.sha256), []).append(entry)
+    return result
+
+
+def best_of_each_method(entries: Sequence[Entry], methods: Sequence[str]) -> list[Entry]:
+    """Return the run of lowest cost (then lowest seed) of each method, best method first."""
+    best: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.trial.latency_ns is not None and entry.record.solution is not None:
+            before = best.get(entry.trial.method)
+            if before is None or _rank(entry) < _rank(before):
+                best[entry.trial.method] = entry
+    return sorted(best.values(), key=lambda entry: (_rank(entry)[0], methods.index(entry.trial.method)))
+
+
+def _rank(entry: Entry) -> tuple[int, int]:
+    assert entry.trial.latency_ns is not None
+    return entry.trial.latency_ns, entry.trial.seed
+
+
+def _evenly(collection: Collection, most: int) -> list[PlannedInstance]:
+    """Return instances in the order of the sets, about as many of each, evenly from small to large."""
+    by_set: dict[str, list[PlannedInstance]] = {}
+    for instance in sorted(collection.instances, key=lambda i: (i.items * i.servers, i.name)):
+        by_set.setdefault(instance.set, []).append(instance)
+    room, chosen = most, {}
+    for left, name in enumerate(sorted(by_set, key=lambda name: len(by_set[name]))):
+        share = room // (len(by_set) - left)
+        chosen[name] = _spread(by_set[name], share)
+        room -= len(chosen[name])
+    return [instance for name in collection.sets for instance in chosen.get(name, [])]
+
+
+def _spread(instances: list[PlannedInstance], most: int) -> list[PlannedInstance]:
+    if most >= len(instances):
+        return instances
+    if most < 2:
+        return instances[-1:] * most
+    return [instances[round(i * (len(instances) - 1) / (most - 1))] for i in range(most)]
+
+
+def _instance_document(planned: PlannedInstance, entries: Sequence[Entry]) -> dict[str, Any]:
+    instance = moeplace.load(entries[0].data.instance_path(planned))
+    if instance.sha256 != planned.sha256:
+        raise InputError("is another instance now", file=planned.path)
+    views = ViewsOf(instance)
+    placements = []
+    for entry in entries:
+        placement = entry.data.solution(entry.record).placement_on(instance)
+        shown = views.view(placement).document()
+        gap, problem = entry.trial.gap, entry.trial.problem
+        shown["label"] = entry.trial.method + (f", seed {entry.trial.seed}" if _seeds(entries) else "")
+        shown["gap"] = "" if gap is None else f"gap {screen.gap_percent(gap)} (bound of {problem.bound_by})"
+        shown["note"] = "best known cost" if entry.trial.latency_ns == problem.best_ns else ""
+        placements.append(shown)
+    return views.document() | {"set": planned.set, "placements": placements}
+
+
+def _seeds(entries: Sequence[Entry]) -> bool:
+    return len(pooled((entry.trial for entry in entries), lambda trial: str(trial.seed))) > 1

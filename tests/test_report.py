@@ -1,0 +1,509 @@
+"""``moeplace report`` and ``moeplace plot``: what they write, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from random_instances import random_document
+from run_directories import make_plan, planned, record, solved_run, write_run
+
+import moeplace
+from moeplace import Evaluation, Instance, Placement
+from moeplace.bench.records import RECORDS, RUN, Plan, PlannedInstance, Record, Run
+from moeplace.cli import main
+from moeplace.library import instance_files, instances_folder
+from moeplace.report.collect import collect
+from moeplace.report.instance_pictures import block_tokens, item_tokens, lift, pair_tokens
+from moeplace.report.placement_view import ViewsOf, layout
+from moeplace.report.placements import choose
+from moeplace.report.statistics import TARGET, Summary
+from moeplace.report.tables import SUMMARY_FIELDS, cells, markdown, summary_csv
+from moeplace.report.writing import PAGE, PICTURES, RUN_FIELDS, TITLE, documents, runs_csv, write_report
+from moeplace.report.writing import markdown as report_markdown
+
+TINY = instance_files("tiny")
+METHODS = ["cpsat", "greedy", "popular", "random"]
+Cli = Callable[..., tuple[str, str]]
+
+
+RUNS = 6 * len(METHODS) * 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a run directory of real solves on five tiny instances and a small one."""
+    paths = [*TINY[:5], instance_files("small")[2]]
+    return solved_run(tmp_path_factory.mktemp("runs") / "run", paths, METHODS, [0, 1], time_limit=5.0)
+
+
+@pytest.fixture(scope="module")
+def written(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the report of that run."""
+    folder = tmp_path_factory.mktemp("written") / "new" / "folder"
+    assert main(["report", str(run), "-o", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: object, code: int = 0) -> tuple[str, str]:
+        capfd.readouterr()
+        result = main([str(arg) for arg in args])
+        out, err = capfd.readouterr()
+        assert result == code, (out, err)
+        return out, err
+
+    return call
+
+
+def made_up(n: int, **changes: Any) -> list[PlannedInstance]:
+    """Make up instances that are nowhere on the disk."""
+    base = planned(TINY[0], moeplace.load(TINY[0]))
+    fields = {"path": "/nowhere/x.json", "best_known": None, "items": 10, "servers": 2} | changes
+    return [msgspec.structs.replace(base, name=f"i{i}", sha256=f"{i:064}", **fields) for i in range(n)]
+
+
+# --- report ----------------------------------------------------------------------------------------------------
+
+
+def test_report_writes_everything(run: Path, written: Path) -> None:
+    names = {str(path.relative_to(written)) for path in written.rglob("*") if path.is_file()}
+    pictures = {f"pictures/{name}.{kind}" for name in PICTURES for kind in ("png", "svg")}
+    assert names == {"index.html", "index.md", "summary.csv", "runs.csv"} | pictures
+    for name in PICTURES:
+        assert (written / f"pictures/{name}.png").read_bytes().startswith(b"\x89PNG")
+        ET.parse(written / f"pictures/{name}.svg")
+    text = (written / "index.md").read_text()
+    assert all(f"(pictures/{name}.svg)" in text for name in PICTURES)
+    assert len((written / PAGE).read_bytes()) < 5_000_000
+    # All but the page, in which Bokeh draws ids anew, is the same byte for byte when it is written again.
+    again = documents(collect([run]), title=TITLE, introduction="", target=TARGET, placements=0, page=False)
+    assert {name: (written / name).read_bytes() for name in names if name != PAGE} == again
+
+
+def test_tables_say_what_the_records_say(run: Path, written: Path) -> None:
+    with (written / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == RUN_FIELDS
+    assert len(rows) == RUNS
+    known = {i.name: i.best_known for i in msgspec.json.decode((run / RUN).read_bytes(), type=Run).instances}
+    for row in rows:
+        best = known[row["instance"]]
+        assert best is not None
+        assert best.optimal
+        cost = int(row["latency_ns"])
+        assert int(row["best_ns"]) == int(row["best_bound_ns"]) == best.latency_ns <= cost
+        assert float(row["gap"]) == pytest.approx((cost - best.latency_ns) / cost)
+        assert float(row["excess"]) == pytest.approx(cost / best.latency_ns - 1)
+        assert 0 <= float(row["primal_integral"]) <= 1
+    with (written / "summary.csv").open(newline="") as file:
+        summaries = list(csv.DictReader(file))
+    assert list(summaries[0]) == SUMMARY_FIELDS
+    assert [(s["set"], s["method"]) for s in summaries] == [(s, m) for s in ("tiny", "small") for m in METHODS]
+    for line in summaries:
+        own = [row for row in rows if (row["set"], row["method"]) == (line["set"], line["method"])]
+        assert int(line["runs"]) == int(line["solved"]) == len(own)
+        assert float(line["gap_max"]) == max(float(row["gap"]) for row in own)
+        assert float(line["gap_mean"]) == pytest.approx(sum(float(row["gap"]) for row in own) / len(own))
+    exact = summaries[0]
+    assert exact["proven"] == exact["optimal"] == exact["runs"]
+    assert exact["gap_max"] == "0.0"
+
+
+def test_what_is_not_known_is_a_dash_in_tables_and_empty_in_csv(tmp_path: Path) -> None:
+    plan = make_plan(["lost"])
+    (instance,) = made_up(1)
+    lost = record(instance, plan, "lost", status="crashed", message="signal 11", wall_s=None)
+    folder = write_run(tmp_path / "run", plan, [instance], [lost])
+    collection = collect([folder])
+    ((line,),) = collection.summaries().values()
+    assert cells(line)[6:12] == ["-"] * 6
+    assert cells(line)[-1] == "1 crashed"
+    assert line.time_s == pytest.approx(plan.time_limit)
+    (row,) = csv.DictReader(summary_csv([line]).decode().splitlines())
+    assert row["gap_mean"] == row["excess_max"] == ""
+    assert row["failures"] == "crashed:1"
+    (row,) = csv.DictReader(runs_csv(collection).decode().splitlines())
+    assert row["latency_ns"] == row["gap"] == row["best_ns"] == row["wall_s"] == ""
+
+
+def test_bounds_of_all_methods_count_and_false_ones_do_not(cli: Cli, tmp_path: Path) -> None:
+    plan = make_plan(["prover", "finder", "liar"])
+    (instance,) = made_up(1)
+    records = [
+        record(instance, plan, "prover", latency_ns=200, bound_ns=90, baseline_ns=400),
+        record(instance, plan, "finder", latency_ns=100, baseline_ns=400),
+        record(instance, plan, "liar", latency_ns=150, bound_ns=120, baseline_ns=400),
+    ]
+    folder = write_run(tmp_path / "run", plan, [instance], records)
+    by_method = {line.method: line for line in collect([folder]).summaries()["tiny"]}
+    assert by_method["finder"].gap_mean == pytest.approx(0.1)
+    assert by_method["prover"].gap_mean == pytest.approx(0.55)
+    assert by_method["prover"].excess_mean == pytest.approx(1.0)
+    assert by_method["liar"].failures == {"false_bound": 1}
+    out, err = cli("report", folder, "-o", "out", code=1)
+    assert "120" in err
+    assert "100" in err
+    assert "liar" in err
+    assert "false" in Path("out/index.md").read_text()
+    assert "written to out" in out
+
+
+def test_runs_are_put_together(tmp_path: Path) -> None:
+    one, two = make_plan(["m"], time_limit=10.0), make_plan(["m", "n"], time_limit=60.0)
+    (instance,) = made_up(1)
+    first = write_run(tmp_path / "a", one, [instance], [record(instance, one, "m", latency_ns=200)])
+    later = [record(instance, two, "m", latency_ns=150), record(instance, two, "n", latency_ns=100, bound_ns=100)]
+    second = write_run(tmp_path / "b", two, [instance], later)
+    collection = collect([first, second])
+    # The same method with two limits is two lines; the best of both runs is what all are compared with.
+    assert collection.methods == ["m, 10 s", "m, 60 s", "n"]
+    assert [line.excess_mean for line in collection.summaries()["tiny"]] == [1.0, 0.5, 0.0]
+    assert [line.gap_mean for line in collection.summaries()["tiny"]] == pytest.approx([0.5, 1 / 3, 0.0])
+    copy = write_run(tmp_path / "c", one, [instance], [record(instance, one, "m", latency_ns=120)])
+    collection = collect([first, copy])
+    assert [entry.trial.latency_ns for entry in collection.entries] == [120]
+    assert collection.notes == ["1 runs are in several run directories; each counts once, as in the last one"]
+
+
+def test_a_run_that_is_still_going_on_says_what_is_missing(tmp_path: Path) -> None:
+    plan = make_plan(["m", "n"], seeds=[0, 1])
+    instances = made_up(2)
+    folder = write_run(tmp_path / "run", plan, instances, [record(instances[0], plan, "m", latency_ns=100)])
+    with (folder / RECORDS).open("ab") as file:
+        file.write(b'{"key": "torn')
+    collection = collect([folder])
+    assert collection.notes == ["1 of 8 planned runs are recorded; the others are not counted anywhere"]
+    assert "1 of 8 planned runs" in report_markdown(collection, TITLE, "", TARGET)
+
+
+def test_placement_view_is_of_the_best_run_and_leaves_out_what_is_gone(run: Path, tmp_path: Path) -> None:
+    collection = collect([run])
+    shown = choose(collection, 3)
+    assert len(shown.instances) == 3
+    assert {document["set"] for document in shown.instances} == {"tiny", "small"}
+    for document in shown.instances:
+        costs = [placement["latency_ns"] for placement in document["placements"]]
+        assert costs == sorted(costs)
+        assert len(costs) == len(METHODS)
+        entry = next(p for p in collection.problems if p.name == document["name"])
+        assert costs[0] == entry.best_ns
+        assert document["baseline_ns"] == entry.baseline_ns
+    plan = make_plan(["m"])
+    instances = made_up(2)
+    gone = write_run(
+        tmp_path / "gone", plan, instances,
+        [record(i, plan, "m", latency_ns=9, solution="solutions/x") for i in instances],
+        {record(i, plan, "m").key: b"{}" for i in instances},
+    )  # fmt: skip
+    left_out = choose(collect([gone]), 5)
+    assert left_out.instances == []
+    assert "2 others are not where they were" in left_out.facts
+
+
+def test_a_report_on_odd_names(tmp_path: Path) -> None:
+    evil = '</script><script>document.title="x"</script>'
+    plan = make_plan([evil, "_hidden", "a|b", "$x$", "\u4e16\u754c"])
+    (instance,) = made_up(1, set="<b>set</b>")
+    records = [
+        record(instance, plan, method.name, latency_ns=100 + i, bound_ns=50) for i, method in enumerate(plan.methods)
+    ]
+    folder = write_run(tmp_path / "run", plan, [instance], records)
+    write_report(collect([folder]), tmp_path / "out", title="<i>title</i>")
+    page = (tmp_path / "out" / PAGE).read_text()
+    assert evil not in page
+    assert "<b>set</b>" not in page
+    assert "<i>title</i>" not in page
+    table = (tmp_path / "out/index.md").read_text()
+    assert r"a\|b" in table
+    assert all(line.count(" | ") == 14 for line in table.splitlines() if line.startswith("| "))
+
+
+def test_markdown_escapes_what_would_break_the_table() -> None:
+    line = Summary("s", "a|b*c", 1, 1, 0, 0, 0, None, None, None, 0.0, 0.0, 0.0, 1.0, None, {})
+    assert markdown([line]).splitlines()[2].startswith(r"| a\|b\*c | 1 | 1 |")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing", "-o", "out"], "nothing: is no run directory"),
+        (["empty", "-o", "out"], "no run has been recorded yet"),
+        (["good", "good", "-o", "out"], "good: is given twice"),
+        (["good", "-o", "file.txt"], "file.txt: is a file; a folder was expected"),
+        (["good", "-o", "file.txt/out"], "is no folder to write to"),
+        (["good", "-o", "out", "--target", "-1"], "--target: expected a share >= 0, found -1.0"),
+        (["good", "-o", "out", "--placements", "-1"], "--placements: expected a number >= 0"),
+        (["damaged", "-o", "out"], "damaged/records.jsonl: line 1: no record"),
+    ],
+)
+def test_report_refuses(cli: Cli, args: list[str], message: str) -> None:
+    plan = make_plan(["m"])
+    (instance,) = made_up(1)
+    write_run(Path("empty"), plan, [instance], [])
+    write_run(Path("good"), plan, [instance], [record(instance, plan, "m", latency_ns=1)])
+    write_run(Path("damaged"), plan, [instance], [])
+    Path("damaged", RECORDS).write_text("{}\n")
+    Path("file.txt").touch()
+    out, err = cli("report", *args, code=2)
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert not Path("out").exists()
+
+
+# --- where stations and users are drawn --------------------------------------------------------------------------
+
+
+def test_layout_takes_positions_and_else_lays_out_by_times() -> None:
+    real = moeplace.load(instances_folder() / "real" / "gpt-oss-20b_melbourne_cut_l04_s3_u12_c264.json")
+    placed = layout(real)
+    assert placed.is_map
+    assert placed.station.tolist() == [list(server.position_m) for server in real.servers]  # type: ignore[arg-type]
+    document = real.document()
+    for part in (*document["servers"], *document["demands"]):
+        del part["position_m"]
+    by_times = layout(Instance.from_document(document))
+    assert not by_times.is_map
+    # The station drawn nearest to a user is one that is nearest in time.
+    drawn = np.linalg.norm(by_times.user[:, None] - by_times.station[None, :], axis=2).argmin(axis=1)
+    times = real.server_ns[: len(by_times.users)]
+    assert np.mean(times[np.arange(len(drawn)), drawn] == times.min(axis=1)) > 0.8
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_views_of_random_instances(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    instance = Instance.from_document(random_document(rng))
+    placed = layout(instance)
+    assert np.isfinite(placed.station).all()
+    assert np.isfinite(placed.user).all()
+    apart = np.linalg.norm(placed.station[:, None] - placed.station[None, :], axis=2)
+    assert (apart + np.eye(len(apart)) > 0).all()
+    placement = moeplace.solve(instance, "greedy").placement_on(instance)
+    view = ViewsOf(instance).view(placement)
+    assert view.latency_ns == moeplace.latency_ns(instance, placement)
+    tokens = dict.fromkeys(placed.users, 0)
+    for demand in instance.demands:
+        tokens[demand.user] += demand.tokens
+    weights = np.array(list(tokens.values()))
+    assert view.after_ns @ weights == pytest.approx(view.latency_ns)
+    assert view.before_ns @ weights == pytest.approx(instance.baseline_ns)
+    # The page reads the caches from bits.
+    held = np.zeros_like(placement.cached)
+    for m, rows in enumerate(view.document()["cached"]):
+        items = instance.model_items(m)
+        for n, text in enumerate(rows):
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8))
+            held[n, items] = bits[: items.stop - items.start]
+    assert (held == placement.cached).all()
+
+
+# --- co-activation -------------------------------------------------------------------------------------------------
+
+
+def test_pairs_are_counted_and_compared_with_chance() -> None:
+    document: dict[str, Any] = {
+        "format": "moeplace/instance", "version": 1, "name": "x", "latency_model": "max",
+        "models": [{"name": "m", "layers": 2, "experts": 3, "top_k": 2, "expert_bytes": 1}],
+        "servers": [],
+        "demands": [
+            {"user": u, "model": "m", "tokens": 10, "device_ns": 0, "server_ns": [], "cloud_ns": 5} for u in "ab"
+        ],
+        "activations": {
+            "demand": [0, 0, 1, 1], "layer": [0, 0, 0, 1], "experts": [[0, 1], [0, 2], [1], [2]], "count": [4, 2, 2, 7],
+        },
+    }  # fmt: skip
+    instance = Instance.from_document(document)
+    assert item_tokens(instance).tolist() == [6, 6, 2, 0, 0, 7]
+    assert block_tokens(instance).tolist() == [8, 7]
+    pairs = pair_tokens(instance, 0)
+    assert pairs.tolist() == [[6, 4, 2], [4, 6, 0], [2, 0, 2]]
+    ratio = lift(pairs, 8)
+    assert ratio[0, 1] == pytest.approx((4 / 8) / (6 / 8 * 6 / 8))
+    assert ratio[0, 2] == pytest.approx((2 / 8) / (6 / 8 * 2 / 8))
+    assert ratio[1, 2] == 0.0
+    assert np.isnan(np.diagonal(ratio)).all()
+    assert np.isnan(lift(pair_tokens(instance, 1), 7)).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_pairs_against_counting_by_hand(seed: int) -> None:
+    document = random_document(np.random.default_rng(seed))
+    instance = Instance.from_document(document)
+    rows = document["activations"]
+    for block in range(instance.n_blocks):
+        model, layer = int(instance.block_model[block]), int(instance.block_layer[block])
+        expected = np.zeros_like(pair_tokens(instance, block))
+        for d, at, experts, count in zip(rows["demand"], rows["layer"], rows["experts"], rows["count"], strict=True):
+            if at == layer and document["demands"][d]["model"] == instance.models[model].name:
+                for i in experts:
+                    for j in experts:
+                        expected[i, j] += count
+        assert pair_tokens(instance, block).tolist() == expected.tolist()
+
+
+# --- plot ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_plot_map(cli: Cli, suffix: str) -> None:
+    instance = instance_files("small")[2]
+    cli("solve", instance, "--method", "greedy", "-o", "solution.json")
+    cli("plot", "map", instance, "solution.json", "-o", f"a.{suffix}")
+    cli("plot", "map", instance, "solution.json", "-o", f"b.{suffix}")
+    data = Path(f"a.{suffix}").read_bytes()
+    assert data == Path(f"b.{suffix}").read_bytes()
+    assert data.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
+
+
+def test_plot_of_every_kind(cli: Cli, run: Path) -> None:
+    instance = instance_files("small")[2]
+    cli("plot", "capacity", instance, "--methods", "greedy,popular", "--factors", "0,0.5,1", "-o", "capacity.svg")
+    cli("plot", "coactivation", instance, "--layers", "1,0", "-o", "coactivation.svg")
+    cli("plot", "popularity", instance, "-o", "popularity.svg")
+    cli("plot", "progress", instance, "--method", "cpsat,greedy", "--time-limit", 10, "-o", "searched.svg")
+    cli("plot", "progress", run, "--instance", moeplace.load(instance).name, "-o", "recorded.svg")
+    for name in ("capacity", "coactivation", "popularity", "searched", "recorded"):
+        assert ET.parse(f"{name}.svg").getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize("path", TINY, ids=lambda path: path.stem)
+def test_plot_takes_every_tiny_instance(cli: Cli, path: Path) -> None:
+    cli("solve", path, "--method", "greedy", "-o", "solution.json")
+    for kind in (["map", path, "solution.json"], ["coactivation", path], ["popularity", path]):
+        cli("plot", *kind, "-o", f"{kind[0]}.png")
+
+
+def test_capacity_is_scaled_exactly(tmp_path: Path) -> None:
+    from moeplace.cli.plot import _scaled
+
+    instance = moeplace.load(TINY[0])
+    document = instance.document()
+    for server in document["servers"]:
+        server["capacity_bytes"] = 2**62 + 1
+    big = Instance.from_document(document)
+    assert _scaled(big, 1.0).capacity_bytes.tolist() == big.capacity_bytes.tolist()
+    assert _scaled(big, 0.5).capacity_bytes.tolist() == [2**61] * len(big.servers)
+    everything = Placement(np.ones((len(instance.servers), instance.n_items), dtype=bool))
+    assert Evaluation(_scaled(instance, 1e5), everything).latency_ns <= instance.baseline_ns
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["map", "i.json", "s.json", "-o", "x.gif"], "x.gif: expected a name that ends in .png, .svg, .pdf"),
+        (["map", "i.json", "i.json", "-o", "x.png"], "i.json"),
+        (["map", "i.json", "other.json", "-o", "x.png"], "other.json: placement[0].server: the instance has no server"),
+        (["map", "none.json", "s.json", "-o", "x.png"], "none.json: cannot be read"),
+        (["map", "i.json", "s.json", "-o", "no/x.png"], "the folder no does not exist"),
+        (["capacity", "i.json", "--factors", "a,b", "-o", "x.png"], "--factors: expected numbers with commas"),
+        (["capacity", "i.json", "--factors", "nan", "-o", "x.png"], "--factors: expected numbers from 0"),
+        (["capacity", "i.json", "--factors", "1e300", "-o", "x.png"], "--factors: expected numbers from 0"),
+        (["capacity", "i.json", "--methods", "nope", "-o", "x.png"], "no method 'nope'"),
+        (["coactivation", "i.json", "--model", "nope", "-o", "x.png"], "i.json: --model: no model 'nope'; there are"),
+        (["coactivation", "i.json", "--layers", "0,77", "-o", "x.png"], "i.json: --layers: no layer '77'"),
+        (["popularity", "no_rows.json", "-o", "x.png"], "no_rows.json: has no activations to draw"),
+        (["coactivation", "no_rows.json", "-o", "x.png"], "no_rows.json: has no activations to draw"),
+        (["capacity", "no_rows.json", "-o", "x.png"], "no_rows.json: no cache can save anything"),
+        (["progress", "i.json", "--instance", "x", "-o", "x.png"], "chooses an instance of a run directory"),
+        (["progress", "i.json", "--method", "nope", "-o", "x.png"], "no method 'nope'"),
+        (["progress", "run", "-o", "x.png"], "run: --instance: which of 2 instances? (i0, i1)"),
+        (["progress", "run", "--instance", "x", "-o", "x.png"], "run: --instance: no instance 'x' in this run"),
+        (["progress", "run", "--instance", "i0", "--method", "z", "-o", "x.png"], "run: --method: no method 'z'"),
+        (["progress", "run", "--instance", "i1", "-o", "x.png"], "run: no run on i1 gave a placement"),
+        (["nothing"], "No such command 'nothing'"),
+        ([], "Missing command"),
+    ],
+)
+def test_plot_refuses(cli: Cli, args: list[str], message: str) -> None:
+    path = TINY[0]
+    Path("i.json").write_bytes(path.read_bytes())
+    cli("solve", "i.json", "--method", "greedy", "-o", "s.json")
+    other = json.loads(Path("s.json").read_text())
+    other["placement"] = [{"server": "elsewhere", "model": "m", "experts": [[0, 0]]}]
+    Path("other.json").write_text(json.dumps(other))
+    no_rows = moeplace.load(path).document()
+    no_rows["activations"] = {"demand": [], "layer": [], "experts": [], "count": []}
+    Path("no_rows.json").write_text(json.dumps(no_rows))
+    plan = make_plan(["m"])
+    instances = made_up(2)
+    records = [record(instances[0], plan, "m", latency_ns=1), record(instances[1], plan, "m", status="crashed")]
+    write_run(Path("run"), plan, instances, records)
+    before = {path.name for path in Path().iterdir()}
+    out, err = cli("plot", *args, code=2)
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert {path.name for path in Path().iterdir()} == before
+
+
+# --- what is imported ------------------------------------------------------------------------------------------------
+
+
+def test_help_and_refusals_load_no_drawing_library() -> None:
+    code = (
+        "import sys\n"
+        "from moeplace.cli import main\n"
+        "for args in (['report', '--help'], ['plot', 'map', '--help'], ['report', 'nowhere', '-o', 'out']):\n"
+        "    main(args)\n"
+        "found = {'matplotlib', 'bokeh', 'jinja2', 'ortools', 'highspy'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+# --- the published benchmark -----------------------------------------------------------------------------------------
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
+
+
+@pytest.mark.skipif(not SCRIPT.is_file(), reason="the scripts are in the checkout only")
+def test_the_published_benchmark_is_written_from_a_run_alone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specification = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
+    assert specification is not None
+    assert specification.loader is not None
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    asked = []
+
+    def pretend(command: list[str]) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, len(asked) % 2)  # some run of the first stage failed
+
+    shutil.copytree(run, tmp_path / "runs" / "exact")
+    plan = make_plan(["more"])
+    write_run(tmp_path / "runs" / "heuristics", plan, *_one_more(run, plan))
+    monkeypatch.setattr(script.subprocess, "run", pretend)
+    arguments = ["--run", str(tmp_path / "runs"), "--suites", "tiny", "-o", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    assert script.main() == 1
+    assert [command[3:5] for command in asked] == [["bench", "tiny"]] * 2
+    assert [Path(command[-1]).name for command in asked] == ["exact", "heuristics"]
+    text = (tmp_path / "out" / "index.md").read_text()
+    links = re.findall(r"\]\(((?:pictures|runs|summary)[^)]*)\)", text)
+    assert {"runs.csv", "summary.csv", "pictures/placement.svg", "pictures/progress.svg"} < set(links)
+    assert all((tmp_path / "out" / link).is_file() for link in links)
+    assert not (tmp_path / "out" / PAGE).exists()
+
+
+def _one_more(run: Path, plan: Plan) -> tuple[list[PlannedInstance], list[Record]]:
+    instances = collect([run]).instances[:1]
+    return instances, [record(instances[0], plan, "more", status="crashed", wall_s=None)]
