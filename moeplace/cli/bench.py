@@ -107,7 +107,7 @@ def bench(
         if scheduler:
             from moeplace.bench.cluster import cluster_pool
 
-            pool: Any = cluster_pool(scheduler, threads)
+            pool: Any = cluster_pool(scheduler, threads, local.modules)
             at_once = pool.workers
         else:
             pool = local
