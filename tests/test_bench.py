@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -457,6 +458,8 @@ def test_methods_from_a_file(bench: Bench) -> None:
         ([TINY, "--methods", "nonsense"], "no method 'nonsense'; there are auto"),
         ([TINY, "--methods", "nowhere:method"], "'nowhere:method' cannot be loaded: ModuleNotFoundError"),
         ([TINY, "--methods", "popular[depth=1]"], "method popular has no parameter 'depth'; it has none"),
+        ([TINY, "--methods", "bad_methods:cheap[seed=3]"], "seed is no parameter of a method"),
+        ([TINY, "--methods", "greedy[gap=0.1]"], "method greedy has no parameter 'gap'"),
         ([TINY, "--methods", "popular[depth"], "is not of the form method or method[key=value,...]"),
         ([TINY, "--methods", "popular,popular"], "the method popular is given twice"),
         ([TINY, "--methods", "popular", "--seeds", "3-1"], "seeds are numbers and ranges"),
@@ -483,6 +486,31 @@ def test_a_folder_with_something_else_in_it_is_left_alone(bench: Bench) -> None:
     assert err == "moeplace bench: run: holds other files and no run.json; give a new folder\n"
     with pytest.raises(InputError, match=r"run: is no run directory: there is no run.json in it"):
         read_run("run")
+
+
+def test_progress_on_a_terminal(folder: Path) -> None:
+    ours, theirs = os.openpty()
+    command = ["tiny", "--methods", "bad_methods:nap[seconds=0.2],bad_methods:broken", "--time-limit", "5"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moeplace", "bench", *command, "--workers", "1", "-o", "run"],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**os.environ, "PYTHONPATH": str(TESTS), "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while data := os.read(ours, 4096):
+            shown += data
+    os.close(ours)
+    assert process.wait(timeout=20) == 1
+    lines = re.findall(r"(\d+) of 16 runs  (\d+:\d\d) left(?:  (\d+) failed)?", shown.decode(errors="replace"))
+    assert len(lines) > 3
+    done = [int(line[0]) for line in lines]
+    assert done == sorted(done)
+    assert any(int(line[2] or 0) > 0 for line in lines)
+    # What has not run yet is thought to take its limit.
+    assert lines[0][1] >= "1:10"
 
 
 def test_too_many_workers_are_warned_of(bench: Bench) -> None:

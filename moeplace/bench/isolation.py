@@ -200,7 +200,10 @@ class _Watch:
         return bool(data)
 
     def _gone(self) -> bool:
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        """Return whether the process has ended; it is not waited for, so that its number stays its own."""
+        if hasattr(os, "waitid"):
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        return bool(psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE)
 
     def _limits(self) -> None:
         now = time.monotonic()
@@ -373,14 +376,17 @@ def run_method(task: Task, instance: Instance, report: Callable[[Report], None])
 
 def describe_method(asked: Describe, report: Callable[[Report], None]) -> None:
     """Import a method and report what it says of itself (in a process of its own)."""
-    from moeplace.errors import MoeplaceError
-    from moeplace.registry import check_parameters, find_method, method_info
+    from moeplace.errors import InputError, MoeplaceError
+    from moeplace.registry import COMMON, check_parameters, find_method, method_info
 
     find_here(asked.method)
     try:
         method = find_method(asked.method)
-        own = {key: value for key, value in asked.parameters.items() if key != "gap"}
-        check_parameters(asked.method, method, own)
+        for key in asked.parameters:
+            if key in ("instance", "method", *COMMON):
+                raise InputError(f"{key} is no parameter of a method; {asked.method} gets it from the benchmark")
+        # A gap of 0 is what every method is asked for anyway.
+        check_parameters(asked.method, method, {k: v for k, v in asked.parameters.items() if k != "gap" or v})
         info = method_info(method)
         ours = method.__module__.split(".")[0] in ("moeplace", "moeplace_models")
         # What somebody else's method needs is imported in its own processes only.

@@ -84,7 +84,8 @@ class WorkerProcess:
         self.name = name
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
-        environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in sys.path)  # noqa: PTH100
+        # The current folder ("") may hold somebody's modules: only the processes of runs look there.
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "moeplace.bench.worker"],
             stdin=subprocess.PIPE,
