@@ -26,9 +26,9 @@ COMMANDS = {
     "solve": "Find one placement for an instance.",
     "gap": "Compare methods: latency, gap to the best proven bound, time.",
     "check": "Recompute everything a solution says, without the solvers.",
-    "info": "Sizes of an instance, demand against capacity, which methods fit.",
+    "info": "Sizes of an instance, demand and capacity, which methods fit.",
     "methods": "List every method: exact or not, guarantee, limits.",
-    "bench": "Run methods over suites of instances; resumable, also on a cluster.",
+    "bench": "Run methods over suites of instances, resumable.",
     "best-known": "Improve the best known values by what a run has found.",
     "export": "Write the algebraic model of an instance for other solvers.",
 }
