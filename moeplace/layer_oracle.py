@@ -447,7 +447,7 @@ class _Search:
                 self.first, self.mask, self.price, self.hits, self.begin, self.change, self.pending, oracle.room,
                 self.state, a["mass"], a["value"], a["used"], a["child"], a["child_bound"], a["children"], a["chosen"],
                 a["best_mask"], a["nodes"], a["table"], a["key"], a["plan_value"], a["plan_used"], a["plan_mask"],
-                _salt(len(oracle.room)), self.every, budget,
+                hash_salt(len(oracle.room)), self.every, budget,
             )  # fmt: skip
             if status == kernel.FINISHED:
                 return self.value
@@ -492,6 +492,6 @@ def _among_first(oracle: LayerOracle, places: npt.NDArray[np.int64]) -> tuple[In
     return start, term[order].astype(np.int64), place[order].astype(np.int64)
 
 
-def _salt(n: int) -> Int64:
+def hash_salt(n: int) -> Int64:
     """Return fixed odd numbers whose sums tell usage vectors apart nearly always (exactly where it matters)."""
     return (np.random.default_rng(20260101).integers(0, 2**62, n) * 2 + 1).astype(np.int64)
