@@ -119,11 +119,11 @@ def layer_enumeration(
         if start is not None:
             search.offer(start)
         if not search.ended:
-            search.run(lambda: _Proof(search, threads).run())
+            search.run(lambda: Proof(search, threads).run())
         return search.outcome()
 
 
-class _Proof:
+class Proof:
     """The state of one proof. Savings, prices and values are in scaled units: ``scale / unit`` times token-ns."""
 
     def __init__(self, search: Search, threads: int) -> None:
