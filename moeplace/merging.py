@@ -1,0 +1,325 @@
+r"""Merging layers exactly: the best combination of one plan a layer within the capacities, or a proof of none.
+
+At prices ``p`` (one per server and unit of storage, integers not negative) and with ``v_l(p)`` the largest value
+``saving - p.used`` of layer ``l``, every choice of plans within the capacities has, by weak duality::
+
+    saving = sum_l v_l(p) + p.capacity - sum_l deficit_l - p.(capacity - used)                                      (M1)
+
+where a plan's deficit is what its value falls short of ``v_l``. Nothing subtracted is negative. So ``UB(p) = sum_l
+v_l(p) + p.capacity`` bounds every saving, and a saving of at least ``UB - Delta`` takes plans with deficits that add up
+to at most ``Delta``, unused room counted at its price. If all plans with a deficit of at most ``Delta`` are known, one
+of each usage vector, the best, then they contain a best solution among those of at least ``UB - Delta``: merging them
+finds it, or proves ``saving < UB - Delta``.
+
+The layers are merged one after the other. A state is what the layers so far use; of equal states the one with the
+larger saving is kept. It is dropped if it cannot reach the goal, by (M1) for the layers that follow, and that at each
+of several prices: where a state has used much on a server, other prices than the best ones for the whole prove more.
+Storage that the layers that follow cannot fill counts as used, so that states which differ only there are one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from moeplace.instance import Int64
+from moeplace.layer_oracle import hash_salt, never
+
+MOST_STATES: Final = 1 << 21
+"""States that are kept of one step; beyond, those of the smallest bounds are dropped and the result is no proof."""
+
+MOST_PRICES: Final = 32
+SAMPLES: Final = 16
+ROUNDS: Final = 4
+DESCENT: Final = 60
+CHUNK: Final = 1 << 21
+"""Pairs of a state and a plan between two looks at the clock."""
+
+KERNELS: Final = ("moeplace._merge_kernels",)
+
+
+def kernels() -> ModuleType:
+    """Return the compiled loops; loaded here, since numba takes a second and most commands never need it."""
+    from moeplace import _merge_kernels
+
+    return _merge_kernels
+
+
+@dataclass(frozen=True, eq=False)
+class Menu:
+    """The plans of one layer that are left to choose from.
+
+    Attributes
+    ----------
+    saving : int64 array [P]
+    used : int64 array [P, N]
+        In units of storage.
+    index : int64 array [P]
+        Where the plan stands in the list that it comes from.
+    """
+
+    saving: Int64
+    used: Int64
+    index: Int64
+
+    def take(self, which: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Menu:
+        """Return some of the plans."""
+        return Menu(self.saving[which], self.used[which], self.index[which])
+
+    def undominated(self) -> Menu:
+        """Return the plans that save more than all plans that use no more anywhere."""
+        ordered = self.take(np.lexsort((self.used.sum(axis=1), -self.saving)))
+        return ordered.take(kernels().undominated(ordered.saving, ordered.used))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The result of merging.
+
+    Attributes
+    ----------
+    saving : int or None
+        Of the best combination found, None without one that reaches the goal.
+    choice : list of int
+        Plan of each layer, by :attr:`Menu.index`.
+    bound : int
+        No combination saves more than this and than ``goal - 1``. It equals ``saving`` where nothing was dropped.
+    """
+
+    saving: int | None
+    choice: list[int]
+    bound: int
+
+
+def merge(
+    menus: Sequence[Menu],
+    capacity: Int64,
+    prices: Int64,
+    goal: int,
+    *,
+    most: int = MOST_STATES,
+    stop: Callable[[], bool] = never,
+) -> Merged | None:
+    """Find the combination of largest saving, if one saves at least ``goal``.
+
+    Parameters
+    ----------
+    menus : sequence of Menu
+        Of each layer.
+    capacity : int64 array [N]
+        Units of storage.
+    prices : int64 array [K, N]
+        The first ones are those of (M1); not negative.
+    goal : int
+    most : int
+        States kept of one step.
+    stop : callable
+        Asked now and then whether to give up.
+
+    Returns
+    -------
+    Merged or None
+        None where it was stopped.
+    """
+    rng = np.random.default_rng(0)
+    menus, pool = _shrink([menu.undominated() for menu in menus], capacity, prices, goal, rng)
+    if any(not len(menu.saving) for menu in menus):
+        return Merged(None, [], goal - 1)
+    order = np.argsort([-len(menu.saving) for menu in menus], kind="stable")
+    menus = [menus[i] for i in order]
+    tree = _Tree(menus, capacity, goal, most, stop, pool, rng)
+    found = tree.grow()
+    if found is None or found.saving is None:
+        return found
+    choice = [0] * len(menus)
+    for layer, plan in zip(order.tolist(), found.choice, strict=True):
+        choice[layer] = plan
+    return Merged(found.saving, choice, found.bound)
+
+
+@dataclass(frozen=True, eq=False)
+class _Flat:
+    """Menus one after the other, as the kernels take them."""
+
+    start: Int64
+    saving: Int64
+    used: Int64
+
+    @classmethod
+    def of(cls, menus: Sequence[Menu]) -> _Flat:
+        start = np.concatenate(([0], np.cumsum([len(menu.saving) for menu in menus]))).astype(np.int64)
+        return cls(start, np.concatenate([m.saving for m in menus]), np.concatenate([m.used for m in menus]))
+
+
+def _shrink(
+    menus: list[Menu], capacity: Int64, prices: Int64, goal: int, rng: np.random.Generator
+) -> tuple[list[Menu], Int64]:
+    """Drop plans that are in no combination that reaches the goal, by (M1) at many prices; return these, too."""
+    pool = prices
+    for _ in range(ROUNDS):
+        flat = _Flat.of(menus)
+        best = kernels().values(flat.start, flat.saving, flat.used, pool)
+        bound, winner = kernels().plan_bounds(
+            flat.start, flat.saving, flat.used, pool, best.sum(axis=0) - best, capacity
+        )
+        keep = bound >= goal
+        menus = [menu.take(keep[a:b]) for menu, a, b in zip(menus, flat.start[:-1], flat.start[1:], strict=True)]
+        pool = _most_useful(pool, winner)
+        if any(not len(menu.saving) for menu in menus):
+            break
+        flat = _Flat.of(menus)
+        drawn = rng.integers(0, len(flat.saving), SAMPLES)
+        layer = np.searchsorted(flat.start, drawn, side="right") - 1
+        proposed = [
+            _descended(flat, 0, len(menus), int(i), capacity - flat.used[p], goal - int(flat.saving[p]), prices[0])
+            for p, i in zip(drawn, layer, strict=True)
+        ]
+        pool = np.concatenate((pool, np.stack(proposed)))
+    return menus, _most_useful(pool, np.arange(len(pool)))
+
+
+def _most_useful(pool: Int64, winner: Int64) -> Int64:
+    """Return the prices that most often bound best, the first ones first."""
+    wins = np.bincount(winner, minlength=len(pool))
+    wins[0] = len(winner) + 1
+    chosen: Int64 = pool[np.argsort(-wins, kind="stable")[:MOST_PRICES]]
+    return chosen
+
+
+def _descended(flat: _Flat, first: int, last: int, skip: int, room: Int64, goal: int, price: Int64) -> Int64:
+    scale = np.maximum(price, max(1, int(price.max()) // 20)).astype(np.float64)
+    found = kernels().descend(
+        flat.start, flat.saving, flat.used, first, last, skip, room.astype(np.float64), float(goal),
+        price.astype(np.float64), scale, DESCENT,
+    )  # fmt: skip
+    rounded: Int64 = np.minimum(np.rint(found), 8.0 * np.maximum(price, price.max())).astype(np.int64)
+    return rounded
+
+
+class _Tree:
+    """The states of all steps, and how they came about."""
+
+    def __init__(
+        self,
+        menus: list[Menu],
+        capacity: Int64,
+        goal: int,
+        most: int,
+        stop: Callable[[], bool],
+        pool: Int64,
+        rng: np.random.Generator,
+    ) -> None:
+        self.menus, self.capacity, self.goal, self.most, self.stop = menus, capacity, goal, most, stop
+        self.pool, self.rng = pool, rng
+        self.flat = _Flat.of(menus)
+        self.salt = hash_salt(len(capacity))
+        self.saving = np.zeros(1, dtype=np.int64)
+        self.used = np.zeros((1, len(capacity)), dtype=np.int64)
+        self.steps: list[tuple[Int64, Int64]] = []
+        self.dropped = goal - 1
+        self.sizes: list[int] = []
+
+    def grow(self) -> Merged | None:
+        """Add layer after layer."""
+        reach = np.stack([menu.used.max(axis=0) for menu in self.menus])
+        for layer in range(len(self.menus)):
+            if not self.step(layer, reach[layer + 1 :].sum(axis=0)):
+                return None
+            self.sizes.append(len(self.saving))
+            if not len(self.saving):
+                return Merged(None, [], self.dropped)
+        best = int(np.argmax(self.saving))
+        saving = int(self.saving[best])
+        choice = []
+        for (parent, plan), menu in zip(reversed(self.steps), reversed(self.menus), strict=True):
+            choice.append(int(menu.index[plan[best]]))
+            best = int(parent[best])
+        return Merged(saving, choice[::-1], max(saving, self.dropped))
+
+    def step(self, layer: int, reach: Int64) -> bool:
+        """Add one layer to all states; say whether that was not stopped."""
+        menu, kernel = self.menus[layer], kernels()
+        pool = self._prices(layer)
+        worth = menu.saving[:, None] - menu.used @ pool.T
+        order = np.argsort(-worth[:, 0], kind="stable")
+        menu = self.menus[layer] = menu.take(order)
+        best = kernel.values(self.flat.start, self.flat.saving, self.flat.used, pool)
+        after = best[layer + 1 :].sum(axis=0)
+        goal = self.goal
+        new = _States(max(4 * len(menu.saving), 1 << 12), len(self.capacity))
+        at, chunk = 0, max(1, CHUNK // len(menu.saving))
+        while at < len(self.saving):
+            if self.stop():
+                return False
+            end = min(len(self.saving), at + chunk)
+            at = kernel.extend(
+                at, end, self.saving, self.used, menu.saving, menu.used, np.ascontiguousarray(worth[order]), pool,
+                after, self.capacity, np.minimum(self.capacity, self.capacity - reach), goal, new.table, new.key,
+                new.saving, new.used, new.bound, new.parent, new.plan, new.count, self.salt,
+            )  # fmt: skip
+            if at == end:
+                continue
+            if int(new.count[0]) >= self.most:
+                cut = int(np.partition(new.bound[: int(new.count[0])], int(new.count[0]) // 2)[int(new.count[0]) // 2])
+                new = new.select(new.bound[: int(new.count[0])] > cut, len(new.key))
+                goal = cut + 1
+                self.dropped = max(self.dropped, cut)
+            else:
+                new = new.select(np.ones(int(new.count[0]), dtype=np.bool_), 2 * len(new.key) + len(menu.saving))
+        count = int(new.count[0])
+        keep = new.bound[:count] >= goal
+        self.saving, self.used = new.saving[:count][keep], new.used[:count][keep]
+        self.steps.append((new.parent[:count][keep], new.plan[:count][keep]))
+        return True
+
+    def _prices(self, layer: int) -> Int64:
+        """Return prices to bound the next step with: some that suit states drawn at random, and what was good."""
+        if layer == 0 or layer == len(self.menus) - 1:
+            return self.pool
+        drawn = self.rng.integers(0, len(self.saving), SAMPLES)
+        found = [
+            _descended(
+                self.flat, layer, len(self.menus), -1, self.capacity - self.used[i], self.goal - int(self.saving[i]),
+                self.pool[0],
+            )
+            for i in drawn
+        ]  # fmt: skip
+        pool = np.concatenate((self.pool, np.stack(found)))
+        if len(pool) > MOST_PRICES:
+            # Those that bound some states drawn at random best.
+            best = kernels().values(self.flat.start, self.flat.saving, self.flat.used, pool)
+            some = self.rng.integers(0, len(self.saving), 256)
+            bound = (
+                self.saving[some, None] + (self.capacity - self.used[some]) @ pool.T + best[layer:].sum(axis=0)[None, :]
+            )
+            pool = _most_useful(pool, bound.argmin(axis=1))
+        self.pool = pool
+        return pool
+
+
+class _States:
+    """States under construction, in a hash table by what they use."""
+
+    def __init__(self, entries: int, servers: int) -> None:
+        size = 1 << (2 * entries - 1).bit_length()
+        self.table = np.full(size, -1, dtype=np.int64)
+        self.key, self.saving, self.bound, self.parent, self.plan = (
+            np.zeros(entries, dtype=np.int64) for _ in range(5)
+        )
+        self.used = np.zeros((entries, servers), dtype=np.int64)
+        self.count = np.zeros(1, dtype=np.int64)
+
+    def select(self, keep: npt.NDArray[np.bool_], entries: int) -> _States:
+        """Return some of the states, with room for more."""
+        new = _States(entries, self.used.shape[1])
+        count, old = int(keep.sum()), len(keep)
+        for name in ("key", "saving", "bound", "parent", "plan", "used"):
+            getattr(new, name)[:count] = getattr(self, name)[:old][keep]
+        new.count[0] = count
+        kernels().rehash(new.key, count, new.table)
+        return new

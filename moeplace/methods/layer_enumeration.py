@@ -1,0 +1,340 @@
+r"""Proof by layers: prices for storage, every plan of every layer near its best at these prices, and their exact merge.
+
+Layers are coupled by the servers' capacities alone. At prices ``p`` per server and unit of storage (the unit is the
+greatest common divisor of the experts' sizes) they fall apart, and::
+
+    UB(p) = sum over layers of max over plans of (saving - p.used)  +  p.capacity
+
+bounds every saving (M1). :mod:`moeplace.layer_oracle` computes each maximum exactly. The method
+
+1. descends the smoothed bound in shares and prices at once, in floats: a good beginning;
+2. minimises ``UB`` exactly by cutting planes: a master problem over the plans found proposes prices, half way between
+   these and the best ones so far the oracle is asked again (in-out separation);
+3. with ``Delta`` growing, lists all plans of each layer whose value is within ``Delta`` of the layer's best, and merges
+   the layers (:mod:`moeplace.merging`). By (M1) that finds a best placement if one saves at least ``UB - Delta``, and
+   proves that none does otherwise.
+
+Why the last is a proof: a placement that saves at least ``UB - Delta`` has, by (M1), deficits of at most ``Delta`` in
+sum, so each of its layers is on its list, or one that uses the same and saves no less is. ``Delta`` never needs to grow
+beyond ``UB`` less what the incumbent saves. All of this is in exact integers, multiples of the greatest common divisor
+of the weights, times a scale that gives prices enough digits.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.optimize import linprog
+
+from moeplace.aggregation import AggregatedProblem, aggregate
+from moeplace.incremental import KERNELS as HEURISTICS
+from moeplace.incremental import each
+from moeplace.instance import Bool, Instance, Int64
+from moeplace.interrupt import stopping
+from moeplace.layer_oracle import KERNELS as ORACLE
+from moeplace.layer_oracle import MOST_SERVERS, SCHEDULE, Float, LayerOracle, Plans, Priced
+from moeplace.merging import KERNELS as MERGING
+from moeplace.merging import MOST_STATES, Menu, merge
+from moeplace.methods.local_search import local_search
+from moeplace.placement import Placement
+from moeplace.registry import MethodInfo, describe
+from moeplace.result import Outcome, ProgressCallback
+from moeplace.search import Search
+
+SOURCE = "layer enumeration"
+
+MOST_CELLS = 1 << 26
+"""Terms times the square of the experts that a row asks for (8 bytes each are kept), above which it is refused."""
+
+MOST_MASKS = 1 << 22
+"""Experts of a layer times sets of servers, above which it is refused."""
+
+MOST_PLANS = 1 << 20
+"""Plans of one layer above which ``Delta`` does not grow any more."""
+
+LARGEST = 1 << 56
+"""Coarser weights are taken where the weights' sum is more of their units than this."""
+
+FINE = 1 << 50
+"""Savings are scaled up so far."""
+
+WORK = 1 << 31
+"""About how many elementary steps the descent may take."""
+
+ROUNDS = 60
+STALLED = 10
+NODES = 50_000
+FIRST_STATES = 1 << 16
+
+
+def _refuses(instance: Instance) -> str | None:
+    near = instance.server_ns < instance.cloud_ns[:, None]
+    for m, model in enumerate(instance.models):
+        sizes = instance.item_bytes[instance.model_items(m)]
+        useful = near[instance.demand_model == m].any(axis=0) & (instance.capacity_bytes >= sizes.min())
+        if (count := int(useful.sum())) > MOST_SERVERS:
+            return f"{count} servers can be of use to a layer, at most {MOST_SERVERS} are handled"
+        if (masks := model.experts << count) > MOST_MASKS:
+            return f"{masks:,} experts times sets of servers in a layer, at most {MOST_MASKS:,} are handled"
+    problem = aggregate(instance)
+    width = np.diff(problem.set_start)
+    cells = int((np.bincount(problem.term_set, minlength=len(width)) * width**2).sum())
+    return f"{cells:,} shares of terms, at most {MOST_CELLS:,} are kept" if cells > MOST_CELLS else None
+
+
+@describe(
+    MethodInfo(
+        summary="Prices storage, lists every plan of every layer near its best, merges the layers exactly.",
+        exact=True,
+        guarantee="optimal when it ends before its limits; otherwise a proven bound, as far as it came",
+        limits=f"{MOST_SERVERS} servers; made for layers of 8 to 16 experts, larger ones only get a bound",
+        refuses=_refuses,
+        imports=(*HEURISTICS, *ORACLE, *MERGING),
+    )
+)
+def layer_enumeration(
+    instance: Instance,
+    *,
+    time_limit: float | None,
+    seed: int,
+    threads: int,
+    start: Placement | None,
+    progress: ProgressCallback | None,
+    gap: float = 0.0,
+) -> Outcome:
+    """Prove the best placement layer by layer.
+
+    Parameters
+    ----------
+    gap : float
+        Stop at this proven gap.
+    """
+    with stopping(time_limit) as stop:
+        limit = None if stop.remaining is None else stop.remaining / 5
+        first = local_search(instance, time_limit=limit, seed=seed, threads=threads, start=start, progress=None)
+        search = Search(instance, stop, first.placement, gap, progress)
+        if start is not None:
+            search.offer(start)
+        if not search.ended:
+            search.run(lambda: Proof(search, threads).run())
+        return search.outcome()
+
+
+class Proof:
+    """The state of one proof. Savings, prices and values are in scaled units: ``scale / unit`` times token-ns."""
+
+    def __init__(self, search: Search, threads: int) -> None:
+        self.search, self.threads = search, threads
+        problem = aggregate(search.instance)
+        self.unit, weights = _units(problem)
+        total = int(weights.sum())
+        self.scale = 1 << max(0, (FINE // max(total, 1)).bit_length() - 1)
+        asked = problem.instance.item_block[problem.set_item[problem.set_start[problem.term_set]]]
+        self.oracles = [LayerOracle(problem, int(b), self.scale, weights) for b in np.unique(asked)]
+        self.oracles = [oracle for oracle in self.oracles if len(oracle.experts)]
+        self.size_unit = math.gcd(*(oracle.size for oracle in self.oracles)) or 1
+        self.sizes = [oracle.size // self.size_unit for oracle in self.oracles]
+        # No server needs to hold more than everything.
+        most = sum(size * oracle.n_experts for size, oracle in zip(self.sizes, self.oracles, strict=True))
+        capacity = search.instance.capacity_bytes // self.size_unit
+        self.capacity: Int64 = np.minimum(capacity, most).astype(np.int64)
+        self.total = total * self.scale
+        self.upper = self.total if self.oracles else 0
+        self.price: Int64 = np.zeros(len(capacity), dtype=np.int64)
+
+    def stop(self) -> bool:
+        """Whether the search has ended."""
+        return self.search.ended is not None
+
+    def run(self) -> None:
+        """Prove as much as there is time for."""
+        self.prove(self.upper)
+        if not self.oracles or self.stop():
+            return
+        price = self.descend()
+        if self.stop():
+            return
+        self.minimise(price)
+        if not self.stop():
+            self.enumerate()
+
+    def prove(self, upper: int) -> None:
+        """Report a bound on the scaled saving."""
+        saving = upper // self.scale * self.unit
+        self.search.prove(self.search.instance.baseline_ns - saving, SOURCE)
+
+    @property
+    def lower(self) -> int:
+        """What the incumbent saves, scaled; rounded down where weights are coarse."""
+        return (self.search.instance.baseline_ns - self.search.latency_ns) // self.unit * self.scale
+
+    def prices(self, layer: int, price: Int64) -> Int64:
+        """Return what one expert of a layer costs on each server."""
+        return price * self.sizes[layer]
+
+    def descend(self) -> Int64:
+        """Choose shares and prices together, by mirror descent in the one and gradient steps in the others."""
+        count = sum(len(oracle.experts) for oracle in self.oracles)
+        worth = self.total / count
+        mean = sum(size * len(oracle.experts) for size, oracle in zip(self.sizes, self.oracles, strict=True)) / count
+        room = self.capacity / mean
+        # Prices of an expert of the mean size; those of more room than all experts together come to nothing.
+        price: Float = np.full(len(room), 0.5 * self.total / max(1.0, room.sum()))
+        price = np.minimum(price, worth)
+        work = sum(3 * o.n_terms * o._member.shape[1] + (len(o.experts) << len(o.servers)) * 20 for o in self.oracles)
+        steps = int(min(150, max(10, WORK // (3 * 10 * work))))
+        layers, threads = range(len(self.oracles)), self.threads if work > 1 << 21 else 1
+
+        def step(price: Float, temperature: float, rate: float, i: int) -> Float:
+            size = self.sizes[i] / mean
+            return self.oracles[i].smooth(price * size, temperature, rate, 1) * size
+
+        for temperature, rate, _ in SCHEDULE:
+            for _ in range(steps):
+                if self.stop():
+                    break
+                used = each(functools.partial(step, price, temperature, rate), layers, threads)
+                price = np.maximum(0, price + temperature * worth * 2 / count * (np.sum(used, axis=0) - room))
+        return self._sane(price / mean)
+
+    def _sane(self, price: Float) -> Int64:
+        """Round prices; together they never cost more than twice all weights, so that no sum overflows."""
+        cost = float(price @ self.capacity)
+        return np.rint(price * min(1.0, 2 * self.total / max(cost, 1.0))).astype(np.int64)
+
+    def tune(self, price: Int64) -> None:
+        """Choose the shares of every layer for these prices."""
+        each(lambda i: self.oracles[i].tune(self.prices(i, price)), range(len(self.oracles)), self.threads)
+
+    def minimise(self, price: Int64) -> None:
+        """Minimise the bound over the prices by cutting planes."""
+        layers = range(len(self.oracles))
+        for oracle in self.oracles:
+            oracle.refresh()
+        self.tune(price)
+        quick = sum(o.bound(self.prices(i, price)) for i, o in enumerate(self.oracles)) + int(price @ self.capacity)
+        self._lower(quick, price)
+        placed = [oracle.masks(self._part(self.search.placement.cached, oracle)) for oracle in self.oracles]
+        pool = [[np.zeros_like(masks), masks] if masks.any() else [masks] for masks in placed]
+        saving = [[o.saving(m) for m in p] for o, p in zip(self.oracles, pool, strict=True)]
+        used = [[o.used(m) for m in p] for o, p in zip(self.oracles, pool, strict=True)]
+
+        def ask(i: int) -> Priced:
+            own = self.prices(i, price)
+            best = int(np.argmax(np.array(saving[i]) - np.array(used[i]) @ own))
+            return self.oracles[i].best(own, floor=pool[i][best], stop=self.stop, nodes=NODES)
+
+        stalled = 0
+        for _ in range(ROUNDS):
+            found = each(ask, layers, self.threads)
+            improved = self._lower(sum(f.bound for f in found) + int(price @ self.capacity), price)
+            stalled = 0 if improved else stalled + 1
+            for i, plan in enumerate(found):
+                if not any(np.array_equal(plan.masks, m) for m in pool[i]):
+                    pool[i].append(plan.masks)
+                    saving[i].append(plan.saving)
+                    used[i].append(plan.used)
+            if self.stop() or stalled == STALLED:
+                return
+            master = self._master(saving, used)
+            if master is None:
+                return
+            value, proposed = master
+            if self.upper - value <= 1e-7 * self.upper:
+                return
+            price = (self.price + self._sane(proposed)) // 2
+
+    def _lower(self, upper: int, price: Int64) -> bool:
+        """Take over prices with a lower bound."""
+        if upper >= self.upper:
+            return False
+        much = self.upper - upper > 1e-6 * upper
+        self.upper, self.price = upper, price
+        self.prove(upper)
+        return much
+
+    def _part(self, cached: Bool, oracle: LayerOracle) -> Bool:
+        first = int(self.search.instance.block_start[oracle.block])
+        return cached[:, first : first + oracle.n_experts]
+
+    def _master(self, saving: list[list[int]], used: list[list[Int64]]) -> tuple[float, Float] | None:
+        """Return the value and the prices of the best convex combinations of the plans found, in floats."""
+        unit = self.total / 100
+        cost = np.array([-s / unit for layer in saving for s in layer])
+        scale = np.maximum(self.capacity, 1)
+        rows = np.concatenate([np.stack(u) * size for u, size in zip(used, self.sizes, strict=True)]).T / scale[:, None]
+        owner = np.repeat(np.arange(len(saving)), [len(layer) for layer in saving])
+        one = sp.csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(len(saving), len(owner)))
+        result = linprog(
+            cost, A_ub=sp.csr_array(rows), b_ub=self.capacity / scale, A_eq=one, b_eq=np.ones(len(saving)),
+            method="highs",
+        )  # fmt: skip
+        if result.status != 0:
+            return None
+        return -result.fun * unit, np.maximum(0, -result.ineqlin.marginals) * unit / scale
+
+    def enumerate(self) -> None:
+        """List plans within a growing Delta and merge them."""
+        price, layers = self.price, range(len(self.oracles))
+        self.tune(price)
+        found = each(lambda i: self.oracles[i].best(self.prices(i, price), stop=self.stop), layers, self.threads)
+        if self.stop():
+            return
+        best = [f.bound for f in found]
+        upper = sum(best) + int(price @ self.capacity)
+        self._lower(upper, price)
+        delta = max(1, (upper - self.lower) // 32)
+
+        def near(within: int, i: int) -> Plans | None:
+            own = self.prices(i, price)
+            return self.oracles[i].plans(own, best[i] - within, stop=self.stop, most=MOST_PLANS)
+
+        while not self.stop():
+            goal = max(upper - delta, self.lower + 1)
+            plans = each(functools.partial(near, upper - goal), layers, self.threads)
+            if any(p is None for p in plans):
+                return
+            if not self._merge([p for p in plans if p is not None], price, goal):
+                return
+            if upper - goal >= upper - self.lower - 1:
+                return
+            delta += max(1, delta // 2)
+
+    def _merge(self, plans: list[Plans], price: Int64, goal: int) -> bool:
+        """Merge plans; say whether all that reach the goal are known (then it is proven that none did)."""
+        menus = [Menu(p.saving, p.used * s, np.arange(len(p.saving))) for p, s in zip(plans, self.sizes, strict=True)]
+        most = FIRST_STATES
+        while True:
+            goal = max(goal, self.lower + 1)
+            merged = merge(menus, self.capacity, price[None, :], goal, most=most, stop=self.stop)
+            if merged is None:
+                return False
+            if merged.saving is not None:
+                self._offer(plans, merged.choice)
+            if merged.bound < self.upper:
+                self.upper = merged.bound
+                self.prove(max(merged.bound, self.lower))
+            if merged.bound < goal:
+                return True
+            if merged.saving == merged.bound:
+                return False
+            if most == MOST_STATES:
+                return False
+            most = min(MOST_STATES, 4 * most)
+
+    def _offer(self, plans: list[Plans], choice: list[int]) -> None:
+        held = np.zeros_like(self.search.placement.cached)
+        for oracle, plan, index in zip(self.oracles, plans, choice, strict=True):
+            self._part(held, oracle)[:] = oracle.held(plan.masks[index])
+        self.search.offer(Placement(held))
+
+
+def _units(problem: AggregatedProblem) -> tuple[int, Int64]:
+    """Return a unit of the savings and the weights in it; rounded up where they would be too many."""
+    unit = problem.weight_unit
+    while problem.total_weight // unit > LARGEST:
+        unit *= 2
+    return unit, -(-problem.term_weight // unit)
