@@ -574,3 +574,121 @@ def branch(sets, weight, start, member, found, scale, limit):
             return best, chosen, better, left
         size -= 1
         sure += fix(sets, weight, start, member, path[depth - 1], -1, state, scale, alone, pair)
+
+
+@compiled
+def peel_all(items, group, count, start, member, near, floor, held, cost, keep):
+    """Drop the experts of a layer from all servers one by one, the least useful for its cost first.
+
+    ``held [N, E]`` is where it begins, ``cost [N]`` what an expert on a server costs; ``start, member`` as from
+    :func:`members`. Returns the saving and the worth (saving minus cost) before the first drop and after each, and the
+    dropped (server, expert) pairs in their order. ``keep`` pairs stay at the end: 0 goes on until nothing is left.
+    """
+    n_rows, width = items.shape
+    n_groups, n_servers = near.shape
+    n_experts = held.shape[1]
+    held = held.copy()
+    first, second, holder = two_best(near, floor, held)
+    following = np.full((n_groups, n_experts), -1, np.int32)
+    for g in range(n_groups):
+        for e in range(n_experts):
+            at, _ = next_best(near, held, g, e, holder[g, e])
+            following[g, e] = at
+    loss = np.zeros((n_servers, n_experts), np.int64)
+    reached = np.empty(n_rows, np.int64)
+    saving = 0
+    for r in range(n_rows):
+        g = group[r]
+        m = first[g, items[r, 0]]
+        for k in range(1, width):
+            m = min(m, first[g, items[r, k]])
+        reached[r] = m
+        saving += count[r] * m
+        for k in range(width):
+            e = items[r, k]
+            if second[g, e] < m and (k == 0 or e != items[r, 0]) and holder[g, e] >= 0:
+                loss[holder[g, e], e] += count[r] * (m - second[g, e])
+    n_held = held.sum()
+    drops = max(0, n_held - keep)
+    savings = np.empty(drops + 1, np.int64)
+    worths = np.empty(drops + 1, np.float64)
+    server = np.empty(drops, np.int32)
+    expert = np.empty(drops, np.int32)
+    worth = float(saving)
+    for n in range(n_servers):
+        worth -= cost[n] * held[n].sum()
+    savings[0] = saving
+    worths[0] = worth
+    touched = np.zeros(n_groups, np.bool_)
+    old_second = np.empty(n_groups, np.int64)
+    old_holder = np.empty(n_groups, np.int32)
+    for i in range(drops):
+        n, e = -1, -1
+        least = np.inf
+        for a in range(n_servers):
+            for b in range(n_experts):
+                if held[a, b]:
+                    net = loss[a, b] - cost[a]
+                    if net < least:
+                        least, n, e = net, a, b
+        held[n, e] = False
+        server[i], expert[i] = n, e
+        saving -= loss[n, e]
+        worth -= least
+        savings[i + 1] = saving
+        worths[i + 1] = worth
+        any_touched = False
+        for g in range(n_groups):
+            touched[g] = holder[g, e] == n or following[g, e] == n
+            if touched[g]:
+                any_touched = True
+                old_second[g] = second[g, e]
+                old_holder[g] = holder[g, e]
+                if holder[g, e] == n:
+                    first[g, e] = second[g, e]
+                    holder[g, e] = following[g, e]
+                at, s = next_best(near, held, g, e, holder[g, e])
+                following[g, e] = at
+                second[g, e] = floor[g, e] if at < 0 else max(s, floor[g, e])
+        if not any_touched:
+            continue
+        for j in range(start[e], start[e + 1]):
+            r = member[j]
+            g = group[r]
+            if not touched[g]:
+                continue
+            c = count[r]
+            m = reached[r]
+            low = m if first[g, e] >= m else first[g, e]
+            if low == m:
+                # The row waits no longer; only what it loses without the new nearest holder of e differs.
+                if old_second[g] < m and old_holder[g] >= 0:
+                    loss[old_holder[g], e] -= c * (m - old_second[g])
+                if second[g, e] < m and holder[g, e] >= 0:
+                    loss[holder[g, e], e] += c * (m - second[g, e])
+                continue
+            reached[r] = low
+            for k in range(width):
+                b = items[r, k]
+                if k > 0 and b == items[r, 0]:
+                    continue
+                if b == e:
+                    if old_second[g] < m and old_holder[g] >= 0:
+                        loss[old_holder[g], e] -= c * (m - old_second[g])
+                    if second[g, e] < low and holder[g, e] >= 0:
+                        loss[holder[g, e], e] += c * (low - second[g, e])
+                else:
+                    h = holder[g, b]
+                    if h >= 0 and second[g, b] < m:
+                        loss[h, b] -= c * (m - max(second[g, b], low))
+    return savings, worths, server, expert
+
+
+@compiled
+def next_best(near, held, g, e, holder):
+    """Return the nearest holder of an expert but one for a group, and what it saves; -1 if no other saves anything."""
+    at, best = -1, 0
+    for n in range(near.shape[1]):
+        if n != holder and held[n, e] and near[g, n] > best:
+            at, best = n, near[g, n]
+    return at, best

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -120,18 +122,33 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> None:
     MethodError
         HiGHS failed.
     """
-    # HiGHS has one scheduler in a process: a run that was left behind must end before the next begins.
-    while not _ONE_AT_A_TIME.acquire(timeout=0.05):
-        if search.ended:
-            return
-    try:
-        if not search.ended:
+    with alone(lambda: search.ended is not None) as going:
+        if going:
             matrix = compile_model(model)
             # Now and then HiGHS gives up on a wide objective ("Solve error") and solves a narrower one.
             for reach in RANGES:
                 if (ending := _improve(model, matrix, search, seed, threads, reach)) in _ENDINGS:
                     return
             raise MethodError(f"HiGHS ended with {highspy.Highs().modelStatusToString(ending)}")
+
+
+@contextmanager
+def alone(ended: Callable[[], bool]) -> Iterator[bool]:
+    """Wait until nobody else in this process runs HiGHS, which has one scheduler; say whether that came in time.
+
+    Parameters
+    ----------
+    ended : callable
+        Whether to give up waiting.
+    """
+    while not _ONE_AT_A_TIME.acquire(timeout=0.05):
+        if ended():
+            yield False
+            return
+    try:
+        # Another number of threads than in this process's last run would make run() fail.
+        highspy.Highs().resetGlobalScheduler(True)
+        yield not ended()
     finally:
         _ONE_AT_A_TIME.release()
 
@@ -158,7 +175,6 @@ def _improve(model: Any, matrix: _Matrix, search: Search, seed: int, threads: in
             search.prove(matrix.constant + unit * int(units), source)
 
     highs = highspy.Highs()
-    highs.resetGlobalScheduler(True)  # another number of threads in this process would make run() fail
     options = {
         "output_flag": False,
         "threads": threads,

@@ -1,0 +1,312 @@
+"""The compiled inner loops of the concave bound. Only :mod:`moeplace.concave` imports this module, when it runs.
+
+Names: ``experts [A, K]`` experts of each row of a layer, of which the first ``size [A]`` count; ``chain [A]`` the chain
+of radius sets that its demands see, nearest first; ``level [C, N]`` from which step of a chain on a server belongs to
+it (``J``: never); ``weight [A, J]`` of a row at each step. ``table [E, C * J]`` holds, for every expert and step, how
+much of the expert lies within the step's radius set. Loops over the steps are innermost and without branches, so that
+the compiler turns them into vector instructions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moeplace._kernels import compiled
+
+MASK = (1 << 32) - 1
+
+SHARE_BITS = 20
+
+
+@compiled
+def expand(experts, group, count, order, rank, near, floor, steps):
+    """Split rows into terms: return (experts, size, chain, weight) of rows whose steps ask for the same experts.
+
+    ``order [G]`` is the chain of a group, ``rank [G, N]`` the step at which a server comes in, ``near [G, N]`` what it
+    saves. A row whose experts are partly on the group's device (``floor``) becomes several: for every saving per token
+    ``s``, the experts that are asked for are those of which the device saves less than ``s``.
+    """
+    n_rows, width = experts.shape
+    n_servers = near.shape[1]
+    n_groups = len(order)
+    value = np.zeros((n_groups, steps + 1), np.int64)
+    for g in range(n_groups):
+        for n in range(n_servers):
+            if rank[g, n] < steps:
+                value[g, rank[g, n]] = near[g, n]
+    total = 0
+    for turn in range(2):
+        if turn == 1:
+            new_experts = np.empty((total, width), np.int32)
+            size = np.empty(total, np.int32)
+            chain = np.empty(total, np.int32)
+            weight = np.zeros((total, steps), np.int64)
+        total = 0
+        at = np.empty(width, np.int32)
+        for r in range(n_rows):
+            g = group[r]
+            m = 0
+            for k in range(width):
+                e = experts[r, k]
+                if k > 0 and e == experts[r, 0]:
+                    continue
+                j = m
+                while j > 0 and floor[g, at[j - 1]] > floor[g, e]:
+                    at[j] = at[j - 1]
+                    j -= 1
+                at[j] = e
+                m += 1
+            for i in range(m):
+                low = floor[g, at[i]]
+                high = value[g, 0] if i == m - 1 else min(value[g, 0], floor[g, at[i + 1]])
+                if high <= low:
+                    continue
+                if turn == 1:
+                    members = np.sort(at[: i + 1])
+                    for k in range(width):
+                        new_experts[total, k] = members[k] if k <= i else members[0]
+                    size[total] = i + 1
+                    chain[total] = order[g]
+                    for j in range(steps):
+                        if value[g, j] == 0:
+                            break
+                        width_here = min(high, value[g, j]) - max(low, value[g, j + 1])
+                        if width_here > 0:
+                            weight[total, j] = count[r] * width_here
+                total += 1
+    return new_experts, size, chain, weight
+
+
+@compiled
+def spread(x, level, steps):
+    """Return the table of ``x [N, E]``: how much of each expert lies within each step's radius set."""
+    n_servers, n_experts = x.shape
+    n_chains = len(level)
+    table = np.zeros((n_experts, n_chains * steps), x.dtype)
+    for e in range(n_experts):
+        for c in range(n_chains):
+            base = c * steps
+            for n in range(n_servers):
+                if level[c, n] < steps:
+                    table[e, base + level[c, n]] += x[n, e]
+            for j in range(1, steps):
+                table[e, base + j] += table[e, base + j - 1]
+    return table
+
+
+@compiled
+def collect(table, level, steps):
+    """Return, per server and expert, the sum of a table over the radius sets that hold the server, ``[N, E]``."""
+    n_experts = len(table)
+    n_chains, n_servers = level.shape
+    gradient = np.zeros((n_servers, n_experts), np.float64)
+    suffix = np.zeros(steps + 1, np.float64)
+    for e in range(n_experts):
+        for c in range(n_chains):
+            base = c * steps
+            for j in range(steps - 1, -1, -1):
+                suffix[j] = suffix[j + 1] + table[e, base + j]
+            for n in range(n_servers):
+                gradient[n, e] += suffix[level[c, n]]
+    return gradient
+
+
+@compiled
+def smooth(experts, size, chain, weight, table, steps, mu):
+    """Return the smoothed concave function of a layer: its multipliers summed into a table, and its parts.
+
+    Per term the multipliers are the point of the simplex that minimises ``alpha . z + mu / 2 |alpha|^2``, ``z`` being
+    1 and the row's entries of the table: ``alpha = max(0, tau - z) / mu`` with ``tau`` found by Newton's steps from
+    above. Returns the summed multipliers ``[E, C * J]``, the constant ``sum W alpha_1``, the sum of ``W min(z)`` and
+    that of ``W |alpha|^2``.
+    """
+    n_rows = len(experts)
+    total = np.zeros(table.shape, np.float32)
+    one = np.float32(1)
+    zero = np.float32(0)
+    mu = np.float32(mu)
+    low = np.empty(steps, np.float32)
+    tau = np.empty(steps, np.float32)
+    over = np.empty(steps, np.float32)
+    support = np.empty(steps, np.float32)
+    constant = 0.0
+    value = 0.0
+    square = 0.0
+    for r in range(n_rows):
+        base = chain[r] * steps
+        m = size[r]
+        for j in range(steps):
+            low[j] = one
+        for k in range(m):
+            row = table[experts[r, k], base : base + steps]
+            for j in range(steps):
+                low[j] = min(low[j], row[j])
+        for j in range(steps):
+            tau[j] = low[j] + mu
+        for _ in range(3):
+            for j in range(steps):
+                d = tau[j] - one
+                over[j] = d if d > zero else zero
+                support[j] = one if d > zero else zero
+            for k in range(m):
+                row = table[experts[r, k], base : base + steps]
+                for j in range(steps):
+                    d = tau[j] - row[j]
+                    over[j] += d if d > zero else zero
+                    support[j] += one if d > zero else zero
+            for j in range(steps):
+                tau[j] -= (over[j] - mu) / support[j]
+        for j in range(steps):
+            d = tau[j] - one
+            over[j] = d if d > zero else zero
+        for k in range(m):
+            row = table[experts[r, k], base : base + steps]
+            for j in range(steps):
+                d = tau[j] - row[j]
+                over[j] += d if d > zero else zero
+        first = zero
+        second = zero
+        third = zero
+        for j in range(steps):
+            w = weight[r, j]
+            second += w * low[j]
+            share = w / over[j]
+            d = tau[j] - one
+            d = d if d > zero else zero
+            first += d * share
+            third += d * d * share / over[j]
+            support[j] = share
+        constant += first
+        value += second
+        for k in range(m):
+            e = experts[r, k]
+            row = table[e, base : base + steps]
+            out = total[e, base : base + steps]
+            for j in range(steps):
+                d = tau[j] - row[j]
+                d = d if d > zero else zero
+                out[j] += d * support[j]
+        square += third
+    return total, constant, value, square
+
+
+@compiled
+def exact(experts, size, chain, weight, table, steps, unit, mu):
+    """Return the cut of a layer in integers: the multipliers of :func:`moeplace.concave.shares`, summed up.
+
+    ``table`` holds integers, ``unit`` stands for 1. Every sum is ``high * 2**32 + low`` in units of
+    ``2**-SHARE_BITS``: weights sum to less than ``2**63``, so the high halves never overflow.
+    """
+    n_rows, width = experts.shape
+    total = np.zeros((2, table.shape[0], table.shape[1]), np.int64)
+    constant_high, constant_low = 0, 0
+    z = np.empty(width + 1, np.int64)
+    ordered = np.empty(width + 1, np.int64)
+    for r in range(n_rows):
+        m = size[r] + 1
+        for j in range(steps):
+            w = weight[r, j]
+            if w == 0:
+                continue
+            at = chain[r] * steps + j
+            z[0] = unit
+            for k in range(1, m):
+                z[k] = table[experts[r, k - 1], at]
+            least = 0
+            for k in range(m):
+                if z[k] < z[least]:
+                    least = k
+                i = k
+                while i > 0 and ordered[i - 1] > z[k]:
+                    ordered[i] = ordered[i - 1]
+                    i -= 1
+                ordered[i] = z[k]
+            support, below = 1, ordered[0]
+            while support < m and ordered[support] * support - below < mu:
+                below += ordered[support]
+                support += 1
+            tau = -((-mu - below) // support)
+            whole = 0
+            for k in range(m):
+                whole += max(0, tau - z[k])
+            left = 1 << SHARE_BITS
+            for turn in range(2):
+                for k in range(m):
+                    if turn == 0:
+                        share = (max(0, tau - z[k]) << SHARE_BITS) // max(whole, 1)
+                        left -= share
+                    elif k == least:
+                        share = left
+                    else:
+                        continue
+                    high, low = (w >> 32) * share, (w & MASK) * share
+                    if k == 0:
+                        constant_low += low
+                        constant_high += high + (constant_low >> 32)
+                        constant_low &= MASK
+                    else:
+                        e = experts[r, k - 1]
+                        low += total[1, e, at]
+                        total[0, e, at] += high + (low >> 32)
+                        total[1, e, at] = low & MASK
+    return total, constant_high, constant_low
+
+
+@compiled
+def collect_exact(table, level, steps):
+    """Do what :func:`collect` does with sums in two halves; return the halves ``[2, N, E]``."""
+    n_experts = table.shape[1]
+    n_chains, n_servers = level.shape
+    gradient = np.zeros((2, n_servers, n_experts), np.int64)
+    suffix = np.zeros((2, steps + 1), np.int64)
+    for e in range(n_experts):
+        for c in range(n_chains):
+            for j in range(steps - 1, -1, -1):
+                low = suffix[1, j + 1] + table[1, e, c * steps + j]
+                suffix[0, j] = suffix[0, j + 1] + table[0, e, c * steps + j] + (low >> 32)
+                suffix[1, j] = low & MASK
+            for n in range(n_servers):
+                low = gradient[1, n, e] + suffix[1, level[c, n]]
+                gradient[0, n, e] += suffix[0, level[c, n]] + (low >> 32)
+                gradient[1, n, e] = low & MASK
+    return gradient
+
+
+@compiled
+def project(point, metric, size, capacity, most):
+    """Return the nearest point within the capacities and between 0 and ``most``, in a diagonal metric."""
+    n_servers, n_items = point.shape
+    nearest = np.empty_like(point)
+    for n in range(n_servers):
+        used = 0.0
+        high = 0.0
+        for i in range(n_items):
+            used += size[i] * min(max(point[n, i], 0.0), most[n, i])
+            high = max(high, point[n, i] * metric[n, i] / size[i])
+        price, low = 0.0, 0.0
+        if used > capacity[n]:
+            for _ in range(60):
+                price = 0.5 * (low + high)
+                used = 0.0
+                for i in range(n_items):
+                    used += size[i] * min(max(point[n, i] - price * size[i] / metric[n, i], 0.0), most[n, i])
+                if used > capacity[n]:
+                    low = price
+                else:
+                    high = price
+            price = high
+        for i in range(n_items):
+            nearest[n, i] = min(max(point[n, i] - price * size[i] / metric[n, i], 0.0), most[n, i])
+    return nearest
+
+
+@compiled
+def curvature(experts, size, chain, weight, table_shape, steps, within):
+    """Return the sums of ``W |R|`` over the terms that ask for an expert within each radius set, ``[E, C * J]``."""
+    total = np.zeros(table_shape, np.float32)
+    for r in range(len(experts)):
+        base = chain[r] * steps
+        for k in range(size[r]):
+            for j in range(steps):
+                total[experts[r, k], base + j] += weight[r, j] * within[chain[r], j]
+    return total

@@ -1,0 +1,145 @@
+"""HiGHS on the restricted master problem of column generation: prices from its LP, a placement from its MIP.
+
+Nothing that HiGHS says here is trusted: prices are only a direction, and what is merged is counted in integers before
+it is used. So the objective is scaled to what doubles hold well, and the MIP ends at a number of nodes, not at a
+time, so that a run without a time limit gives the same placement each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+import numpy.typing as npt
+from highspy import HighsModelStatus
+
+from moeplace.errors import MethodError
+from moeplace.instance import Int64
+from moeplace.solvers.highs import alone
+
+_REACH = 1e6
+
+
+@dataclass(frozen=True, eq=False)
+class Master:
+    """Choose one column of each layer within the capacities, so that the saving is largest (``P`` columns).
+
+    Attributes
+    ----------
+    layer : int64 array [P]
+        Layer of each column, ascending, every layer at least once.
+    saving : int64 array [P]
+        Token-ns.
+    load : int64 array [N, P]
+        Bytes of each column on each server.
+    capacity : int64 array [N]
+        Bytes.
+    """
+
+    layer: Int64
+    saving: Int64
+    load: Int64
+    capacity: Int64
+
+    def prices(self, ended: Callable[[], bool]) -> npt.NDArray[np.float64] | None:
+        """Return the LP's duals of the capacities, token-ns a byte, [N]; None where HiGHS fails or has no time."""
+        with alone(ended) as going:
+            if not going:
+                return None
+            highs, unit, _ = self._model(np.arange(len(self.layer)), integer=False)
+            highs.run()
+            if highs.getModelStatus() != HighsModelStatus.kOptimal:
+                return None
+            dual = np.array(highs.getSolution().row_dual[: len(self.capacity)])
+        # Rows were divided by their capacity, savings by the unit; maximising, duals of "at most" are not negative.
+        return np.maximum(dual, 0.0) * unit / np.maximum(self.capacity, 1)
+
+    def merge(self, chosen: Int64, start: Int64, nodes: int, ended: Callable[[], bool]) -> Int64 | None:
+        """Return the best combination found, one column a layer, int64 [L]; None if none is better than the start.
+
+        Parameters
+        ----------
+        chosen : int64 array
+            Columns that may be used, ascending; the start's are among them.
+        start : int64 array [L]
+            Columns of a combination that fits.
+        nodes : int
+            Most nodes of the branch and bound.
+        ended : callable
+            Whether to stop.
+        """
+        failure: list[BaseException] = []
+
+        def on_event(event: object) -> None:
+            try:  # an exception must not travel through the solver's own code
+                if ended():
+                    event.data_in.user_interrupt = True  # type: ignore[attr-defined]
+            except BaseException as error:
+                failure.append(error)
+                event.data_in.user_interrupt = True  # type: ignore[attr-defined]
+
+        with alone(ended) as going:
+            if not going:
+                return None
+            highs, _, column = self._model(chosen, integer=True)
+            highs.setOptionValue("mip_max_nodes", nodes)
+            highs.setOptionValue("mip_rel_gap", 1e-7)
+            values = np.isin(column, start).astype(np.float64)
+            highs.setSolution(len(column), np.arange(len(column), dtype=np.int32), values)
+            highs.cbMipInterrupt += on_event
+            highs.cbSimplexInterrupt += on_event
+            highs.run()
+            if failure:
+                raise failure[0]
+            if highs.getInfo().primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
+                return None
+            found = column[np.asarray(highs.getSolution().col_value) > 0.5]
+        better = (
+            len(found) == len(start)
+            and np.array_equal(self.layer[found], self.layer[start])
+            and bool((self.load[:, found].sum(axis=1) <= self.capacity).all())
+            and int(self.saving[found].sum()) > int(self.saving[start].sum())
+        )
+        return found if better else None
+
+    def _model(self, chosen: Int64, integer: bool) -> tuple[highspy.Highs, float, Int64]:
+        """Return HiGHS with the model of some columns, the objective's unit and the columns."""
+        layers, first = np.unique(self.layer[chosen], return_index=True)
+        n_servers, n = len(self.capacity), len(chosen)
+        # Only differences within a layer matter: they are what doubles should resolve.
+        best = np.maximum.reduceat(self.saving[chosen], first)
+        row = np.searchsorted(layers, self.layer[chosen])
+        short = self.saving[chosen] - best[row]
+        unit = max(1.0, float(-short.min(initial=0)) / _REACH)
+        load = self.load[:, chosen] / np.maximum(self.capacity, 1)[:, None]
+        fits = (self.load[:, chosen] <= self.capacity[:, None]).all(axis=0)
+        rows = np.concatenate((load.T, np.ones((n, 1))), axis=1)
+        index = np.concatenate((np.tile(np.arange(n_servers), (n, 1)), n_servers + row[:, None]), axis=1)
+        used = rows != 0
+        start = np.concatenate(([0], np.cumsum(used.sum(axis=1))))
+        highs = highspy.Highs()
+        highs.setOptionValue("output_flag", False)
+        highs.setOptionValue("threads", 1)
+        inf = highspy.kHighsInf
+        status = highs.passModel(
+            n,
+            n_servers + len(layers),
+            int(start[-1]),
+            int(highspy.MatrixFormat.kColwise),
+            int(highspy.ObjSense.kMaximize),
+            0.0,
+            short / unit,
+            np.zeros(n),
+            np.where(fits, 1.0, 0.0),
+            np.concatenate((np.full(n_servers, -inf), np.ones(len(layers)))),
+            np.ones(n_servers + len(layers)),
+            start.astype(np.int32),
+            index[used].astype(np.int32),
+            rows[used],
+            np.full(n, int(integer), dtype=np.int32),
+        )
+        if status == highspy.HighsStatus.kError:
+            raise MethodError("HiGHS refused the master problem")
+        return highs, unit, chosen
