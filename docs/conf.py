@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
@@ -51,6 +53,24 @@ class NamedEquations(MathDomain):
         self.equations[labelid] = (docname, labelid)  # type: ignore[assignment]
 
 
+def copy_instance_pages(app: Sphinx) -> None:
+    """Make pages of the README files of the instance sets, their links turned to where things are on the site."""
+    sets = Path(app.srcdir).parent / "instances"
+    pages = {"index": sets / "README.md"} | {path.parent.name: path for path in sorted(sets.glob("*/README.md"))}
+    target = Path(app.srcdir) / "instances"
+    target.mkdir(exist_ok=True)
+    for name, source in pages.items():
+        text = re.sub(r"\]\((?:\.\./)*docs/", "](../", source.read_text(encoding="utf-8"))
+        text = re.sub(r"\]\((?:\.\./)?(\w+)/README\.md", r"](\1.md", text)
+        text = re.sub(r"\]\((\w+\.toml)\)", rf"](../../instances/{name}/\1)", text)
+        if name == "index":
+            text += "\n```{toctree}\n:hidden:\n" + "\n".join(sorted(pages.keys() - {"index"})) + "\n```\n"
+        page = target / f"{name}.md"
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> None:
     """Register what is ours."""
     app.add_domain(NamedEquations, override=True)
+    app.connect("builder-inited", copy_instance_pages)

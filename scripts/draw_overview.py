@@ -20,7 +20,7 @@ import moeplace
 from moeplace.files import write_bytes
 from moeplace.library import best_known, instances_folder
 
-SET, NAME = "small", "small_l04e08k2_s3_u50_c025_seed13"
+SET, NAME = "small", "small_l04e08k2_s3_u50_c075_seed13"
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "images" / "overview.svg"
 METHODS = ("no-cache", "random", "popular", "greedy", "successive-greedy", "local-search")
 BLUE, ORANGE, GREY = "#006ba4", "#c85200", "#595959"
