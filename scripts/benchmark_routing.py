@@ -182,7 +182,7 @@ def mixtral_section(realdata: Path) -> str:
         "How good is the extrapolation to another shape? The one independent number at hand: how often mixtral-8x7b's "
         "experts are used (32 layers of 8, top-2; the workload is not documented). The generator takes gpt-oss-20b's "
         "curves by relative rank and depth, and was not fitted to Mixtral. Found: a median deviation of "
-        f"{100 * np.median(abs(now / want - 1)):.0f} % over ranks and layers; the most popular expert of a layer serves "
+        f"{100 * np.median(abs(now / want - 1)):.0f} % over ranks and layers; a layer's most popular expert serves "
         f"{100 * want[:, 0].mean():.0f} % of the tokens as measured and {100 * now[:, 0].mean():.0f} % as generated. "
         "Pairs and sets cannot be compared. So generated routing of any other shape than the two measured ones is an "
         "extrapolation, and this is the only check of it.\n\n"
