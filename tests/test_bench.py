@@ -46,11 +46,11 @@ Bench = Callable[..., tuple[str, str]]
 
 @pytest.fixture
 def bench(folder: Path, capfd: pytest.CaptureFixture[str]) -> Bench:
-    """Run ``moeplace bench`` with short limits into ``run`` and return what it printed."""
+    """Run ``moeplace bench`` with a short grace into ``run`` and return what it printed."""
 
     def bench(*args: str, code: int = 0, workers: str = "1") -> tuple[str, str]:
         capfd.readouterr()
-        limits = ["--time-limit", "0.3", "--grace", "0.4", "--workers", workers, "-o", "run"]
+        limits = ["--time-limit", "20", "--grace", "0.4", "--workers", workers, "-o", "run"]
         result = main(["bench", *limits, *args])
         out, err = capfd.readouterr()
         assert result == code, (out, err)
@@ -152,7 +152,7 @@ def test_an_exact_method_records_its_proof_and_its_way_there(bench: Bench) -> No
 MISBEHAVIOUR = {
     "segfault": ("crashed", "killed by SIGSEGV: about to crash"),
     "leave": ("crashed", "exit code 3 and without a result"),
-    "hang": ("timeout", "still running 0.8 s past its limit of 2 s"),
+    "hang": ("timeout", "still running 0.8 s past its limit of 3 s"),
     "eat": ("memory", "GiB resident, the limit is 0.50 GiB"),
     "eat_at_once": ("memory", "MemoryError"),
     "eat_elsewhere": ("memory", "GiB resident, the limit is 0.50 GiB"),
@@ -174,7 +174,7 @@ MISBEHAVIOUR = {
 
 def test_misbehaviour_is_caught_and_named_and_harms_nobody_else(bench: Bench) -> None:
     methods = ",".join(f"bad_methods:{name}" for name in MISBEHAVIOUR)
-    arguments = ("--methods", f"popular,{methods},random", "--memory-limit", "0.5", "--time-limit", "2")
+    arguments = ("--methods", f"popular,{methods},random", "--memory-limit", "0.5", "--time-limit", "3")
     out, _ = bench(TINY, *arguments, code=1, workers="2")
     data = read_run("run")
     complete(data)
@@ -188,15 +188,15 @@ def test_misbehaviour_is_caught_and_named_and_harms_nobody_else(bench: Bench) ->
     assert {by_method["popular"].status, by_method["random"].status} == {"ok"}
     # What was reported before the end is kept, marked by the status.
     assert by_method["bad_methods:hang"].trajectory[0][1] == by_method["popular"].baseline_ns
-    assert by_method["bad_methods:hang"].process_s < 5
+    assert by_method["bad_methods:hang"].process_s < 7
 
 
 def test_a_method_past_its_limit_is_asked_to_end_first(bench: Bench) -> None:
-    bench(TINY, "--methods", "bad_methods:late")
+    bench(TINY, "--methods", "bad_methods:late", "--time-limit", "0.3", "--grace", "1.5")
     (record,) = read_run("run").records
     assert record.status == "ok"
     assert record.wall_s is not None
-    assert 0.7 <= record.wall_s < 1.1
+    assert 1.8 <= record.wall_s < 3.3
 
 
 def test_what_a_method_starts_ends_with_its_run(bench: Bench, tmp_path: Path) -> None:
@@ -477,6 +477,14 @@ def test_bad_input_is_one_line_and_nothing_is_written(bench: Bench, arguments: l
     assert message in err
     assert err.count("\n") == 1
     assert not Path("run").exists()
+
+
+def test_a_harness_killed_while_it_began(bench: Bench) -> None:
+    Path("run").mkdir()
+    Path("run/lock").write_text("1\n")
+    Path("run/.run.json.x1y2").write_text('{"format": "moe')
+    bench(TINY, "--methods", "popular")
+    assert sorted(path.name for path in Path("run").iterdir()) == ["lock", "records.jsonl", "run.json", "solutions"]
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(bench: Bench) -> None:
