@@ -23,7 +23,10 @@ import psutil
 import pytest
 
 import moeplace
-from moeplace.bench.planning import read_methods, tasks_of
+from moeplace.bench.harness import describe_orders
+from moeplace.bench.messages import Description
+from moeplace.bench.planning import method_specification, read_methods, tasks_of
+from moeplace.bench.pool import LocalPool
 from moeplace.bench.records import Record, RecordWriter, RunData, read_run
 from moeplace.cli import main
 from moeplace.errors import InputError, OutputError
@@ -480,10 +483,6 @@ def test_methods_from_a_file(bench: Bench) -> None:
         (["tinny", "--methods", "popular"], "no set, folder or file 'tinny'; the sets are tiny,"),
         ([TINY], "no method is given"),
         ([TINY, "--methods", "nonsense"], "no method 'nonsense'; there are auto"),
-        ([TINY, "--methods", "nowhere:method"], "'nowhere:method' cannot be loaded: ModuleNotFoundError"),
-        ([TINY, "--methods", "popular[depth=1]"], "method popular has no parameter 'depth'; it has none"),
-        ([TINY, "--methods", "bad_methods:cheap[seed=3]"], "seed is no parameter of a method"),
-        ([TINY, "--methods", "greedy[gap=0.1]"], "method greedy has no parameter 'gap'"),
         ([TINY, "--methods", "popular[depth"], "is not of the form method or method[key=value,...]"),
         ([TINY, "--methods", "popular,popular"], "the method popular is given twice"),
         ([TINY, "--methods", "popular", "--seeds", "3-1"], "seeds are numbers and ranges"),
@@ -501,6 +500,25 @@ def test_bad_input_is_one_line_and_nothing_is_written(bench: Bench, arguments: l
     assert message in err
     assert err.count("\n") == 1
     assert not Path("run").exists()
+
+
+def test_methods_are_described_in_processes_of_their_own(folder: Path) -> None:
+    Path("crash.py").write_text("import os\nos._exit(4)\n")
+    asked = {
+        "nowhere:method": "'nowhere:method' cannot be loaded: ModuleNotFoundError",
+        "popular[depth=1]": "method popular has no parameter 'depth'; it has none",
+        "bad_methods:cheap[seed=3]": "seed is no parameter of a method",
+        "greedy[gap=0.1]": "method greedy has no parameter 'gap'",
+        "crash:method": "'crash:method' cannot be loaded: its process ended with exit code 4",
+    }
+    methods = [method_specification(text, json.loads) for text in [*asked, "cpsat[gap=0.1]", "bad_methods:nap"]]
+    with LocalPool(1, 1) as pool:
+        *wrong, cpsat, nap = pool.describe(describe_orders(methods))
+        assert pool.modules == sorted(cpsat.imports)
+    for description, message in zip(wrong, asked.values(), strict=True):
+        assert message in (description.error or "")
+    assert (cpsat.error, cpsat.seeded, nap) == (None, True, Description([], True))
+    assert "moeplace.solvers.cpsat" in cpsat.imports
 
 
 def test_a_harness_killed_while_it_began(bench: Bench) -> None:
