@@ -23,13 +23,14 @@ import psutil
 import pytest
 
 import moeplace
-from moeplace.bench.harness import describe_orders
+from moeplace.bench.environment import capture
+from moeplace.bench.harness import describe_orders, opened
 from moeplace.bench.messages import Description
-from moeplace.bench.planning import method_specification, read_methods, tasks_of
+from moeplace.bench.planning import method_specification, planned_instances, read_methods, tasks_of
 from moeplace.bench.pool import LocalPool
-from moeplace.bench.records import Record, RecordWriter, RunData, read_run
+from moeplace.bench.records import Plan, Record, RecordWriter, RunData, read_run
 from moeplace.cli import main
-from moeplace.errors import InputError, OutputError
+from moeplace.errors import InputError, MoeplaceError, OutputError
 from moeplace.library import best_known, instances_folder
 from moeplace.registry import find_method, method_info
 
@@ -230,6 +231,32 @@ def test_what_a_method_starts_ends_with_its_run(bench: Bench, tmp_path: Path) ->
     bench(TINY, "--methods", f"bad_methods:leave_a_child[where={where}],popular")
     assert [record.status for record in read_run("run").records] == ["ok", "ok"]
     assert not psutil.pid_exists(int(where.read_text()))
+
+
+def test_what_a_method_starts_ends_even_where_the_worker_was_killed(bench: Bench, tmp_path: Path) -> None:
+    where = tmp_path / "pids"
+    bench(TINY, "--methods", f"bad_methods:leave_a_child_and_kill_the_worker[where={where}],popular", code=1)
+    assert [record.status for record in read_run("run").records] == ["crashed", "ok"]
+    started = [int(line) for line in where.read_text().splitlines()]
+    assert len(started) == 3  # one for every attempt
+
+    def alive(pid: int) -> bool:
+        return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+    assert not any(alive(pid) for pid in started)
+
+
+def test_an_instance_that_changes_during_the_run_ends_it(folder: Path) -> None:
+    Path("own").mkdir()
+    own = Path("own/tiny_two_servers_share.json")
+    own.write_bytes(Path(TINY).read_bytes())
+    plan = Plan(["own"], [method_specification("popular", json.loads)], [0], 5.0, 1.0, None, 1)
+    instances = planned_instances([("own", own)])
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"notes": "changed"}))
+    with LocalPool(1, 1) as pool, opened(Path("run"), plan, instances, capture(1)) as run:
+        with pytest.raises(MoeplaceError, match=r"tiny_two_servers_share.json: has changed since the run was planned"):
+            run.work(pool, lambda: False)
+        assert run.records == []
 
 
 def test_a_bound_is_held_against_costs_that_come_later(bench: Bench) -> None:
