@@ -75,6 +75,8 @@ class Priced:
         Experts that the plan holds on each server of the instance.
     masks : int64 array [E']
         The plan, as :meth:`LayerOracle.held` reads it.
+    nodes : int
+        Nodes of the search.
     """
 
     bound: int
@@ -82,6 +84,7 @@ class Priced:
     saving: int
     used: Int64
     masks: Int64
+    nodes: int = 0
 
     @property
     def exact(self) -> bool:
@@ -282,7 +285,7 @@ class LayerOracle:
             value, masks = search.value, search.best_mask.copy()
             used = self.used(masks)
             saving = value + int(price @ used)
-        return Priced(max(bound, value), value, saving, used, masks)
+        return Priced(max(bound, value), value, saving, used, masks, search.nodes)
 
     def plans(
         self,
