@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from moeplace.certificates import Certificate
 from moeplace.documents import Termination
 from moeplace.errors import MethodError
 from moeplace.evaluation import latency_ns
@@ -63,6 +64,7 @@ class Search:
         self.placement, self.latency_ns = start, latency_ns(instance, start)
         self.bound_ns: int | None = None
         self.bound_source: str | None = None
+        self._certificate: Certificate | None = None
         self._gap, self._progress, self._lock = gap, progress, threading.Lock()
         self._turns: _Turns | None = None
         self._failed = False
@@ -86,8 +88,8 @@ class Search:
             self._report()
             return True
 
-    def prove(self, bound_ns: int, source: str) -> None:
-        """Take a proven lower bound, and whose proof it is, if it is better.
+    def prove(self, bound_ns: int, source: str, certificate: Certificate | None = None) -> None:
+        """Take a proven lower bound, whose proof it is, and what shows it, if it is better.
 
         Raises
         ------
@@ -100,7 +102,7 @@ class Search:
                     f"a bound of {bound_ns} is claimed, but there is a placement of cost {self.latency_ns}"
                 )
             if self.bound_ns is None or bound_ns > self.bound_ns:
-                self.bound_ns, self.bound_source = max(bound_ns, 0), source
+                self.bound_ns, self.bound_source, self._certificate = max(bound_ns, 0), source, certificate
                 self._report()
 
     @property
@@ -180,7 +182,8 @@ class Search:
         with self._lock:
             self._progress = None  # nobody listens any more to a solver that was left behind
             # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
-            return Outcome(self.placement, self.bound_ns, self.bound_source, self._ending or "gap_limit")
+            ending = self._ending or "gap_limit"
+            return Outcome(self.placement, self.bound_ns, self.bound_source, ending, certificate=self._certificate)
 
     def _report(self) -> None:
         if self._progress is not None:

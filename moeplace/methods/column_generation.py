@@ -126,8 +126,8 @@ def concave(form: SavingForm, search: Search) -> None:
     """Prove the concave bound until it hardly moves or the search ends."""
     baseline = form.instance.baseline_ns
 
-    def report(saving_bound: int, found: object) -> None:
-        search.prove(max(0, baseline - saving_bound), "concave bound")
+    def report(saving_bound: int, found: ConcaveBound) -> None:
+        search.prove(max(0, baseline - saving_bound), "concave bound", found.certificate())
 
     ConcaveBound(form).improve(lambda: search.ended is not None, report)
 
