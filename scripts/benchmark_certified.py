@@ -198,8 +198,8 @@ def geometric(output: Path, limit: float, seeds: int) -> str:
             found.append(proven / seeds)
     text = (
         f"Are seeded instances proven optimal within {limit:.0f} seconds? Found: {min(found):.0%} to {max(found):.0%} "
-        "of the seeds of a family. (Users and servers in a square, layers x experts, top-2; each server has room for the "
-        "given share of the model.)\n\n"
+        "of the seeds of a family. (Users and servers in a square, layers x experts, top-2; each server has room for "
+        "the given share of the model.)\n\n"
         f"`auto` has {THREADS} threads; HiGHS on the aggregated model (`milp`), CP-SAT and HiGHS on the textbook model "
         "one, on the first seed.\n\n"
     )
@@ -287,8 +287,8 @@ def growth(output: Path, limit: float) -> str:
     shape_text = ", ".join(f"{value} {key}" for key, value in base.items()).replace("stations", "servers")
     text = (
         f"What do {limit:.0f} seconds of `auto` give while one dimension grows, the others fixed? Geometric "
-        f"instances of {shape_text.replace('top_k', 'experts a token')} (tokens: of each user), capacity of all servers together "
-        "1.25 models.\n\n"
+        f"instances of {shape_text.replace('top_k', 'experts a token')} (tokens: of each user), capacity of all "
+        "servers together 1.25 models.\n\n"
     )
     header = ["what grows", "size", "rows", "ratio", "within 1 % after s", "seconds"]
     return text + table(header, rows)

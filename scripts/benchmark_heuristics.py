@@ -518,7 +518,7 @@ machine, the versions and how busy the machine was. Seconds are longer on a busy
 
 
 def write(path: Path, sections: dict[str, str], titles: list[str], head: str = HEAD) -> None:
-    """Replace sections in a Markdown file, which has no others than those of the titles, in their order, below a head."""
+    """Replace sections in a Markdown file, which has a head and those of the titles, in their order."""
     old = path.read_text() if path.exists() else head
     _, *parts = old.split("\n## ")
     kept = {title: body for title, _, body in (part.partition("\n") for part in parts)} | sections
