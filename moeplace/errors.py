@@ -71,5 +71,9 @@ class MethodLimitError(MoeplaceError):
         super().__init__(f"method {method} does not take this instance: {reason}")
 
 
+class ContradictionError(MoeplaceError):
+    """A checked cost is below a bound that was called proven, so one of the two is wrong; both are named."""
+
+
 class OutputError(MoeplaceError):
     """A result could not be written (a full disk, a folder that went away); nothing half-written is left."""

@@ -5,12 +5,23 @@ In a checkout they are in the folder ``instances`` at its top, in an installed w
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from moeplace.documents import BestKnown, parse
-from moeplace.errors import InputError
-from moeplace.files import read_json
+from moeplace.errors import ContradictionError, InputError
+from moeplace.files import read_json, write_bytes
+
+if TYPE_CHECKING:
+    from moeplace.instance import Instance
+    from moeplace.result import Solution
 
 BEST_KNOWN = "best_known.json"
 
@@ -102,6 +113,70 @@ def read_best_known(folder: str | os.PathLike[str]) -> dict[str, BestKnown]:
         return parse(read_json(path), dict[str, BestKnown])
     except InputError as error:
         raise error if error.file else error.in_file(str(path)) from None
+
+
+def improved(known: BestKnown | None, instance: Instance, solution: Solution) -> BestKnown:
+    """Return what is known of an instance after a solution: the record itself, or a better one.
+
+    Parameters
+    ----------
+    known : BestKnown or None
+        The record so far; one of another instance (by its hash) counts for nothing.
+    instance : Instance
+    solution : Solution
+        Its cost counts if the checker finds it to be true, its bound if it says whose proof it is.
+
+    Returns
+    -------
+    BestKnown
+        ``known`` itself where nothing is better.
+
+    Raises
+    ------
+    ContradictionError
+        The checker rejects the solution, or a cost is below a bound; both are named.
+    """
+    from moeplace.checking import check
+
+    report = check(instance, solution)
+    if not report.ok:
+        raise ContradictionError(f"{instance.name}: {solution.method} is wrong: {'; '.join(report.violations)}")
+    cost, cost_by = solution.objective.latency_ns, solution.method or "unknown"
+    bound, bound_by = solution.objective.bound_ns, solution.bound_source
+    if bound_by is None:
+        bound = None
+    if known is not None and known.sha256 == instance.sha256:
+        if known.latency_ns <= cost:
+            cost, cost_by = known.latency_ns, known.latency_method
+        if known.bound_ns is not None and (bound is None or known.bound_ns >= bound):
+            bound, bound_by = known.bound_ns, known.bound_method
+        if (cost, bound) == (known.latency_ns, known.bound_ns):
+            return known
+    if bound is not None and cost < bound:
+        said = f"the cost {cost} of {cost_by} is below the bound {bound} of {bound_by}"
+        raise ContradictionError(f"{instance.name}: {said}: one of the two is wrong, nothing is recorded")
+    return BestKnown(
+        sha256=instance.sha256,
+        latency_ns=cost,
+        bound_ns=bound,
+        optimal=cost == bound,
+        latency_method=cost_by,
+        bound_method=bound_by,
+        version=version("moeplace"),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def write_best_known(folder: str | os.PathLike[str], records: Mapping[str, BestKnown]) -> None:
+    """Write the ``best_known.json`` of a folder, one line an instance, by name; whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written.
+    """
+    lines = (f"  {json.dumps(name)}: {json.dumps(msgspec.to_builtins(records[name]))}" for name in sorted(records))
+    write_bytes(Path(folder) / BEST_KNOWN, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
 def instance_name(path: Path) -> str:

@@ -9,59 +9,11 @@ written; a cost below a bound stops the run.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import sys
-from importlib.metadata import version
-from pathlib import Path
 
-import msgspec
-
-from moeplace import Instance, Solution, check, load, read_solution, solve
-from moeplace.documents import BestKnown
+from moeplace import load, read_solution, solve
 from moeplace.errors import MethodLimitError
-from moeplace.files import write_bytes
-from moeplace.library import BEST_KNOWN, best_known, instance_files
-
-
-def improve(known: BestKnown | None, instance: Instance, solution: Solution) -> BestKnown:
-    """Return what is known after a solution: the record itself, or a better one.
-
-    Raises
-    ------
-    ValueError
-        The checker rejects the solution, or a cost is below a bound.
-    """
-    report = check(instance, solution)
-    if not report.ok:
-        raise ValueError(f"{instance.name}: {solution.method} is wrong: {'; '.join(report.violations)}")
-    cost, bound = solution.objective.latency_ns, solution.objective.bound_ns
-    cost_by, bound_by = solution.method, solution.bound_source
-    if known is not None and known.sha256 == instance.sha256:
-        if known.latency_ns <= cost:
-            cost, cost_by = known.latency_ns, known.latency_method
-        if known.bound_ns is not None and (bound is None or known.bound_ns >= bound):
-            bound, bound_by = known.bound_ns, known.bound_method
-        if (cost, bound) == (known.latency_ns, known.bound_ns):
-            return known
-    if bound is not None and cost < bound:
-        raise ValueError(f"{instance.name}: the cost {cost} ({cost_by}) is below the bound {bound} ({bound_by})")
-    return BestKnown(
-        sha256=instance.sha256,
-        latency_ns=cost,
-        bound_ns=bound,
-        optimal=cost == bound,
-        latency_method=cost_by,
-        bound_method=bound_by,
-        version=version("moeplace"),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-    )
-
-
-def write(path: Path, records: dict[str, BestKnown]) -> None:
-    """Write the records, one line an instance, by name."""
-    lines = (f"  {json.dumps(name)}: {json.dumps(msgspec.to_builtins(records[name]))}" for name in sorted(records))
-    write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+from moeplace.library import best_known, improved, instance_files, write_best_known
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     for file in options.solution or ():
         solution = read_solution(file)
         path, instance = files[solution.instance.name]
-        records[instance.name] = improve(records.get(instance.name), instance, solution)
-        write(path.parent / BEST_KNOWN, records)
+        records[instance.name] = improved(records.get(instance.name), instance, solution)
+        write_best_known(path.parent, records)
     if options.solution:
         return 0
     for name in options.instances or files:
@@ -92,12 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
             except MethodLimitError as error:
                 print(f"{name}: {method} refuses: {error}", flush=True)
                 continue
-            records[name] = improve(records.get(name), instance, solution)
+            records[name] = improved(records.get(name), instance, solution)
             print(
                 f"{name}: {method} {solution.status.termination}, gap {solution.objective.gap}, {solution.wall_s} s",
                 flush=True,
             )
-            write(path.parent / BEST_KNOWN, records)
+            write_best_known(path.parent, records)
             if records[name].optimal:
                 break
     return 0

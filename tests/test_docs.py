@@ -37,6 +37,26 @@ def test_the_method_of_the_contributing_page(monkeypatch: pytest.MonkeyPatch, tm
     assert solution.status.termination == "completed"
 
 
+def test_the_method_of_the_benchmarking_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from moeplace.bench.records import read_run
+    from moeplace.cli import main
+
+    (code,) = blocks("docs/benchmarking.md", "python")
+    assert len(code.splitlines()) <= 21
+    monkeypatch.chdir(tmp_path)
+    Path("own_method.py").write_text(code)
+    (toml,) = blocks("docs/benchmarking.md", "toml")
+    Path("methods.toml").write_text(toml.replace("my_module:my_method", "own_method:most_requested"))
+    methods = ["--methods", "own_method:most_requested[reach=2],cpsat", "--methods-file", "methods.toml"]
+    assert main(["bench", "tiny", *methods, "--time-limit", "20", "--workers", "1", "-o", "run"]) == 0
+    data = read_run("run")
+    assert len(data.records) == 4 * 8
+    assert {record.status for record in data.records} == {"ok"}
+    own = [r for r in data.records if r.method == "own_method:most_requested[reach=2]"]
+    assert any(r.latency_ns < r.baseline_ns for r in own)  # it caches something
+    assert all(r.latency_ns >= data.best_bound(r.sha256)[0] for r in own)
+
+
 def test_the_documents_of_the_formats_page() -> None:
     instance_document, solution_document = blocks("docs/formats.md", "json")
     instance = Instance.from_document(json.loads(instance_document))
@@ -50,7 +70,16 @@ def test_the_documents_of_the_formats_page() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["README.md", "CONTRIBUTING.md", "docs/formulation.md", "docs/reporting.md", "instances/README.md"]
+    "file",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/formulation.md",
+        "docs/formats.md",
+        "docs/benchmarking.md",
+        "docs/reporting.md",
+        "instances/README.md",
+    ],
 )
 def test_links_lead_somewhere(file: str) -> None:
     page = ROOT / file

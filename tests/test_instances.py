@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import os
 import subprocess
@@ -16,8 +15,9 @@ from random_instances import brute_force
 
 import moeplace
 from moeplace import Instance, load
+from moeplace.errors import ContradictionError
 from moeplace.files import read_json
-from moeplace.library import best_known, instance_files, instance_name, set_names
+from moeplace.library import best_known, improved, instance_files, instance_name, set_names
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -133,37 +133,29 @@ def test_real_full_holds_every_token_once() -> None:
     assert len(distinct) == len(rows["count"])
 
 
-@needs_scripts
-class TestProveBestKnown:
-    """The script that keeps the records: it only improves them, and refuses contradictions."""
-
-    @pytest.fixture
-    def improve(self):
-        spec = importlib.util.spec_from_file_location("prove_best_known", SCRIPTS / "prove_best_known.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.improve
+class TestBestKnown:
+    """Records only improve, and contradictions are refused."""
 
     @pytest.fixture
     def instance(self) -> Instance:
         return load(instance_files("tiny")[0])
 
-    def test_a_proof_improves_a_heuristic(self, improve, instance) -> None:
-        first = improve(None, instance, moeplace.solve(instance, "no-cache"))
+    def test_a_proof_improves_a_heuristic(self, instance) -> None:
+        first = improved(None, instance, moeplace.solve(instance, "no-cache"))
         assert first.latency_ns == instance.baseline_ns
         assert (first.bound_ns, first.bound_method, first.optimal) == (None, None, False)
-        proven = improve(first, instance, moeplace.solve(instance, "milp"))
+        proven = improved(first, instance, moeplace.solve(instance, "milp"))
         assert proven.optimal
-        assert improve(proven, instance, moeplace.solve(instance, "no-cache")) is proven
+        assert improved(proven, instance, moeplace.solve(instance, "no-cache")) is proven
 
-    def test_a_cost_below_a_recorded_bound_is_refused(self, improve, instance) -> None:
-        proven = improve(None, instance, moeplace.solve(instance, "milp"))
+    def test_a_cost_below_a_recorded_bound_is_refused(self, instance) -> None:
+        proven = improved(None, instance, moeplace.solve(instance, "milp"))
         wrong = msgspec.structs.replace(proven, bound_ns=proven.latency_ns + 1, latency_ns=proven.latency_ns + 2)
-        with pytest.raises(ValueError, match="is below the bound"):
-            improve(wrong, instance, moeplace.solve(instance, "milp"))
+        with pytest.raises(ContradictionError, match="is below the bound"):
+            improved(wrong, instance, moeplace.solve(instance, "milp"))
 
-    def test_a_wrong_solution_is_refused(self, improve, instance) -> None:
+    def test_a_wrong_solution_is_refused(self, instance) -> None:
         solution = moeplace.solve(instance, "popular")
         lie = msgspec.structs.replace(solution.objective, latency_ns=solution.objective.latency_ns - 1)
-        with pytest.raises(ValueError, match="latency_ns"):
-            improve(None, instance, msgspec.structs.replace(solution, objective=lie))
+        with pytest.raises(ContradictionError, match="latency_ns"):
+            improved(None, instance, msgspec.structs.replace(solution, objective=lie))

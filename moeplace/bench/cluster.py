@@ -89,7 +89,8 @@ class ClusterPool:
         MoeplaceError
             An instance cannot be read, or a worker process does not start.
         """
-        queue = distributed.as_completed()
+        with self._client.as_current():
+            queue = distributed.as_completed()
         attempts = Counter[str]()
         of: dict[Any, Task] = {}
         contents: dict[str, Any] = {}
@@ -120,14 +121,12 @@ class ClusterPool:
             if under_way >= 4 * max(1, self.workers):
                 break
         while under_way and not stopped():
-            try:
-                future = queue.next_batch(block=False) if not queue.is_empty() else []
-            except StopIteration:
-                future = []
-            if not future:
+            if self._client.status != "running":
+                raise MoeplaceError("the Dask scheduler is gone; the same command goes on when there is one again")
+            batch = queue.next_batch(block=False)
+            if not batch:
                 time.sleep(0.01)
-                continue
-            for done in future:
+            for done in batch:
                 task = of.pop(done)
                 outcome = self._outcome(done, task, attempts[task.key])
                 done.release()

@@ -256,9 +256,11 @@ def _locked(folder: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             raise InputError(f"process {file.read().strip() or '?'} is at work there", file=str(folder)) from None
+        except OSError as error:
+            raise OutputError(f"{folder / LOCK}: cannot be locked: {error.strerror}") from None
         with contextlib.suppress(OSError):  # whose number is for the message only
             file.truncate(0)
             file.write(f"{os.getpid()}\n")

@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import index
+from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
@@ -48,8 +49,7 @@ from moeplace.instance import Instance
 START_S = 60.0
 """Seconds that importing a method may take."""
 _TICK_S = 0.05
-_TREE_S = 1.0
-"""How often the memory of the process is looked at, and how often its descendants are searched for."""
+"""How often the memory of the process and its descendants is looked at."""
 _TAIL = 2000
 _LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -156,15 +156,11 @@ class _Watch:
         self.ask = began + START_S
         """When the process is asked to end; killed ``grace`` seconds later."""
         self.running = self.asked = False
-        self.family: list[psutil.Process] = []
-        self.looked = began
 
     def run(self) -> Ending:
         open_pipes = [self.channel, self.output, self.hangup]
         for fd in (self.channel, self.output):
             os.set_blocking(fd, False)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self.family = [psutil.Process(self.pid)]
         while self.ending.report is None and self.ending.stopped is None:
             ready, _, _ = select.select(open_pipes, [], [], _TICK_S)
             if self.hangup in ready and read_at_end(self.hangup):
@@ -204,7 +200,10 @@ class _Watch:
         return bool(data)
 
     def _gone(self) -> bool:
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        """Return whether the process has ended; it is not waited for, so that its number stays its own."""
+        if hasattr(os, "waitid"):
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        return bool(psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE)
 
     def _limits(self) -> None:
         now = time.monotonic()
@@ -216,14 +215,10 @@ class _Watch:
             self.ending.stopped = "timeout"
             over = f"still running {2 * self.grace:g} s past its limit of {self.time_limit:g} s"
             self.ending.message = over if self.running else f"not imported within {START_S:g} s"
-        if now - self.looked > _TREE_S and self.family:
-            self.looked = now
-            with contextlib.suppress(psutil.Error):
-                self.family[1:] = self.family[0].children(recursive=True)
         used = 0
-        for process in self.family:
+        for pid in descendants(os.getpid()):
             with contextlib.suppress(psutil.Error):
-                used += process.memory_info().rss
+                used += psutil.Process(pid).memory_info().rss
         self.ending.peak_bytes = max(self.ending.peak_bytes, used)
         if self.memory_limit is not None and used > self.memory_limit:
             self.ending.stopped = "memory"
@@ -264,13 +259,29 @@ class _Watch:
 def kill_descendants() -> None:
     """Kill every process below this one, and take leave of those that have ended."""
     for _ in range(20):  # one that is just being started escapes the first round
-        descendants = psutil.Process().children(recursive=True)
-        for process in descendants:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(descendants, timeout=0.2)
-        if not descendants:
+        found = descendants(os.getpid())
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, 0 if found else os.WNOHANG)[0]:
+                pass
+        if not found:
             break
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below one, its children first."""
+    if not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists():
+        # Not Linux, or a kernel that does not list them: by way of every process there is.
+        with contextlib.suppress(psutil.Error):
+            return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        return []
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, file.read_text().split())
+    return found + [below for child in found for below in descendants(child)]
 
 
 def read_at_end(fd: int) -> bool:
@@ -365,14 +376,17 @@ def run_method(task: Task, instance: Instance, report: Callable[[Report], None])
 
 def describe_method(asked: Describe, report: Callable[[Report], None]) -> None:
     """Import a method and report what it says of itself (in a process of its own)."""
-    from moeplace.errors import MoeplaceError
-    from moeplace.registry import check_parameters, find_method, method_info
+    from moeplace.errors import InputError, MoeplaceError
+    from moeplace.registry import COMMON, check_parameters, find_method, method_info
 
     find_here(asked.method)
     try:
         method = find_method(asked.method)
-        own = {key: value for key, value in asked.parameters.items() if key != "gap"}
-        check_parameters(asked.method, method, own)
+        for key in asked.parameters:
+            if key in ("instance", "method", *COMMON):
+                raise InputError(f"{key} is no parameter of a method; {asked.method} gets it from the benchmark")
+        # A gap of 0 is what every method is asked for anyway.
+        check_parameters(asked.method, method, {k: v for k, v in asked.parameters.items() if k != "gap" or v})
         info = method_info(method)
         ours = method.__module__.split(".")[0] in ("moeplace", "moeplace_models")
         # What somebody else's method needs is imported in its own processes only.

@@ -196,7 +196,8 @@ def label(method: str, parameters: dict[str, Any]) -> str:
     """Return what a method with parameters is called where it was given no name."""
     if not parameters:
         return method
-    return f"{method}[{','.join(f'{key}={show(parameters[key])}' for key in sorted(parameters))}]"
+    said = {key: value if isinstance(value, str) else show(value) for key, value in parameters.items()}
+    return f"{method}[{','.join(f'{key}={said[key]}' for key in sorted(said))}]"
 
 
 def read_methods(path: str) -> list[PlannedMethod]:

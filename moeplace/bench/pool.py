@@ -84,7 +84,8 @@ class WorkerProcess:
         self.name = name
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
-        environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(p) for p in sys.path)  # noqa: PTH100
+        # The current folder ("") may hold somebody's modules: only the processes of runs look there.
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "moeplace.bench.worker"],
             stdin=subprocess.PIPE,
@@ -200,11 +201,16 @@ class LocalPool:
         Runs at a time.
     threads : int
         Threads of each run.
+
+    Attributes
+    ----------
+    modules : list of str
+        What the described methods import; workers do so before they fork.
     """
 
     def __init__(self, workers: int, threads: int) -> None:
         self._threads = threads
-        self._modules: list[str] = []
+        self.modules: list[str] = []
         self._selector = selectors.DefaultSelector()
         self._workers = [WorkerProcess(f"local-{i}", threads) for i in range(workers)]  # they start side by side
         try:
@@ -228,7 +234,7 @@ class LocalPool:
             if not isinstance(answer, Description):
                 raise MoeplaceError(f"a worker process has ended: {self._workers[0].complaint()}")
             descriptions.append(answer)
-        self._modules = sorted({module for description in descriptions for module in description.imports})
+        self.modules = sorted({module for description in descriptions for module in description.imports})
         return descriptions
 
     def results(self, tasks: Sequence[Task], stopped: Callable[[], bool]) -> Iterator[Finished]:
@@ -276,7 +282,7 @@ class LocalPool:
 
     def _prepare(self, worker: WorkerProcess, busy: dict[WorkerProcess, Task | None]) -> None:
         self._selector.register(worker, selectors.EVENT_READ)
-        worker.send(Prepare(self._modules))
+        worker.send(Prepare(self.modules))
         busy[worker] = None
 
     def _replaced(self, worker: WorkerProcess) -> WorkerProcess:

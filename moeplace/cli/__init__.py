@@ -29,6 +29,7 @@ COMMANDS = {
     "info": "Sizes of an instance, demand against capacity, which methods fit.",
     "methods": "List every method: exact or not, guarantee, limits.",
     "bench": "Run methods over suites of instances; resumable, also on a cluster.",
+    "best-known": "Improve the best known values by what a run has found.",
     "report": "Write tables, pictures and a page of what was run.",
     "plot": "Draw an instance, a placement or a search.",
     "export": "Write the algebraic model of an instance for other solvers.",

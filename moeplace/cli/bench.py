@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from moeplace.errors import InputError
 if TYPE_CHECKING:
     from moeplace.bench.harness import Progress, RunFolder
     from moeplace.bench.records import Plan, PlannedMethod
+    from moeplace.interrupt import Stop
 
 GRACE_S = 5.0
 
@@ -69,6 +71,8 @@ def bench(
     on the seed are run once, with seed 0. Every placement is checked before it counts. Stopped at any moment, the same
     command goes on where it was; with more methods, seeds or instances it extends the run.
     """
+    if not hasattr(os, "fork"):
+        raise InputError("moeplace bench needs an operating system with fork: Linux or macOS")
     from moeplace.bench import environment, harness, planning
     from moeplace.bench.pool import LocalPool
     from moeplace.bench.records import Plan, read_plan
@@ -102,12 +106,12 @@ def bench(
             memory_limit_bytes=int(memory_limit * 2**30) or None,
             threads=threads,
         )
-        with _reading(len(files)) as reading:
+        with _reading(len(files), stop) as reading:
             instances = planning.planned_instances(files, earlier, reading)
         if scheduler:
             from moeplace.bench.cluster import cluster_pool
 
-            pool: Any = cluster_pool(scheduler, threads)
+            pool: Any = cluster_pool(scheduler, threads, local.modules)
             at_once = pool.workers
         else:
             pool = local
@@ -141,10 +145,16 @@ def _warnings(workers: int, plan: Plan, here: Any) -> Iterator[str]:
 
 
 @contextmanager
-def _reading(total: int) -> Iterator[Callable[[int, Path], None]]:
-    """Show which instance is being read, on a terminal."""
+def _reading(total: int, stop: Stop) -> Iterator[Callable[[int, Path], None]]:
+    """Show which instance is being read, on a terminal; give up between two where somebody asks to stop."""
     with _line() as show:
-        yield lambda done, path: show(f"reading instances  {done + 1} of {total}  {path.name}")
+
+        def reading(done: int, path: Path) -> None:
+            if stop:
+                raise KeyboardInterrupt
+            show(f"reading instances  {done + 1} of {total}  {path.name}")
+
+        yield reading
 
 
 @contextmanager
