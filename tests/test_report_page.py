@@ -19,10 +19,9 @@ from moeplace.report.writing import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
+)
 METHODS = ["cpsat", "greedy", "popular"]
 EVIL = '</script><script>document.title="taken over"</script><img src=x onerror="document.title=\'taken over\'">'
 
