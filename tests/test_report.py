@@ -164,6 +164,16 @@ def test_bounds_of_all_methods_count_and_false_ones_do_not(cli: Cli, tmp_path: P
     assert "written to out" in out
 
 
+def test_without_any_bound_nothing_is_said_of_gaps(cli: Cli, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plan = make_plan(["m"])
+    (instance,) = made_up(1)
+    folder = write_run(tmp_path / "run", plan, [instance], [record(instance, plan, "m", latency_ns=100)])
+    _, err = cli("report", folder, "-o", "out")
+    assert err == ""
+    assert caplog.text == ""
+    assert "no instance has a proven bound" in Path("out/index.html").read_text()
+
+
 def test_runs_are_put_together(tmp_path: Path) -> None:
     one, two = make_plan(["m"], time_limit=10.0), make_plan(["m", "n"], time_limit=60.0)
     (instance,) = made_up(1)

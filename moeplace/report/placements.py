@@ -52,12 +52,13 @@ def choose(collection: Collection, most: int, most_rows: int = 1_500_000) -> Pla
     Placements
         Instances whose file is not found or is another one now are left out.
     """
-    result, room, missing = Placements(), MOST_BYTES, 0
+    result, room, missing, cut = Placements(), MOST_BYTES, 0, False
     by_instance = pooled_entries(collection.entries)
     for instance in _evenly(collection, most):
         entries = best_of_each_method(by_instance.get((instance.set, instance.sha256), []), collection.methods)
         each = instance.items * instance.servers // 4 + 20 * instance.demands
-        entries = entries[: max(1, MOST_BYTES_OF_ONE // max(each, 1))]
+        fit = max(1, MOST_BYTES_OF_ONE // max(each, 1))
+        cut, entries = cut or len(entries) > fit, entries[:fit]
         size = each * len(entries) + 60 * instance.demands
         if not entries or instance.rows > most_rows or size > room:
             continue
@@ -71,6 +72,8 @@ def choose(collection: Collection, most: int, most_rows: int = 1_500_000) -> Pla
         result.instances.append(shown)
     total = len(collection.instances)
     result.facts = f"the best of each method on {len(result.instances)} of {screen.number(total, 'instance')}"
+    if cut:
+        result.facts += "; of the largest ones only the best placements"
     if missing:
         result.facts += f"; the files of {missing} others are not where they were"
     return result
