@@ -22,7 +22,7 @@ from run_directories import make_plan, planned, record, solved_run, write_run
 
 import moeplace
 from moeplace import Evaluation, Instance, Placement
-from moeplace.bench.records import RECORDS, RUN, Plan, PlannedInstance, Record, Run
+from moeplace.bench.records import RECORDS, RUN, KnownValues, Plan, PlannedInstance, Record, Run
 from moeplace.cli import main
 from moeplace.library import instance_files, instances_folder
 from moeplace.report.collect import collect
@@ -188,7 +188,27 @@ def test_runs_are_put_together(tmp_path: Path) -> None:
     copy = write_run(tmp_path / "c", one, [instance], [record(instance, one, "m", latency_ns=120)])
     collection = collect([first, copy])
     assert [entry.trial.latency_ns for entry in collection.entries] == [120]
-    assert collection.notes == ["1 runs are in several run directories; each counts once, as in the last one"]
+    assert collection.notes == ["1 run recorded in several run directories: counted once, as in the last"]
+
+
+def test_best_known_values_of_several_runs_are_put_together(tmp_path: Path) -> None:
+    folders = []
+    (instance,) = made_up(1)
+    for i, known in enumerate([KnownValues(100, 70, False), KnownValues(90, 60, False), None]):
+        plan = make_plan(["m"], seeds=[i])
+        changed = msgspec.structs.replace(instance, best_known=known)
+        made = record(instance, plan, "m", seed=i, latency_ns=140)
+        folders.append(write_run(tmp_path / str(i), plan, [changed], [made]))
+    (problem,) = collect(folders).problems
+    assert (problem.best_ns, problem.bound_ns) == (90, 70)
+    # A bound that one run's records hold and another run's contradict is named and does not count.
+    plan = make_plan(["m"], seeds=[9])
+    wrong = msgspec.structs.replace(instance, best_known=KnownValues(140, 95, False))
+    folders.append(write_run(tmp_path / "wrong", plan, [wrong], [record(instance, plan, "m", seed=9, latency_ns=140)]))
+    collection = collect(folders)
+    assert "95" in collection.contradictions[0]
+    assert "90" in collection.contradictions[0]
+    assert collection.problems[0].bound_ns is None
 
 
 def test_a_run_that_is_still_going_on_says_what_is_missing(tmp_path: Path) -> None:
