@@ -33,7 +33,7 @@ COMMANDS = {
     "generate": "Make an instance, or a family of them: models, places, routing, storage.",
     "import": "Make an instance of routing traces: counted by user, streamed, all or a part.",
     "score": "Apply a placement to another instance of the same servers and models.",
-    "bench": "Run methods over suites of instances; resumable, also on a cluster.",
+    "bench": "Run methods over suites of instances, resumable.",
     "best-known": "Improve the best known values by what a run has found.",
     "report": "Write tables, pictures and a page of what was run.",
     "plot": "Draw an instance, a placement or a search.",
