@@ -94,9 +94,9 @@ class Fit:
         """Return the mean statistics of routers drawn with the present parameters."""
         return mean([sampled(table or self.table(), self.sizes, seed, kind) for seed in seeds])
 
-    def move(self, round_: int) -> None:
-        """Improve every parameter a little."""
-        rate = 0.7 if round_ < ROUNDS // 2 else 0.35
+    def move(self, round_: int, rounds: int) -> None:
+        """Improve every parameter a little; the steps are halved in the second half."""
+        rate = 0.7 if round_ < rounds // 2 else 0.35
         seeds = range(1000 + SEEDS * round_, 1000 + SEEDS * (round_ + 1))
         now, want = self.generated(seeds), self.target
         # Ranks that hardly any token uses are noise; they follow as far as one use in 10,000 tokens.
@@ -110,12 +110,12 @@ class Fit:
         ratio = np.maximum(want.popularity, 1e-4) / np.maximum(alone.popularity, 1e-4)
         self.independent += rate * UNIT * np.log(ratio)
 
-    def run(self) -> FittedRouting:
+    def run(self, rounds: int = ROUNDS) -> FittedRouting:
         """Return the fitted table."""
         kept: list[tuple[Floats, ...]] = []
-        for round_ in range(ROUNDS):
-            self.move(round_)
-            if round_ >= ROUNDS - LAST:
+        for round_ in range(rounds):
+            self.move(round_, rounds)
+            if round_ >= rounds - LAST:
                 kept.append(tuple(value.copy() for value in self.values()))
         return self.table(tuple(np.mean(values, axis=0) for values in zip(*kept, strict=True)))
 
