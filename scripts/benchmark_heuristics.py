@@ -9,8 +9,6 @@ same title in the output file, the others stay.
 from __future__ import annotations
 
 import argparse
-import csv
-import math
 import os
 import platform
 import resource
@@ -22,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -31,64 +29,38 @@ from scipy.optimize import linprog
 from moeplace import Instance, Placement, Solution, latency_ns, solve
 from moeplace.aggregation import aggregate
 from moeplace.incremental import saving_form
+from moeplace.scenarios.catalogue import find_architecture
+from moeplace.scenarios.topology import Topology, from_positions
 
-Trace: TypeAlias = tuple[str, str, int, int]
-"""Name, folder, experts of a layer, bytes of an expert."""
-
-GPT: Trace = ("gpt-oss-20b", "gpt-oss-20b_expertfingerprinting", 32, 13_253_760)
-DEEPSEEK: Trace = ("deepseek-v2-lite", "deepseek-v2-lite_esft", 64, 8_650_752)
-
-
-def distances_m(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the distances between two lists of (latitude, longitude), metres (flat map of one city)."""
-    scale = np.array([111_320.0, 111_320.0 * math.cos(math.radians(-37.81))])
-    return np.linalg.norm((a[:, None] - b[None, :]) * scale, axis=2)
+GPT = "gpt-oss-20b"
+DEEPSEEK = "deepseek-v2-lite"
+TRACES = {GPT: "gpt-oss-20b_expertfingerprinting", DEEPSEEK: "deepseek-v2-lite_esft"}
+"""Models of the catalogue with a routing trace, and its folder."""
 
 
-def spread(points: np.ndarray, n: int) -> np.ndarray:
-    """Choose ``n`` points far from each other (farthest first)."""
-    chosen = [0]
-    while len(chosen) < n:
-        chosen.append(int(distances_m(points, points[chosen]).min(axis=1).argmax()))
-    return points[chosen]
-
-
-def melbourne(folder: Path, users: int, stations: int, personal: bool) -> list[list[int]]:
-    """Return ``server_ns [users, stations]``: through the nearest station, or by each user's own distance."""
-
-    def table(name: str, *keys: str) -> np.ndarray:
-        with (folder / "eua-melbourne" / name).open() as file:
-            return np.array([[float(row[key]) for key in keys] for row in csv.DictReader(file)])
-
-    sites = spread(table("site-optus-melbCBD.csv", "LATITUDE", "LONGITUDE"), stations)
-    people = table("users-melbcbd-generated.csv", "Latitude", "Longitude")
-    people = people[np.arange(users) % len(people)]
-    reach, backhaul = distances_m(people, sites), distances_m(sites, sites)
-    access = 2_000_000 + 500 * reach.min(axis=1)
-    # Half a millisecond a hop and two microseconds a metre of backhaul: times of several milliseconds.
-    if personal:
-        times = 2_000_000 + 2_500 * reach
-    else:
-        times = access[:, None] + np.where(backhaul > 0, 500_000 + 2_000 * backhaul, 0)[reach.argmin(axis=1)]
-    return times.astype(np.int64).tolist()
+def melbourne(realdata: Path, users: int, stations: int) -> Topology:
+    """Return stations and users in Melbourne's centre."""
+    folder = realdata / "eua-melbourne"
+    files = (folder / name for name in ("site-optus-melbCBD.csv", "users-melbcbd-generated.csv"))
+    return from_positions(*files, n_stations=stations, n_users=users)
 
 
 def trace_document(
     realdata: Path,
-    trace: Trace = GPT,
+    trace: str = GPT,
     users: int = 48,
     stations: int = 8,
     share: float = 0.6,
     tokens: int | None = None,
-    personal: bool = False,
 ) -> dict[str, Any]:
     """Make an instance of a real routing trace: its examples go round-robin to the users.
 
     ``share`` is each server's capacity as a share of the model; ``tokens`` keeps the first tokens only.
     """
-    name, folder, experts, size = trace
+    architecture = find_architecture(trace)
+    size = architecture.expert_bytes(architecture.default_precision)
     routed, lengths = [], []
-    with np.load(realdata / folder / "topk_experts.npz") as file:
+    with np.load(realdata / TRACES[trace] / "topk_experts.npz") as file:
         if "experts" in file:
             routed.append(file["experts"])
             lengths.append(file["example_lengths"])
@@ -102,18 +74,26 @@ def trace_document(
     sets, user = sets[:tokens], user[:tokens]
     n, layers = sets.shape[:2]
     total = np.bincount(user, minlength=users)
+    server_ns, cloud_ns, device_ns = melbourne(realdata, users, stations).latencies(architecture.message_bits(), size)
     demands = [
-        {"user": f"u{u}", "model": name, "tokens": max(1, int(total[u])), "device_ns": 0, "server_ns": times,
-         "cloud_ns": 40_000_000}
-        for u, times in enumerate(melbourne(realdata, users, stations, personal))
+        {"user": f"u{u}", "model": trace, "tokens": max(1, int(total[u])), "device_ns": int(device_ns[u]),
+         "server_ns": server_ns[u].tolist(), "cloud_ns": int(cloud_ns[u])}
+        for u in range(users)
     ]  # fmt: skip
-    capacity = int(share * layers * experts) * size
+    capacity = int(share * layers * architecture.experts) * size
+    model = {
+        "name": trace,
+        "layers": layers,
+        "experts": architecture.experts,
+        "top_k": sets.shape[2],
+        "expert_bytes": size,
+    }
     return {
         "format": "moeplace/instance",
         "version": 1,
-        "name": f"{name}-{n}-{users}-{stations}",
+        "name": f"{trace}-{n}-{users}-{stations}",
         "latency_model": "max",
-        "models": [{"name": name, "layers": layers, "experts": experts, "top_k": sets.shape[2], "expert_bytes": size}],
+        "models": [model],
         "servers": [{"name": f"s{s}", "capacity_bytes": capacity} for s in range(stations)],
         "demands": demands,
         "activations": {
@@ -273,7 +253,7 @@ def quality() -> str:
 TRACE_HEADER = ["trace, capacity", "method", "seconds", "peak GiB", "saved of baseline", "saved of best here"]
 
 
-def run_trace(realdata: Path, trace: Trace, share: float, reference: float) -> list[list[object]]:
+def run_trace(realdata: Path, trace: str, share: float, reference: float) -> list[list[object]]:
     """Run the methods on one full trace (in a process of its own, for its peak memory)."""
     instance = Instance.from_document(trace_document(realdata, trace, users=50, stations=10, share=share))
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -287,13 +267,13 @@ def run_trace(realdata: Path, trace: Trace, share: float, reference: float) -> l
         results.append(saved(instance, solution))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         name = f"local-search, {reference:.0f} s of kicks" if "time_limit" in parameters else label(method, parameters)
-        rows.append([f"{trace[0]}, {share}", name, f"{solution.wall_s:.1f}", f"{peak:.1f} ({loaded:.1f})"])
+        rows.append([f"{trace}, {share}", name, f"{solution.wall_s:.1f}", f"{peak:.1f} ({loaded:.1f})"])
     for row, result in zip(rows, results, strict=True):
         row += [f"{result / instance.baseline_ns:.5f}", f"{result / max(results):.5f}"]
     return rows
 
 
-def run_traces(realdata: Path, reference: float, shares: tuple[float, ...], traces: list[Trace]) -> list[list[object]]:
+def run_traces(realdata: Path, reference: float, shares: tuple[float, ...], traces: list[str]) -> list[list[object]]:
     """Run the methods on full traces, each trace in a new process, one after the other."""
     rows: list[list[object]] = []
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -322,7 +302,7 @@ def scale(realdata: Path) -> str:
     return text + table(TRACE_HEADER, rows)
 
 
-def kicks(realdata: Path, reference: float, trace: Trace) -> str:
+def kicks(realdata: Path, reference: float, trace: str) -> str:
     """Compare the first local optimum with what kicks reach in a long time."""
     rows = run_traces(realdata, reference, (0.25,), [trace])
     text = (

@@ -22,6 +22,7 @@ from moeplace.documents import BestKnown
 from moeplace.errors import MethodLimitError
 from moeplace.files import write_bytes
 from moeplace.library import BEST_KNOWN, best_known, instance_files
+from moeplace.registry import find_method, own_parameters
 
 
 def improve(known: BestKnown | None, instance: Instance, solution: Solution) -> BestKnown:
@@ -71,8 +72,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("instances", nargs="*", help="names (default: all of the set)")
     parser.add_argument("--methods", default="cpsat,milp", help="comma-separated, tried in turn (default: cpsat,milp)")
     parser.add_argument("--time-limit", type=float, default=120.0, help="seconds for each run (default: 120)")
+    parser.add_argument(
+        "-p",
+        "--param",
+        action="append",
+        metavar="KEY=VALUE",
+        default=[],
+        help="a parameter (an int) of methods that have it",
+    )
     parser.add_argument("--solution", action="append", metavar="FILE", help="take this file; run nothing; repeatable")
     options = parser.parse_args(arguments)
+    parameters = {key: int(value) for key, _, value in (text.partition("=") for text in options.param)}
     records = best_known(options.set)
     files = {instance.name: (path, instance) for path in instance_files(options.set) for instance in [load(path)]}
     # A record of an instance that has gone or changed is worth nothing.
@@ -88,7 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
         path, instance = files[name]
         for method in options.methods.split(","):
             try:
-                solution = solve(instance, method, time_limit=options.time_limit)
+                own = own_parameters(find_method(method)) or {}
+                solution = solve(
+                    instance, method, time_limit=options.time_limit, **{k: v for k, v in parameters.items() if k in own}
+                )
             except MethodLimitError as error:
                 print(f"{name}: {method} refuses: {error}", flush=True)
                 continue

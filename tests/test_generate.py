@@ -15,10 +15,13 @@ from moeplace import InputError, Instance
 from moeplace.cli import main
 from moeplace.cli.generate import SECTIONS
 from moeplace.cli.generate import generate as command
+from moeplace.documents import Model
 from moeplace.instance import UNREACHABLE
-from moeplace.scenarios.assembly import all_bytes
+from moeplace.scenarios.assembly import Part, all_bytes, assemble, catalogue_model
+from moeplace.scenarios.catalogue import architectures, find_architecture
+from moeplace.scenarios.counting import SetCounts
 from moeplace.scenarios.suites import Scenario, default_name, generate, generate_suite, read_suite
-from moeplace.scenarios.topology import Links
+from moeplace.scenarios.topology import Links, generated
 
 SMALL = {"layers": 2, "experts": 6, "top_k": 2, "expert_bytes": 1_000_000, "stations": 4, "users": 6, "tokens": 20}
 
@@ -110,6 +113,15 @@ class TestWhatTheScenarioSays:
                 assert held[block].sum() == 2
                 assert used[d, block][held[block]].min() >= used[d, block][~held[block]].max()
 
+    @pytest.mark.parametrize("name", [a.name for a in architectures() if a.precisions])
+    def test_every_model_of_the_catalogue(self, name: str) -> None:
+        architecture = find_architecture(name)
+        instance = generate(Scenario(models=[name], layers=1, users=2, tokens=4, stations=2))
+        (model,) = instance.models
+        assert (model.name, model.experts, model.top_k) == (name, architecture.experts, architecture.top_k)
+        assert model.expert_bytes == architecture.expert_bytes(architecture.default_precision)
+        assert set(np.diff(instance.rows.start).tolist()) == {architecture.top_k}
+
     def test_direct_access_has_servers_out_of_reach(self) -> None:
         instance = small(access="direct", stations=9, users=30)
         assert (instance.server_ns == UNREACHABLE).any()
@@ -140,6 +152,42 @@ class TestWhatTheScenarioSays:
         solution = moeplace.solve(instance, "local-search")
         assert moeplace.check(instance, solution).ok
         assert solution.objective.latency_ns < instance.baseline_ns
+
+
+class TestAssembly:
+    def test_by_hand(self) -> None:
+        first, second = SetCounts(1, 4, 2), SetCounts(2, 3, 1)
+        first.add(0, np.array([[[0, 1]], [[1, 0]], [[3, 2]]]))
+        first.add(2, np.array([[[2, 0]]]))  # nothing of demand 1
+        second.add(0, np.array([[[2], [0]]]))
+        models = [
+            Model(name=name, layers=layers, experts=experts, top_k=top_k, expert_bytes=1000)
+            for name, layers, experts, top_k in (("a", 1, 4, 2), ("b", 2, 3, 1))
+        ]
+        topology = generated(2, 4, np.random.Generator(np.random.PCG64(0)))
+        parts = [
+            Part(models[0], 1600, first, [3, 0, 1], {2: [(0, 1)]}),
+            Part(models[1], 80_000, second, [0]),
+        ]
+        instance = assemble("hand", parts, topology, [7, 5], latency_model="sum", source={"who": "me"})
+        assert [(d.user, d.model, d.tokens) for d in instance.demands] == [
+            ("user-03", "a", 3), ("user-01", "a", 1), ("user-00", "b", 1)
+        ]  # fmt: skip
+        activations = instance.document()["activations"]
+        assert activations["demand"] == [0, 0, 1, 2, 2]
+        assert activations["layer"] == [0, 0, 0, 0, 1]
+        assert activations["experts"] == [[0, 1], [2, 3], [0, 2], [2], [0]]
+        assert activations["count"] == [2, 1, 1, 1, 1]
+        assert instance.device_items(1).tolist() == [1]
+        assert instance.capacity_bytes.tolist() == [7, 5]
+        short, long = (topology.latencies(bits, 1000)[0] for bits in (1600, 80_000))
+        assert instance.server_ns.tolist() == [short[3].tolist(), short[1].tolist(), long[0].tolist()]
+        assert (instance.latency_model, instance.source) == ("sum", {"who": "me"})
+
+    def test_more_layers_than_the_model_has(self) -> None:
+        assert catalogue_model(find_architecture("olmoe-1b-7b"), "int8", 16).layers == 16
+        with pytest.raises(InputError, match="17 layers of olmoe-1b-7b asked for, it has 16"):
+            catalogue_model(find_architecture("olmoe-1b-7b"), "int8", 17)
 
 
 NAMES = [
@@ -340,6 +388,15 @@ class TestSuite:
         assert "--users cannot be given, too" in err
         code, _, err = run(capsys, "--suite", tmp_path / "nowhere.toml", "-o", tmp_path / "made")
         assert (code, "nowhere.toml: cannot be read" in err) == (2, True)
+
+    def test_the_example_of_the_documentation(self, tmp_path: Path) -> None:
+        page = Path(__file__).resolve().parent.parent / "docs" / "scenarios.md"
+        if not page.exists():
+            pytest.skip("the documents are in the checkout only")
+        (tmp_path / "suite.toml").write_text(page.read_text().partition("```toml\n")[2].partition("```")[0])
+        _, scenarios = read_suite(tmp_path / "suite.toml")
+        assert "mixtral-8x7b+gpt-oss-20b-int8_s5_u40_c030_seed1" in scenarios
+        assert len(scenarios) == 7
 
     def test_order_of_a_grid(self, tmp_path: Path) -> None:
         (tmp_path / "suite.toml").write_text(SUITE)

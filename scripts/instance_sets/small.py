@@ -81,12 +81,13 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """Name of the instance: special features, shape, servers, users, capacity, seed."""
+        """Name of the instance: special features, shape, servers, users, capacity of all servers together, seed."""
         features = {"sum": self.latency_model == "sum", "sizes": self.sizes, "two": self.models == 2}
         features["device"] = self.device > 0
         kind = "".join(f"{feature}_" for feature, there in features.items() if there)
+        together = self.capacity * self.servers
         shape = f"l{self.layers:02}e{self.experts:02}k{self.top_k}"
-        return f"small_{kind}{shape}_s{self.servers}_u{self.users:02}_c{self.capacity:03}_seed{self.seed}"
+        return f"small_{kind}{shape}_s{self.servers}_u{self.users:02}_c{together:03}_seed{self.seed}"
 
 
 RECIPES: tuple[Recipe, ...] = (
