@@ -77,7 +77,7 @@ def halves(path: Path, model: str, capacity: int, realdata: Path) -> list[Instan
 
 
 def measured(pair: list[Instance]) -> list[list[float]]:
-    """Return for each method: saving on its own half, on the other, of the method there, share lost (both ways' mean)."""
+    """Return for each method: saving on its own half, on the other, of the method there, share lost (mean)."""
     result = []
     for method in METHODS:
         solutions = [moeplace.solve(instance, method) for instance in pair]
@@ -142,10 +142,10 @@ Written by `scripts/benchmark_split.py`. Each half has half of the requests of e
 (`moeplace import --fraction 0.5` and `--rest`), dealt to {USERS} users at {STATIONS} stations in Melbourne.
 
 - *storage*: all stations together, percent of the bytes of the model's experts;
-- *saved*: share of the latency with empty servers, on the half it is said of; each number is the mean of both ways, from
-  the first half to the second and back;
-- *generated*: requests of the generator fitted to the trace, as many and as long. What is lost was not part of the fit,
-  so that this compares the generator with measured routing in a way that it was not made for.
+- *saved*: share of the latency with empty servers, on the half it is said of; each number is the mean of both ways,
+  from the first half to the second and back;
+- *generated*: requests of the generator fitted to the trace, as many and as long. What is lost was not part of the
+  fit, so that this compares the generator with measured routing in a way that it was not made for.
 
 No method had a time limit.
 

@@ -26,8 +26,8 @@ from moeplace.files import write_bytes
 from moeplace.scenarios.routing import UNIT, FittedRouting, Routing
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS: Final = 30
-LAST: Final = 10
+ROUNDS: Final = 24
+LAST: Final = 8
 SEEDS: Final = 3
 
 GLOBAL: Final[dict[str, dict[str, int]]] = {
@@ -100,15 +100,14 @@ class Fit:
         seeds = range(1000 + SEEDS * round_, 1000 + SEEDS * (round_ + 1))
         now, want = self.generated(seeds), self.target
         # Ranks that hardly any token uses are noise; they follow as far as one use in 10,000 tokens.
-        self.base += rate * UNIT * np.log(np.maximum(want.popularity, 1e-4) / np.maximum(now.popularity, 1e-4))
+        self.base = _moved(self.base, want.popularity, now.popularity, rate)
         self.spread *= (now.distinct / want.distinct) ** rate
         self.spread = np.clip(self.spread, 0.1 * UNIT, 8 * UNIT)
         self.together = np.clip(self.together + rate * 0.3 * np.log(want.lift / now.lift), 0, 0.98)
         self.family = np.clip(self.family * (want.divergence / now.divergence) ** rate, 0.05 * UNIT, 2.5 * UNIT)
         self.context = np.clip(self.context + rate * 0.5 * (want.overlap - now.overlap) / self.top_k, 0, 0.98)
         alone = self.generated(seeds[:1], "independent")
-        ratio = np.maximum(want.popularity, 1e-4) / np.maximum(alone.popularity, 1e-4)
-        self.independent += rate * UNIT * np.log(ratio)
+        self.independent = _moved(self.independent, want.popularity, alone.popularity, rate)
 
     def run(self, rounds: int = ROUNDS) -> FittedRouting:
         """Return the fitted table."""
@@ -118,6 +117,16 @@ class Fit:
             if round_ >= rounds - LAST:
                 kept.append(tuple(value.copy() for value in self.values()))
         return self.table(tuple(np.mean(values, axis=0) for values in zip(*kept, strict=True)))
+
+
+def _moved(logit: Floats, want: Floats, now: Floats, rate: float) -> Floats:
+    """Return the logits of the ranks after a step, from the largest.
+
+    Popularities are known by rank, not by expert. Where two ranks change places the step would go to the wrong one and
+    never end, so that the logits are sorted.
+    """
+    step = np.log(np.maximum(want, 1e-4) / np.maximum(now, 1e-4))
+    return np.asarray(-np.sort(-(logit + rate * UNIT * step), axis=1))
 
 
 def sampled(table: FittedRouting, sizes: list[int], seed: int, kind: str = "measured") -> Statistics:

@@ -235,15 +235,34 @@ def test_padding_is_dropped_short_rows_count_and_bad_rows_only_on_demand(capsys:
     assert json.loads(out)["counted"] == 81 - 3
 
 
-def test_dense_layers_are_skipped_and_further_ones_cut(capsys: pytest.CaptureFixture[str]) -> None:
+def test_dense_layers_are_skipped_and_further_ones_cut() -> None:
     experts = tokens()
     np.savez("all.npz", experts=experts)
-    shallow = ["--layers", "1", *MODEL[2:]]
-    run(capsys, "all.npz", *shallow, *PLACES, "--skip-layers", "1", "-o", "one.json")
     np.savez("one.npz", experts=experts[:, 1:2])
-    run(capsys, "one.npz", *shallow, *PLACES, "-o", "same.json")
-    one, same = moeplace.load("one.json").document(), moeplace.load("same.json").document()
-    assert one["activations"] == same["activations"]
+    write_csv(Path("all.csv"), experts)
+    reports, found = [], []
+    for name, shape in (
+        ("one.npz", Shape(1, EXPERTS, TOP_K)),
+        ("all.npz", Shape(1, EXPERTS, TOP_K, skip_layers=1, cut_layers=1)),
+        ("all.csv", Shape(1, EXPERTS, TOP_K, skip_layers=1, cut_layers=1)),
+    ):
+        reports.append(Report())
+        found.append(count_traces([open_trace(name, shape)], shape, range(1), report=reports[-1])[0].rows())
+    for other in found[1:]:
+        assert all((a == b).all() for a, b in zip(found[0], other, strict=True))
+    assert [report.skipped for report in reports] == [0, 54, 54]
+    with pytest.raises(InputError, match=r"has \[27, 3, 2\], expected \[tokens, 1, 2\]: 3 layers \(--skip-layers"):
+        open_trace("all.npz", Shape(1, EXPERTS, TOP_K)).requests()
+
+
+def test_a_model_of_the_catalogue_can_be_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(1)
+    np.savez("mixtral.npz", experts=np.argsort(rng.random((9, 32, 8)), axis=2)[:, :, :2])
+    out, _ = run(
+        capsys, "mixtral.npz", "--model", "mixtral-8x7b:int4", "--layers", "4", *PLACES, "-o", "cut.json", "--json"
+    )
+    assert (json.loads(out)["counted"], json.loads(out)["skipped"]) == (9 * 4, 9 * 28)
+    assert moeplace.load("cut.json").models[0].layers == 4
 
 
 def test_several_arrays_are_profiles_and_so_are_several_files() -> None:
@@ -303,7 +322,7 @@ BROKEN: dict[str, tuple[str, bytes | str, str]] = {
     "no archive at all": ("a.npz", b"hello, this is text", "cannot be read, damaged or of another format"),
     "array shorter than its header": ("a.npz", lying_npz(), "ends before token 26"),
     "two dimensions": ("a.npz", npz(experts=tokens()[:, 0]), "has shape [27, 2]; expected [tokens, layers, k]"),
-    "too few layers": ("a.npz", npz(experts=tokens()[:, :2]), "has [27, 2, 2], expected [tokens, 3, 2]: too few"),
+    "too few layers": ("a.npz", npz(experts=tokens()[:, :2]), "has [27, 2, 2], expected [tokens, 3, 2]: 2 layers"),
     "too many experts a token": ("a.npz", npz(experts=np.zeros((4, 3, 3), int)), "the model's top_k is 2"),
     "no tokens": ("a.npz", npz(experts=tokens()[:0]), "experts: has no tokens"),
     "floats with NaN": ("a.npz", npz(experts=np.full((4, 3, 2), np.nan)), "holds float64; expert numbers are integers"),
@@ -341,6 +360,9 @@ BROKEN: dict[str, tuple[str, bytes | str, str]] = {
     "NaN in JSON": ("a.jsonl", '{"token": 0, "layer": 0, "experts": [1, NaN]}\n', "line 1: not JSON"),
     "float in JSON": ("a.jsonl", '{"token": 0, "layer": 0, "experts": [1, 2.5]}\n', "line 1: experts is [1, 2.5]"),
     "text for a token": ("a.jsonl", '{"token": "0", "layer": 0, "experts": [1]}\n', 'is "0"; expected an integer'),
+    "a number beyond all bounds": (
+        "a.jsonl", f'{{"token": {2**63}, "layer": 0, "experts": [1]}}\n', "token is 9223372036854775808; expected an"
+    ),
     "a list a line": ("a.jsonl", "[1, 2]\n", "line 1: a list; expected an object"),
     "blank lines only": ("a.jsonl", "\n\n", "has no rows"),
     "a response without routing": ("a.jsonl", '{"choices": [{"text": "hi"}]}\n', "nor a response with routed_experts"),

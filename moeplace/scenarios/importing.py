@@ -18,6 +18,7 @@ import numpy.typing as npt
 from moeplace.errors import InputError
 from moeplace.instance import Instance
 from moeplace.scenarios.assembly import Part, assemble, storage
+from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts, as_int32
 from moeplace.scenarios.suites import Scenario, default_name, setting
 from moeplace.scenarios.traces import BLOCK, Batch, Columns, Request, Shape, TraceFile, open_trace
@@ -347,7 +348,10 @@ def import_traces(
         raise InputError(f"{len(scenario.models)} models; a trace is of one", place="models")
     models, message_bits, topology, shares = setting(scenario)
     model = models[0]
-    shape = Shape(model.layers, model.experts, model.top_k, skip_layers)
+    cut_layers = 0
+    if scenario.models:
+        cut_layers = find_architecture(scenario.models[0].partition(":")[0]).moe_layers - model.layers
+    shape = Shape(model.layers, model.experts, model.top_k, skip_layers, cut_layers)
     traces = [open_trace(path, shape, columns, block) for path in paths]
     report = Report()
     # Profiles take users by their stations: neighbours share interests. Users whom the trace names keep their order.

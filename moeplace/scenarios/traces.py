@@ -52,12 +52,20 @@ class Shape:
         The model's layers with experts, experts of a layer, the most experts of a token at one layer.
     skip_layers : int
         The trace's first so many layers are not the model's (dense ones); they are left out.
+    cut_layers : int
+        The trace has so many further layers after the model's; they are left out, too.
     """
 
     layers: int
     experts: int
     top_k: int
     skip_layers: int = 0
+    cut_layers: int = 0
+
+    @property
+    def depth(self) -> int:
+        """Layers of the trace."""
+        return self.skip_layers + self.layers + self.cut_layers
 
 
 @dataclass(frozen=True)
@@ -271,13 +279,14 @@ class ArrayTrace(TraceFile):
 
     def _check(self, array: _Array) -> None:
         tokens, layers, k = array.shape
-        expected = f"[tokens, {self.shape.layers + self.shape.skip_layers}, {self.shape.top_k}]"
+        expected = f"[tokens, {self.shape.depth}, {self.shape.top_k}]"
         shape = f"{list(array.shape)}, expected {expected}"
         place = array.name or "the array"
         if not tokens:
             raise InputError("has no tokens", place=place, file=str(self.path))
-        if layers < self.shape.layers + self.shape.skip_layers:
-            raise InputError(f"has {shape}: too few layers", place=place, file=str(self.path))
+        if layers != self.shape.depth:
+            hint = " (--skip-layers leaves dense ones out)" if layers > self.shape.depth else ""
+            raise InputError(f"has {shape}: {layers} layers{hint}", place=place, file=str(self.path))
         if not 1 <= k <= self.shape.top_k:
             raise InputError(f"has {shape}: the model's top_k is {self.shape.top_k}", place=place, file=str(self.path))
 
@@ -402,7 +411,7 @@ class TableTrace(TraceFile):
 
     def batches(self) -> Iterator[Batch]:
         """Yield the rows; see :meth:`TraceFile.batches`."""
-        layers = self.shape.layers + self.shape.skip_layers
+        layers = self.shape.depth
         last = np.full((self._count, layers), -1, dtype=np.int64)
         kept: list[Any] = []  # the lines of the last token and layer: more may follow
         for frame in itertools.chain(self.frames(experts=True), [None]):
@@ -461,9 +470,8 @@ class TableTrace(TraceFile):
     def _check_layers(self, frame: _Frame, layers: int) -> None:
         if len(bad := np.flatnonzero(frame.layer >= layers)):
             row = int(bad[0])
-            skipped = f" ({self.shape.skip_layers} of them skipped)" if self.shape.skip_layers else ""
             raise InputError(
-                f"layer {frame.layer[row]}, the trace has {layers} (from 0){skipped}",
+                f"layer {frame.layer[row]}, the trace has {layers} (from 0)",
                 place=frame.place(row),
                 file=str(self.path),
             )
@@ -760,7 +768,7 @@ class _RowLines(TableTrace):
     def _column(self, chunk: list[tuple[int, dict[str, Any]]], name: str) -> Int64:
         values = [value.get(name) for _, value in chunk]
         for (line, _), value in zip(chunk, values, strict=True):
-            if type(value) is not int:
+            if type(value) is not int or not -(2**63) <= value < 2**63:
                 self._refuse(line, name, value)
         return np.array(values, dtype=np.int64)
 
@@ -772,7 +780,7 @@ class _RowLines(TableTrace):
             row = value.get("experts") if names == ["experts"] else [value.get(name) for name in names]
             if row is None:
                 row = []
-            if not isinstance(row, list) or any(type(e) is not int for e in row):
+            if not isinstance(row, list) or any(type(e) is not int or abs(e) >= 2**63 for e in row):
                 self._refuse(line, "experts", row)
             if len(row) > self.shape.top_k:
                 raise InputError(
@@ -805,7 +813,7 @@ class _ResponseLines(TraceFile):
 
     def requests(self) -> list[Request]:
         """Return the requests; see :meth:`TraceFile.requests`."""
-        layers = self.shape.layers + self.shape.skip_layers
+        layers = self.shape.depth
         return [
             Request(
                 _text(value.get(self.columns.profile)),
@@ -851,7 +859,7 @@ class _ResponseLines(TraceFile):
         return [self._array(line, data) for data in found]
 
     def _array(self, line: int, data: object) -> Integers:
-        layers, k = self.shape.layers + self.shape.skip_layers, self.shape.top_k
+        layers, k = self.shape.depth, self.shape.top_k
         try:
             if isinstance(data, str):
                 raw = base64.b64decode(data, validate=True)
@@ -870,7 +878,7 @@ class _ResponseLines(TraceFile):
             raise InputError(
                 f"routed_experts cannot be decoded: {error}", place=f"line {line}", file=str(self.path)
             ) from None
-        if array.dtype.kind not in "iu" or array.ndim != 3 or array.shape[1] < layers or not 1 <= array.shape[2] <= k:
+        if array.dtype.kind not in "iu" or array.ndim != 3 or array.shape[1] != layers or not 1 <= array.shape[2] <= k:
             raise InputError(
                 f"routed_experts is {list(array.shape)} of {array.dtype}; expected integers [tokens, {layers}, {k}]",
                 place=f"line {line}",
