@@ -120,7 +120,7 @@ def main() -> int:
             sources: list[tuple[str, Any]] = [("measured", trace.tasks), ("generated", generated(trace))]
             for kind, tasks in sources:
                 path = as_file(Path(folder), f"{trace.name}-{kind}", tasks)
-                for capacity in CAPACITIES:
+                for capacity in CAPACITIES if kind == "measured" else CAPACITIES[:1]:
                     found = measured(halves(path, MODELS[trace.name], capacity, options.realdata))
                     for method, numbers in zip(METHODS, found, strict=True):
                         lost.setdefault(kind, []).append(100 * numbers[3])

@@ -31,7 +31,7 @@ COMMANDS = {
     "methods": "List every method: exact or not, guarantee, limits.",
     "models": "List the catalogue of Mixture-of-Experts architectures.",
     "generate": "Make an instance, or a family of them: models, places, routing, storage.",
-    "import": "Make an instance of routing traces: counted by user, streamed, all or a part.",
+    "import": "Make an instance of measured routing traces, all or a part.",
     "score": "Apply a placement to another instance of the same servers and models.",
     "bench": "Run methods over suites of instances, resumable.",
     "best-known": "Improve the best known values by what a run has found.",
