@@ -32,7 +32,7 @@ from moeplace.scenarios.suites import Scenario
 from moeplace.scoring import Reference, score
 
 METHODS: Final = ("popular", "successive-greedy", "local-search")
-CAPACITIES: Final = (60, 150)
+CAPACITY: Final = 60
 STATIONS: Final = 8
 USERS: Final = 24
 MODELS: Final = {"gpt-oss-20b": "gpt-oss-20b", "DeepSeek-V2-Lite": "deepseek-v2-lite"}
@@ -62,13 +62,13 @@ def generated(trace: Trace) -> dict[str, list[np.ndarray]]:
     }
 
 
-def halves(path: Path, model: str, capacity: int, realdata: Path) -> list[Instance]:
+def halves(path: Path, model: str, realdata: Path) -> list[Instance]:
     """Return the instances of the two halves."""
     scenario = Scenario(
         models=[model],
         stations=STATIONS,
         users=USERS,
-        capacity=capacity,
+        capacity=CAPACITY,
         station_file=str(realdata / real.STATIONS),
         user_file=str(realdata / real.USERS),
     )
@@ -120,15 +120,13 @@ def main() -> int:
             sources: list[tuple[str, Any]] = [("measured", trace.tasks), ("generated", generated(trace))]
             for kind, tasks in sources:
                 path = as_file(Path(folder), f"{trace.name}-{kind}", tasks)
-                for capacity in CAPACITIES if kind == "measured" else CAPACITIES[:1]:
-                    found = measured(halves(path, MODELS[trace.name], capacity, options.realdata))
-                    for method, numbers in zip(METHODS, found, strict=True):
-                        lost.setdefault(kind, []).append(100 * numbers[3])
-                        shown = [f"{100 * number:.2f} %" for number in numbers]
-                        rows.append([trace.name, kind, f"{capacity} %", method, *shown])
-                        print(*rows[-1], flush=True)
+                found = measured(halves(path, MODELS[trace.name], options.realdata))
+                for method, numbers in zip(METHODS, found, strict=True):
+                    lost.setdefault(kind, []).append(100 * numbers[3])
+                    rows.append([trace.name, kind, method, *(f"{100 * number:.2f} %" for number in numbers)])
+                    print(*rows[-1], flush=True)
     header = [
-        "trace", "routing", "storage", "method", "saved on its own half", "saved on the other half",
+        "trace", "routing", "method", "saved on its own half", "saved on the other half",
         "saved by the method there", "lost of that",
     ]  # fmt: skip
     low, high = ({kind: pick(values) for kind, values in lost.items()} for pick in (min, max))
@@ -139,9 +137,9 @@ How much of the saving is lost when a placement found on one half of a trace ser
 {high["generated"]:.1f} % on generated routing, of what the same method saves when it knows the other half.
 
 Written by `scripts/benchmark_split.py`. Each half has half of the requests of each task, chosen by a seed
-(`moeplace import --fraction 0.5` and `--rest`), dealt to {USERS} users at {STATIONS} stations in Melbourne.
+(`moeplace import --fraction 0.5` and `--rest`), dealt to {USERS} users at {STATIONS} stations in Melbourne, which
+together have room for {CAPACITY} % of the model's experts.
 
-- *storage*: all stations together, percent of the bytes of the model's experts;
 - *saved*: share of the latency with empty servers, on the half it is said of; each number is the mean of both ways,
   from the first half to the second and back;
 - *generated*: requests of the generator fitted to the trace, as many and as long. What is lost was not part of the
