@@ -21,7 +21,7 @@ from moeplace import Instance, Solution, check, load, read_solution, solve
 from moeplace.documents import BestKnown
 from moeplace.errors import MethodLimitError
 from moeplace.files import write_bytes
-from moeplace.library import BEST_KNOWN, best_known, instance_files
+from moeplace.library import BEST_KNOWN, best_known, instance_files, instance_name
 from moeplace.registry import find_method, own_parameters
 
 
@@ -83,19 +83,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--solution", action="append", metavar="FILE", help="take this file; run nothing; repeatable")
     options = parser.parse_args(arguments)
     parameters = {key: int(value) for key, _, value in (text.partition("=") for text in options.param)}
-    records = best_known(options.set)
-    files = {instance.name: (path, instance) for path in instance_files(options.set) for instance in [load(path)]}
-    # A record of an instance that has gone or changed is worth nothing.
-    records = {n: r for n, r in records.items() if n in files and files[n][1].sha256 == r.sha256}
+    paths = {instance_name(path): path for path in instance_files(options.set)}
+    if unknown := set(options.instances) - set(paths):
+        print(f"no instance of the set: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    records = {name: record for name, record in best_known(options.set).items() if name in paths}
     for file in options.solution or ():
         solution = read_solution(file)
-        path, instance = files[solution.instance.name]
+        path = paths[solution.instance.name]
+        instance = load(path)
         records[instance.name] = improve(records.get(instance.name), instance, solution)
         write(path.parent / BEST_KNOWN, records)
     if options.solution:
         return 0
-    for name in options.instances or files:
-        path, instance = files[name]
+    for name in options.instances or paths:
+        path = paths[name]
+        instance = load(path)
+        if name in records and records[name].sha256 != instance.sha256:
+            del records[name]  # of an instance that has changed: worth nothing
         for method in options.methods.split(","):
             try:
                 own = own_parameters(find_method(method)) or {}
