@@ -155,8 +155,9 @@ def held_out_section(traces: list[Trace]) -> str:
         other = measure(first.joined(), trace.experts)
         rows.append(deviation_row(f"{trace.name}: one half against the other", other, want))
     return (
-        "Does it hold for tokens that the fit has not seen? The table is fitted anew (in fewer rounds) to every second request of each "
-        "task and compared with the other requests; the settings that all layers share were chosen on whole traces. "
+        "Does it hold for tokens that the fit has not seen? The table is fitted anew (in fewer rounds) to every second "
+        "request of each task and compared with the other requests; the settings that all layers share were chosen on "
+        "whole traces. "
         f"Found: at most {100 * worst:.1f} % in the median for popularity curve, lift and distinct sets. Both halves "
         "are of the same tasks and sources; another workload may differ more.\n\n"
         + table(["median deviation", *NAMES.values()], rows)
