@@ -30,9 +30,9 @@ COMMANDS = {
     "info": "Sizes of an instance, demand against capacity, which methods fit.",
     "methods": "List every method: exact or not, guarantee, limits.",
     "models": "List the catalogue of Mixture-of-Experts architectures.",
-    "generate": "Make an instance, or a family of them, of models and places.",
+    "generate": "Make an instance or a family: models, places, routing, storage.",
     "import": "Make an instance of measured routing traces, all or a part.",
-    "score": "Apply a placement to another instance: tomorrow's trace.",
+    "score": "Apply a placement to another instance with the same servers.",
     "export": "Write the algebraic model of an instance for other solvers.",
 }
 """Every command and its line in ``--help``; command ``x`` is the function ``x`` of ``moeplace.cli.x``, with ``x_`` for
