@@ -263,7 +263,7 @@ def stream(tokens: int) -> str:
             f"{said['peak_kib'] / 1024:,.0f} MiB",
         ])  # fmt: skip
     return (
-        "What if the sets do not run out? Memory then grows with the distinct rows (demand, layer, set of experts), "
+        "How does memory grow where new sets keep coming? With the distinct rows (demand, layer, set of experts), "
         f"the size of the instance itself, not with the tokens. Found: {last['rows']:,} rows counted in "
         f"{last['peak_kib'] / 1024:,.0f} MiB, {last['rows'] / last['seconds'] / 1e6:.1f} million rows a second, "
         "generating them included.\n\n"
@@ -313,8 +313,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/benchmarks/import.md"))
     options = parser.parse_args()
     known: dict[str, tuple[str, Callable[[], str]]] = {
-        "files": ("Ten million tokens from a file", lambda: files(options.tokens)),
-        "stream": ("Ten million tokens, generated on the fly", lambda: stream(options.tokens)),
+        "files": ("Many tokens from a file", lambda: files(options.tokens)),
+        "stream": ("Where sets do not run out", lambda: stream(options.tokens)),
         "formats": ("Formats", lambda: formats(options.tokens // 100)),
     }
     titles = [title for title, _ in known.values()]

@@ -99,16 +99,17 @@ class Fit:
         rate = 0.7 if round_ < rounds // 2 else 0.35
         seeds = range(1000 + SEEDS * round_, 1000 + SEEDS * (round_ + 1))
         now, want = self.generated(seeds), self.target
-        # Ranks that hardly any token uses are noise; they follow as far as one use in 10,000 tokens.
-        self.base += rate * UNIT * np.log(np.maximum(want.popularity, 1e-4) / np.maximum(now.popularity, 1e-4))
+        self.base += rate * UNIT * _step(want.popularity, now.popularity)
         self.spread *= (now.distinct / want.distinct) ** rate
         self.spread = np.clip(self.spread, 0.1 * UNIT, 8 * UNIT)
         self.together = np.clip(self.together + rate * 0.3 * np.log(want.lift / now.lift), 0, 0.98)
         self.family = np.clip(self.family * (want.divergence / now.divergence) ** rate, 0.05 * UNIT, 2.5 * UNIT)
         self.context = np.clip(self.context + rate * 0.5 * (want.overlap - now.overlap) / self.top_k, 0, 0.98)
         alone = self.generated(seeds[:1], "independent")
-        ratio = np.maximum(want.popularity, 1e-4) / np.maximum(alone.popularity, 1e-4)
-        self.independent += rate * UNIT * np.log(ratio)
+        # Kinds of tokens shuffle the ranks anyway. Without them two ranks that change places would get each other's
+        # steps without end, so that these logits stay sorted.
+        moved = self.independent + rate * UNIT * _step(want.popularity, alone.popularity)
+        self.independent = -np.sort(-moved, axis=1)
 
     def run(self, rounds: int = ROUNDS) -> FittedRouting:
         """Return the fitted table."""
@@ -118,6 +119,12 @@ class Fit:
             if round_ >= rounds - LAST:
                 kept.append(tuple(value.copy() for value in self.values()))
         return self.table(tuple(np.mean(values, axis=0) for values in zip(*kept, strict=True)))
+
+
+def _step(want: Floats, now: Floats) -> Floats:
+    """Return by how much the logits of the ranks are too small."""
+    # Ranks that hardly any token uses are noise; they follow as far as one use in 10,000 tokens.
+    return np.asarray(np.log(np.maximum(want, 1e-4) / np.maximum(now, 1e-4)))
 
 
 def sampled(table: FittedRouting, sizes: list[int], seed: int, kind: str = "measured") -> Statistics:

@@ -13,7 +13,7 @@ import sys
 
 from moeplace import load, read_solution, solve
 from moeplace.errors import MethodLimitError
-from moeplace.library import best_known, improved, instance_files, write_best_known
+from moeplace.library import best_known, improved, instance_files, instance_name, write_best_known
 from moeplace.registry import find_method, own_parameters
 
 
@@ -35,19 +35,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--solution", action="append", metavar="FILE", help="take this file; run nothing; repeatable")
     options = parser.parse_args(arguments)
     parameters = {key: int(value) for key, _, value in (text.partition("=") for text in options.param)}
-    records = best_known(options.set)
-    files = {instance.name: (path, instance) for path in instance_files(options.set) for instance in [load(path)]}
-    # A record of an instance that has gone or changed is worth nothing.
-    records = {n: r for n, r in records.items() if n in files and files[n][1].sha256 == r.sha256}
+    paths = {instance_name(path): path for path in instance_files(options.set)}
+    if unknown := set(options.instances) - set(paths):
+        print(f"no instance of the set: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    records = {name: record for name, record in best_known(options.set).items() if name in paths}
     for file in options.solution or ():
         solution = read_solution(file)
-        path, instance = files[solution.instance.name]
+        path = paths[solution.instance.name]
+        instance = load(path)
         records[instance.name] = improved(records.get(instance.name), instance, solution)
         write_best_known(path.parent, records)
     if options.solution:
         return 0
-    for name in options.instances or files:
-        path, instance = files[name]
+    for name in options.instances or paths:
+        path = paths[name]
+        instance = load(path)
+        if name in records and records[name].sha256 != instance.sha256:
+            del records[name]  # of an instance that has changed: worth nothing
         for method in options.methods.split(","):
             try:
                 own = own_parameters(find_method(method)) or {}

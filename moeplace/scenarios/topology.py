@@ -37,6 +37,9 @@ Access = Literal["home", "direct"]
 
 EARTH_RADIUS_M: Final = 6_371_000
 
+MOST_SITES: Final = 5000
+"""Stations are chosen from at most so many sites: the choice looks at all pairs."""
+
 _MOST = 1e15  # beyond any sensible parameter; keeps infinity out
 
 
@@ -243,8 +246,12 @@ class Topology:
         """
         links, n_users = self.links, len(self.users)
         distance = np.sqrt(distance_squared(self.user_m, self.station_m))
-        radio = [links.access_ns(m, message_bits) for m in distance[np.arange(n_users), self.home].tolist()]
-        at_home = np.array(radio, dtype=np.int64)
+        at_home = np.empty(n_users, dtype=np.int64)
+        for u, metres in enumerate(distance[np.arange(n_users), self.home].tolist()):
+            try:
+                at_home[u] = links.access_ns(metres, message_bits)
+            except InputError as error:
+                raise InputError(error.message, place=self.users[u]) from None
         compute = links.server_compute_ns(expert_bytes)
         if self.access == "home":
             server = at_home[:, None] + self.backhaul_ns(message_bits)[self.home] + compute
@@ -447,6 +454,10 @@ def _enough(asked: int, there: int, what: str, file: object) -> None:
         raise InputError(f"{asked} {what} asked for, at least 1 is needed", file=str(file))
     if asked > there:
         raise InputError(f"{asked} {what} asked for, there are {there}", file=str(file))
+    if what == "stations" and there > MOST_SITES:
+        raise InputError(
+            f"{there} sites to choose from, at most {MOST_SITES} are; a box makes them fewer", file=str(file)
+        )
 
 
 def _spanning_tree(points_m: Int64) -> Iterable[Fibre]:
