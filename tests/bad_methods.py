@@ -78,6 +78,16 @@ def leave_a_child(instance: Instance, *, where: str, **options: Any) -> Placemen
     return Placement.empty(instance)
 
 
+def leave_a_child_and_kill_the_worker(instance: Instance, *, where: str, **options: Any) -> Placement:
+    """Start a process that outlives this one, then kill the worker that would end it."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    with Path(where).open("a") as file:
+        file.write(f"{child.pid}\n")
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(5)
+    return Placement.empty(instance)
+
+
 def overfull(instance: Instance, **options: Any) -> Placement:
     """Return everything everywhere."""
     return Placement(np.ones((len(instance.servers), instance.n_items), dtype=np.bool_))

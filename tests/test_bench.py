@@ -23,11 +23,16 @@ import psutil
 import pytest
 
 import moeplace
-from moeplace.bench.planning import read_methods, tasks_of
-from moeplace.bench.records import Record, RecordWriter, RunData, read_run
+from moeplace.bench.environment import capture
+from moeplace.bench.harness import describe_orders, opened
+from moeplace.bench.messages import Description
+from moeplace.bench.planning import method_specification, planned_instances, read_methods, tasks_of
+from moeplace.bench.pool import LocalPool
+from moeplace.bench.records import Plan, Record, RecordWriter, RunData, read_run
 from moeplace.cli import main
-from moeplace.errors import InputError, OutputError
-from moeplace.library import best_known, instance_files, instances_folder
+from moeplace.errors import InputError, MoeplaceError, OutputError
+from moeplace.library import best_known, instances_folder
+from moeplace.registry import find_method, method_info
 
 TESTS = Path(__file__).parent
 TINY = str(instances_folder() / "tiny" / "tiny_two_servers_share.json")
@@ -46,11 +51,11 @@ Bench = Callable[..., tuple[str, str]]
 
 @pytest.fixture
 def bench(folder: Path, capfd: pytest.CaptureFixture[str]) -> Bench:
-    """Run ``moeplace bench`` with short limits into ``run`` and return what it printed."""
+    """Run ``moeplace bench`` with a short grace into ``run`` and return what it printed."""
 
     def bench(*args: str, code: int = 0, workers: str = "1") -> tuple[str, str]:
         capfd.readouterr()
-        limits = ["--time-limit", "0.3", "--grace", "0.4", "--workers", workers, "-o", "run"]
+        limits = ["--time-limit", "20", "--grace", "0.4", "--workers", workers, "-o", "run"]
         result = main(["bench", *limits, *args])
         out, err = capfd.readouterr()
         assert result == code, (out, err)
@@ -104,13 +109,13 @@ def processes_of(run: Path, kind: str = "", harness: int = 0) -> list[psutil.Pro
 
 
 def test_every_instance_method_and_seed_once(bench: Bench) -> None:
-    out, err = bench("tiny", "--methods", "popular,random,greedy", "--seeds", "0,3-4", workers="2")
+    out, err = bench("tiny", "--methods", "popular,random,no-cache", "--seeds", "0,3-4", workers="2")
     assert "ERROR" not in err
     data = read_run("run")
     complete(data)
     count = Counter((record.method, record.seed) for record in data.records)
-    # Of popular and greedy the seed changes nothing: they are run once.
-    assert count == dict.fromkeys([("popular", 0), ("greedy", 0), ("random", 0), ("random", 3), ("random", 4)], 8)
+    # Of two of them the seed changes nothing: they are run once.
+    assert count == dict.fromkeys([("popular", 0), ("no-cache", 0), ("random", 0), ("random", 3), ("random", 4)], 8)
     assert "40 runs of 40 in run, 40 new" in out
     assert data.contradictions == []
     for record in data.records:
@@ -131,31 +136,40 @@ def test_every_instance_method_and_seed_once(bench: Bench) -> None:
 
 
 def test_an_exact_method_records_its_proof_and_its_way_there(bench: Bench) -> None:
-    bench("tiny", "--methods", "cpsat,local-search[kicks=2]", "--seeds", "1")
+    bench("tiny", "--methods", "cpsat", "--seeds", "1")
     data = read_run("run")
     complete(data)
     for record in data.records:
         known = best_known("tiny")[record.instance]
-        if record.method == "cpsat":
-            assert (record.latency_ns, record.bound_ns, record.termination) == (known.latency_ns,) * 2 + ("optimal",)
-            assert "CP-SAT" in (record.bound_source or "")
-            seconds, costs, bounds = zip(*record.trajectory, strict=True)
-            assert list(seconds) == sorted(seconds)
-            assert list(costs) == sorted(costs, reverse=True)
-            assert [b for b in bounds if b is not None] == sorted(b for b in bounds if b is not None)
-        else:
-            assert record.parameters == {"kicks": 2}
-            assert record.seed == 1  # with kicks the seed counts
+        assert (record.latency_ns, record.bound_ns, record.termination) == (known.latency_ns,) * 2 + ("optimal",)
+        assert "CP-SAT" in (record.bound_source or "")
+        seconds, costs, bounds = zip(*record.trajectory, strict=True)
+        assert list(seconds) == sorted(seconds)
+        assert list(costs) == sorted(costs, reverse=True)
+        assert [b for b in bounds if b is not None] == sorted(b for b in bounds if b is not None)
     assert data.best_bound(data.run.instances[0].sha256) is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "seeded"),
+    [
+        ("local-search", {}, False),
+        ("local-search", {"kicks": 1}, True),
+        ("successive-greedy", {"order": "demand"}, False),
+        ("max-convolution", {"order": "random"}, True),
+        ("greedy", {}, False),
+        ("cpsat", {}, True),
+        ("bad_methods:nap", {}, True),
+    ],
+)
+def test_which_methods_are_seeded(folder: Path, method: str, parameters: dict[str, Any], seeded: bool) -> None:
+    assert method_info(find_method(method)).seeded(parameters) is seeded
 
 
 MISBEHAVIOUR = {
     "segfault": ("crashed", "killed by SIGSEGV: about to crash"),
     "leave": ("crashed", "exit code 3 and without a result"),
-    "hang": ("timeout", "still running 0.8 s past its limit of 2 s"),
-    "eat": ("memory", "GiB resident, the limit is 0.50 GiB"),
-    "eat_at_once": ("memory", "MemoryError"),
-    "eat_elsewhere": ("memory", "GiB resident, the limit is 0.50 GiB"),
+    "hang": ("timeout", "still running 0.8 s past its limit of 1 s"),
     "overfull": ("infeasible", "does not fit"),
     "persuasive": ("infeasible", "holds"),
     "cheap": ("wrong_cost", "costs 1; the checker finds"),
@@ -174,8 +188,7 @@ MISBEHAVIOUR = {
 
 def test_misbehaviour_is_caught_and_named_and_harms_nobody_else(bench: Bench) -> None:
     methods = ",".join(f"bad_methods:{name}" for name in MISBEHAVIOUR)
-    arguments = ("--methods", f"popular,{methods},random", "--memory-limit", "0.5", "--time-limit", "2")
-    out, _ = bench(TINY, *arguments, code=1, workers="2")
+    out, _ = bench(TINY, "--methods", f"popular,{methods},random", "--time-limit", "1", code=1, workers="2")
     data = read_run("run")
     complete(data)
     by_method = {record.method: record for record in data.records}
@@ -188,15 +201,29 @@ def test_misbehaviour_is_caught_and_named_and_harms_nobody_else(bench: Bench) ->
     assert {by_method["popular"].status, by_method["random"].status} == {"ok"}
     # What was reported before the end is kept, marked by the status.
     assert by_method["bad_methods:hang"].trajectory[0][1] == by_method["popular"].baseline_ns
-    assert by_method["bad_methods:hang"].process_s < 5
+    assert by_method["bad_methods:hang"].process_s < 4
+
+
+def test_memory_is_limited(bench: Bench) -> None:
+    names = ("eat", "eat_at_once", "eat_elsewhere")
+    methods = ",".join(f"bad_methods:{name}" for name in names)
+    bench(TINY, "--methods", f"{methods},popular", "--memory-limit", "0.3", "--time-limit", "60", code=1)
+    records = {record.method: record for record in read_run("run").records}
+    assert records["popular"].status == "ok"
+    for name in names:
+        record = records[f"bad_methods:{name}"]
+        assert record.status == "memory"
+        said = "MemoryError" if name == "eat_at_once" else "GiB resident, the limit is 0.30 GiB"
+        assert said in (record.message or "")
+        assert (record.peak_bytes > 0.3 * 2**30) == (name != "eat_at_once")
 
 
 def test_a_method_past_its_limit_is_asked_to_end_first(bench: Bench) -> None:
-    bench(TINY, "--methods", "bad_methods:late")
+    bench(TINY, "--methods", "bad_methods:late", "--time-limit", "0.3", "--grace", "1.5")
     (record,) = read_run("run").records
     assert record.status == "ok"
     assert record.wall_s is not None
-    assert 0.7 <= record.wall_s < 1.1
+    assert 1.8 <= record.wall_s < 3.3
 
 
 def test_what_a_method_starts_ends_with_its_run(bench: Bench, tmp_path: Path) -> None:
@@ -206,11 +233,37 @@ def test_what_a_method_starts_ends_with_its_run(bench: Bench, tmp_path: Path) ->
     assert not psutil.pid_exists(int(where.read_text()))
 
 
+def test_what_a_method_starts_ends_even_where_the_worker_was_killed(bench: Bench, tmp_path: Path) -> None:
+    where = tmp_path / "pids"
+    bench(TINY, "--methods", f"bad_methods:leave_a_child_and_kill_the_worker[where={where}],popular", code=1)
+    assert [record.status for record in read_run("run").records] == ["crashed", "ok"]
+    started = [int(line) for line in where.read_text().splitlines()]
+    assert len(started) == 3  # one for every attempt
+
+    def alive(pid: int) -> bool:
+        return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+    assert not any(alive(pid) for pid in started)
+
+
+def test_an_instance_that_changes_during_the_run_ends_it(folder: Path) -> None:
+    Path("own").mkdir()
+    own = Path("own/tiny_two_servers_share.json")
+    own.write_bytes(Path(TINY).read_bytes())
+    plan = Plan(["own"], [method_specification("popular", json.loads)], [0], 5.0, 1.0, None, 1)
+    instances = planned_instances([("own", own)])
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"notes": "changed"}))
+    with LocalPool(1, 1) as pool, opened(Path("run"), plan, instances, capture(1)) as run:
+        with pytest.raises(MoeplaceError, match=r"tiny_two_servers_share.json: has changed since the run was planned"):
+            run.work(pool, lambda: False)
+        assert run.records == []
+
+
 def test_a_bound_is_held_against_costs_that_come_later(bench: Bench) -> None:
     # The claim runs first, and nothing is known of the instance: the line in the file still says "ok".
     Path("own").mkdir()
     Path("own/tiny_two_servers_share.json").write_bytes(Path(TINY).read_bytes())
-    out, err = bench("own", "--methods", "bad_methods:claim,greedy", code=1)
+    out, err = bench("own", "--methods", "bad_methods:claim,popular", code=1)
     lines = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
     assert [line["status"] for line in lines] == ["ok", "ok"]
     data = read_run("run")
@@ -219,7 +272,7 @@ def test_a_bound_is_held_against_costs_that_come_later(bench: Bench) -> None:
     (said,) = data.contradictions
     assert "bad_methods:claim (seed 0): its bound" in said
     assert "is above the checked cost" in said
-    assert said.endswith("of greedy (seed 0)")
+    assert said.endswith("of popular (seed 0)")
     assert f"ERROR {said}" in err
     assert "false_bound: " in out
     assert data.best_bound(data.run.instances[0].sha256) is None
@@ -231,7 +284,7 @@ def test_a_false_best_known_bound_is_named(bench: Bench) -> None:
     known = best_known("tiny")["tiny_two_servers_share"]
     wrong = msgspec.structs.replace(known, latency_ns=10**12, bound_ns=10**12 - 1, optimal=False)
     Path("own/best_known.json").write_bytes(msgspec.json.encode({"tiny_two_servers_share": wrong}))
-    _, err = bench("own", "--methods", "greedy", code=1)
+    _, err = bench("own", "--methods", "popular", code=1)
     assert "ERROR tiny_two_servers_share: best_known.json: its bound 999999999999 is above the checked cost" in err
     data = read_run("run")
     assert data.best_bound(data.run.instances[0].sha256) is None
@@ -277,7 +330,7 @@ def test_another_plan_is_refused(bench: Bench) -> None:
     assert "was made with the instance tiny_two_servers_share, which is left out" in refused(PAIR, *shared[1:])
     assert "was made with threads 1, not 2" in refused(*shared, "--threads", "2")
     assert "with memory limit 4294967296 bytes, not 1073741824" in refused(*shared, "--memory-limit", "1")
-    Path("own.toml").write_text('[[method]]\nname = "popular"\nmethod = "greedy"\n')
+    Path("own.toml").write_text('[[method]]\nname = "popular"\nmethod = "no-cache"\n')
     assert "another method named popular" in refused(TINY, "--methods", "random", "--methods-file", "own.toml")
     assert {path: path.read_bytes() for path in files} == files
 
@@ -441,10 +494,11 @@ def a_record(key: str) -> Record:
 
 def test_methods_from_a_file(bench: Bench) -> None:
     Path("methods.toml").write_text(
-        '[[method]]\nname = "long"\nmethod = "local-search"\nparameters = {kicks = 3}\n[[method]]\nmethod = "popular"\n'
+        '[[method]]\nname = "long"\nmethod = "bad_methods:nap"\nparameters = {seconds = 0}\n'
+        '[[method]]\nmethod = "popular"\n'
     )
-    bench(TINY, "--methods", "local-search[kicks=1]", "--methods-file", "methods.toml")
-    assert [record.method for record in read_run("run").records] == ["local-search[kicks=1]", "long", "popular"]
+    bench(TINY, "--methods", "bad_methods:nap[seconds=0.01]", "--methods-file", "methods.toml")
+    assert [r.method for r in read_run("run").records] == ["bad_methods:nap[seconds=0.01]", "long", "popular"]
     Path("methods.toml").write_text('[[method]]\nnme = "x"\nmethod = "popular"\n')
     with pytest.raises(InputError, match=r'methods.toml: method\[0\]: unknown key "nme"'):
         read_methods("methods.toml")
@@ -456,10 +510,6 @@ def test_methods_from_a_file(bench: Bench) -> None:
         (["tinny", "--methods", "popular"], "no set, folder or file 'tinny'; the sets are tiny,"),
         ([TINY], "no method is given"),
         ([TINY, "--methods", "nonsense"], "no method 'nonsense'; there are auto"),
-        ([TINY, "--methods", "nowhere:method"], "'nowhere:method' cannot be loaded: ModuleNotFoundError"),
-        ([TINY, "--methods", "popular[depth=1]"], "method popular has no parameter 'depth'; it has none"),
-        ([TINY, "--methods", "bad_methods:cheap[seed=3]"], "seed is no parameter of a method"),
-        ([TINY, "--methods", "greedy[gap=0.1]"], "method greedy has no parameter 'gap'"),
         ([TINY, "--methods", "popular[depth"], "is not of the form method or method[key=value,...]"),
         ([TINY, "--methods", "popular,popular"], "the method popular is given twice"),
         ([TINY, "--methods", "popular", "--seeds", "3-1"], "seeds are numbers and ranges"),
@@ -477,6 +527,33 @@ def test_bad_input_is_one_line_and_nothing_is_written(bench: Bench, arguments: l
     assert message in err
     assert err.count("\n") == 1
     assert not Path("run").exists()
+
+
+def test_methods_are_described_in_processes_of_their_own(folder: Path) -> None:
+    Path("crash.py").write_text("import os\nos._exit(4)\n")
+    asked = {
+        "nowhere:method": "'nowhere:method' cannot be loaded: ModuleNotFoundError",
+        "popular[depth=1]": "method popular has no parameter 'depth'; it has none",
+        "bad_methods:cheap[seed=3]": "seed is no parameter of a method",
+        "greedy[gap=0.1]": "method greedy has no parameter 'gap'",
+        "crash:method": "'crash:method' cannot be loaded: its process ended with exit code 4",
+    }
+    methods = [method_specification(text, json.loads) for text in [*asked, "cpsat[gap=0.1]", "bad_methods:nap"]]
+    with LocalPool(1, 1) as pool:
+        *wrong, cpsat, nap = pool.describe(describe_orders(methods))
+        assert pool.modules == sorted(cpsat.imports)
+    for description, message in zip(wrong, asked.values(), strict=True):
+        assert message in (description.error or "")
+    assert (cpsat.error, cpsat.seeded, nap) == (None, True, Description([], True))
+    assert "moeplace.solvers.cpsat" in cpsat.imports
+
+
+def test_a_harness_killed_while_it_began(bench: Bench) -> None:
+    Path("run").mkdir()
+    Path("run/lock").write_text("1\n")
+    Path("run/.run.json.x1y2").write_text('{"format": "moe')
+    bench(TINY, "--methods", "popular")
+    assert sorted(path.name for path in Path("run").iterdir()) == ["lock", "records.jsonl", "run.json", "solutions"]
 
 
 def test_a_folder_with_something_else_in_it_is_left_alone(bench: Bench) -> None:
@@ -526,8 +603,8 @@ def test_too_many_workers_are_warned_of(bench: Bench) -> None:
 def own(bench: Bench) -> Path:
     """A folder of two instances of which nothing is known, and a run of a weak method over them."""
     Path("own").mkdir()
-    for path in instance_files("tiny")[:2]:
-        (Path("own") / path.name).write_bytes(path.read_bytes())
+    for name in ("tiny_sum_adds_up", "tiny_two_servers_share"):  # popular saves something on both
+        Path(f"own/{name}.json").write_bytes((instances_folder() / "tiny" / f"{name}.json").read_bytes())
     bench("own", "--methods", "no-cache")
     return Path("own")
 
@@ -567,12 +644,12 @@ def test_best_known_values_only_get_better(own: Path, bench: Bench, capfd: pytes
 
 
 def test_a_false_bound_is_not_taken(own: Path, bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
-    bench("own", "--methods", "no-cache,bad_methods:claim,greedy", code=1)
+    bench("own", "--methods", "no-cache,bad_methods:claim,popular", code=1)
     _, err = update(capfd)
     assert "note: not taken: " in err
     assert "bad_methods:claim" in err
     values = json.loads((own / "best_known.json").read_text()).values()
-    assert all(value["bound_ns"] is None for value in values if value["latency_method"] == "greedy")
+    assert all(value["bound_ns"] is None for value in values if value["latency_method"] == "popular")
 
 
 def test_contradictions_are_refused_naming_both(own: Path, bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
@@ -582,10 +659,10 @@ def test_contradictions_are_refused_naming_both(own: Path, bench: Bench, capfd: 
     known[name] |= {"bound_ns": known[name]["latency_ns"], "bound_method": "an oracle", "optimal": True}
     (own / "best_known.json").write_text(json.dumps(known))
     before = (own / "best_known.json").read_bytes()
-    bench("own", "--methods", "no-cache,greedy")
+    bench("own", "--methods", "no-cache,popular")
     _, err = update(capfd, code=1)
     assert f"{name}: the cost" in err
-    assert "of greedy is below the bound" in err
+    assert "of popular is below the bound" in err
     assert "of an oracle" in err
     assert (own / "best_known.json").read_bytes() == before  # not even the other instance
 

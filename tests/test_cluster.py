@@ -96,7 +96,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_same_runs_on_a_cluster(dask: Cluster, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    limits = ["--time-limit", "0.5", "--grace", "0.4", "-o", "run", "--scheduler", dask.address]
+    limits = ["--time-limit", "1", "--grace", "0.4", "-o", "run", "--scheduler", dask.address]
     bad = "bad_methods:segfault,bad_methods:hang,bad_methods:suicide,bad_methods:patricide"
     assert main(["bench", TINY, "--methods", f"popular,random,{bad}", "--seeds", "0-1", *limits]) == 1
     data = read_run("run")
@@ -108,7 +108,7 @@ def test_the_same_runs_on_a_cluster(dask: Cluster, folder: Path, capfd: pytest.C
     assert {record.worker for record in data.records} <= {"ada", "bob", "eve"}
     assert data.run.environment.scheduler == dask.address
     assert data.run.environment.workers == 3
-    local = ["--time-limit", "0.5", "--grace", "0.4", "-o", "local", "--workers", "1"]
+    local = ["--time-limit", "1", "--grace", "0.4", "-o", "local", "--workers", "1"]
     assert main(["bench", TINY, "--methods", "popular,random", "--seeds", "0-1", *local]) == 0
     here = {(r.key, r.latency_ns) for r in read_run("local").records}
     assert here == {(r.key, r.latency_ns) for r in data.records if r.status == "ok"}  # the same ids, the same costs

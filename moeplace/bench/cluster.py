@@ -141,16 +141,18 @@ class ClusterPool:
 
     def _outcome(self, done: Any, task: Task, attempts: int) -> Finished | None:
         """Return what came of a run; None where it is to be tried again."""
-        if done.status == "finished":
+        worker, answer = "cluster", None
+        try:
             worker, data = done.result()
             answer = msgspec.msgpack.decode(data, type=Result | Trouble | None)
-            if isinstance(answer, Trouble):
-                raise MoeplaceError(f"{worker}: {answer.message}")
-        else:
-            error = done.exception() if done.status == "error" else None
-            if isinstance(error, MoeplaceError):
-                raise error
-            worker, answer = str(getattr(getattr(error, "last_worker", None), "address", "cluster")), None
+        except (distributed.KilledWorker, distributed.CancelledError, OSError) as error:
+            worker = str(getattr(getattr(error, "last_worker", None), "address", worker))
+        except MoeplaceError:
+            raise
+        except Exception as error:  # raised beside a method, never by one: the cluster is not what it should be
+            raise MoeplaceError(f"a Dask worker failed: {type(error).__name__}: {error}") from error
+        if isinstance(answer, Trouble):
+            raise MoeplaceError(f"{worker}: {answer.message}")
         if (answer is None or answer.killed) and attempts < ATTEMPTS:
             return None
         return finished(task, answer, worker, attempts)
@@ -178,7 +180,9 @@ class ClusterPool:
 # --- in the Dask worker -------------------------------------------------------------------------------------------
 
 
-_idle: list[WorkerProcess] = []
+_Kind = tuple[int, tuple[str, ...]]
+_idle: dict[_Kind, list[WorkerProcess]] = {}
+"""Worker processes without work, by threads and imported libraries."""
 _files: dict[str, str] = {}
 _lock = threading.Lock()
 
@@ -204,7 +208,7 @@ def run_here(data: bytes, content: bytes, threads: int, modules: list[str]) -> t
             return name, msgspec.msgpack.encode(None)
         if answers:
             with _lock:
-                _idle.append(worker)
+                _idle.setdefault((threads, tuple(modules)), []).append(worker)
             return name, msgspec.msgpack.encode(answers[0])
 
 
@@ -215,8 +219,8 @@ def _cancelled(dask_worker: Any, key: str) -> bool:
 
 def _take(threads: int, modules: list[str]) -> WorkerProcess:
     with _lock:
-        if _idle:
-            return _idle.pop()
+        if idle := _idle.get((threads, tuple(modules))):
+            return idle.pop()
     worker = start_worker("", threads)
     worker.ask(Prepare(modules))
     return worker

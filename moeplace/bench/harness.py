@@ -218,6 +218,8 @@ def opened(
             run = Run("moeplace/run", 1, environments[0], plan, list(instances), environments[1:])
         else:
             run = Run("moeplace/run", 1, environment, plan, list(instances))
+        for left in folder.glob(f".{RUN}.*"):
+            left.unlink(missing_ok=True)
         write_durably(folder / RUN, msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
         writer = RecordWriter(folder)
         try:
@@ -236,7 +238,8 @@ def check_folder(folder: Path) -> None:
     """
     try:
         if folder.is_dir():
-            if not (folder / RUN).exists() and any(path.name != LOCK for path in folder.iterdir()):
+            ours = (LOCK, f".{RUN}.")  # the second is left where the harness was killed while it began
+            if not (folder / RUN).exists() and any(not path.name.startswith(ours) for path in folder.iterdir()):
                 raise InputError(f"holds other files and no {RUN}; give a new folder", file=str(folder))
         elif folder.exists():
             raise InputError("is no folder", file=str(folder))
