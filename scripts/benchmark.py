@@ -32,8 +32,16 @@ SUITES = ("small", "medium", "large", "real")
 STAGES = {
     "exact": ("0", ("column-generation", "layer-enumeration", "milp", "cpsat")),
     "heuristics": (
-        "0-2",
-        ("local-search", "max-convolution", "successive-greedy", "greedy", "popular", "random"),
+        "0-1",
+        (
+            "local-search[kicks=100]",
+            "local-search",
+            "max-convolution",
+            "successive-greedy",
+            "greedy",
+            "popular",
+            "random",
+        ),
     ),
 }
 """Run directories with their seeds and methods: what proves bounds takes its whole time, so it runs once."""
@@ -53,9 +61,10 @@ def main() -> int:
     options.run.mkdir(parents=True, exist_ok=True)
     failed = 0
     for stage, (seeds, methods) in STAGES.items():
+        installed = [method for method in methods if method.split("[")[0] in method_names()]
         command = [
-            "bench", *options.suites.split(","), "--methods", ",".join(m for m in methods if m in method_names()),
-            "--seeds", seeds, "--time-limit", f"{options.time_limit:g}", "-o", str(options.run / stage),
+            "bench", *options.suites.split(","), "--methods", ",".join(installed), "--seeds", seeds,
+            "--time-limit", f"{options.time_limit:g}", "-o", str(options.run / stage),
         ]  # fmt: skip
         if options.workers:
             command += ["--workers", str(options.workers)]

@@ -8,6 +8,7 @@ Real runs on the sets small and real are multiplied under new seeds until there 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import resource
 import shutil
@@ -62,6 +63,7 @@ def main() -> None:
         bench = ["bench", "small", "real", "--methods", METHODS, "--time-limit", "5", "-o", str(real)]
         subprocess.run([sys.executable, "-m", "moeplace", *bench], stdout=subprocess.DEVNULL)
         count = multiplied(real, folder / "many", options.runs)
+        load = os.getloadavg()[0]
         walls, cpus = [], []
         for _ in range(REPEATS):
             before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -74,7 +76,7 @@ def main() -> None:
         steps = [len(record.trajectory) for record in read_run(real).records]
         instances = len(read_run(real).run.instances)
     page = sizes[Path("index.html")]
-    machine = f"{platform.machine()}, Python {platform.python_version()}"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     libraries = f"bokeh {version('bokeh')}, matplotlib {version('matplotlib')}"
     text = f"""\
 # What a report takes
@@ -82,6 +84,8 @@ def main() -> None:
 Written by `scripts/benchmark_report.py`. {machine}, {libraries}.
 {count:,} runs of {len(METHODS.split(","))} methods on {instances} instances (the sets small and real; real runs,
 multiplied under new seeds); {statistics.mean(steps):.0f} improvements a run in the mean, {max(steps)} at most.
+Load of the machine by other programs when it began: {load:.1f} (above the number of cores, seconds are longer than CPU
+seconds for want of a core).
 
 | `moeplace report`, median of {REPEATS} | |
 |---|---:|

@@ -22,7 +22,7 @@ from run_directories import make_plan, planned, record, solved_run, write_run
 
 import moeplace
 from moeplace import Evaluation, Instance, Placement
-from moeplace.bench.records import RECORDS, RUN, Plan, PlannedInstance, Record, Run
+from moeplace.bench.records import RECORDS, RUN, KnownValues, Plan, PlannedInstance, Record, Run
 from moeplace.cli import main
 from moeplace.library import instance_files, instances_folder
 from moeplace.report.collect import collect
@@ -178,7 +178,27 @@ def test_runs_are_put_together(tmp_path: Path) -> None:
     copy = write_run(tmp_path / "c", one, [instance], [record(instance, one, "m", latency_ns=120)])
     collection = collect([first, copy])
     assert [entry.trial.latency_ns for entry in collection.entries] == [120]
-    assert collection.notes == ["1 runs are in several run directories; each counts once, as in the last one"]
+    assert collection.notes == ["1 run recorded in several run directories: counted once, as in the last"]
+
+
+def test_best_known_values_of_several_runs_are_put_together(tmp_path: Path) -> None:
+    folders = []
+    (instance,) = made_up(1)
+    for i, known in enumerate([KnownValues(100, 70, False), KnownValues(90, 60, False), None]):
+        plan = make_plan(["m"], seeds=[i])
+        changed = msgspec.structs.replace(instance, best_known=known)
+        made = record(instance, plan, "m", seed=i, latency_ns=140)
+        folders.append(write_run(tmp_path / str(i), plan, [changed], [made]))
+    (problem,) = collect(folders).problems
+    assert (problem.best_ns, problem.bound_ns) == (90, 70)
+    # A bound that one run's records hold and another run's contradict is named and does not count.
+    plan = make_plan(["m"], seeds=[9])
+    wrong = msgspec.structs.replace(instance, best_known=KnownValues(140, 95, False))
+    folders.append(write_run(tmp_path / "wrong", plan, [wrong], [record(instance, plan, "m", seed=9, latency_ns=140)]))
+    collection = collect(folders)
+    assert "95" in collection.contradictions[0]
+    assert "90" in collection.contradictions[0]
+    assert collection.problems[0].bound_ns is None
 
 
 def test_a_run_that_is_still_going_on_says_what_is_missing(tmp_path: Path) -> None:
@@ -216,19 +236,19 @@ def test_placement_view_is_of_the_best_run_and_leaves_out_what_is_gone(run: Path
     assert "2 others are not where they were" in left_out.facts
 
 
-def test_a_report_on_odd_names(tmp_path: Path) -> None:
+def test_a_report_on_odd_names_and_without_any_bound(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     evil = '</script><script>document.title="x"</script>'
     plan = make_plan([evil, "_hidden", "a|b", "$x$", "\u4e16\u754c"])
     (instance,) = made_up(1, set="<b>set</b>")
-    records = [
-        record(instance, plan, method.name, latency_ns=100 + i, bound_ns=50) for i, method in enumerate(plan.methods)
-    ]
+    records = [record(instance, plan, method.name, latency_ns=100 + i) for i, method in enumerate(plan.methods)]
     folder = write_run(tmp_path / "run", plan, [instance], records)
     write_report(collect([folder]), tmp_path / "out", title="<i>title</i>")
+    assert caplog.text == ""  # Bokeh logs what it does not like
     page = (tmp_path / "out" / PAGE).read_text()
     assert evil not in page
     assert "<b>set</b>" not in page
     assert "<i>title</i>" not in page
+    assert "no instance has a proven bound" in page
     table = (tmp_path / "out/index.md").read_text()
     assert r"a\|b" in table
     assert all(line.count(" | ") == 14 for line in table.splitlines() if line.startswith("| "))

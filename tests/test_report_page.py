@@ -10,21 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bokeh.palettes import Cividis256
 from run_directories import make_plan, planned, record, solved_run, write_run
 
 import moeplace
 from moeplace.library import instance_files
 from moeplace.report.collect import collect
+from moeplace.report.style import PALETTE
 from moeplace.report.writing import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
+)
 METHODS = ["cpsat", "greedy", "popular"]
-EVIL = '</script><script>document.title="taken over"</script><img src=x onerror="document.title=\'taken over\'">'
+EVIL = (
+    '</title></script><script>document.title="taken over"</script><img src=x onerror="document.title=\'taken over\'">'
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,24 +78,22 @@ def open_page(browser: Any, page: Path) -> list[str]:
     return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
 
-CANVASES = """
-// Bokeh draws inside shadow roots; a canvas counts as drawn when it has more than a few colours.
-const found = [];
-const walk = (root) => {
-  for (const element of root.querySelectorAll("*")) {
-    if (element.tagName === "CANVAS" && element.width > 50) found.push(element);
-    if (element.shadowRoot) walk(element.shadowRoot);
+COLORS = """
+// The colours of each figure with how many pixels have them. Bokeh draws on canvases inside shadow roots.
+const canvases = (root) => [...root.querySelectorAll("*")].flatMap((element) => [
+  ...(element.tagName === "CANVAS" && element.width > 50 ? [element] : []),
+  ...(element.shadowRoot ? canvases(element.shadowRoot) : []),
+]);
+return [...document.querySelectorAll("figure")].map((figure) => {
+  const colors = {};
+  for (const canvas of canvases(figure)) {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    for (let i = 0; i < data.length; i += 4) {
+      const color = "#" + [0, 1, 2].map((k) => data[i + k].toString(16).padStart(2, "0")).join("");
+      if (data[i + 3] === 255) colors[color] = (colors[color] || 0) + 1;
+    }
   }
-};
-for (const figure of document.querySelectorAll("figure")) {
-  figure.scrollIntoView();
-  walk(figure);
-}
-return found.map((canvas) => {
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  const colors = new Set();
-  for (let i = 0; i < data.length; i += 4) if (data[i + 3]) colors.add(`${data[i]},${data[i + 1]},${data[i + 2]}`);
-  return colors.size;
+  return [figure.querySelector("figcaption").textContent, colors];
 });
 """
 
@@ -101,11 +102,17 @@ def test_opens_without_a_network_and_draws_every_chart(browser: Any, page: Path)
     requests = open_page(browser, page)
     assert requests[0] == page.as_uri()
     assert all(url.startswith("data:") for url in requests[1:]), requests
-    figures = browser.execute_script("return document.querySelectorAll('figure').length")
-    assert figures == 2 * 3 + 1 + 3  # three charts a set, one of sizes, three of the placement view
-    colors = browser.execute_script(CANVASES)
-    assert len(colors) >= figures
-    assert sum(n > 10 for n in colors) >= figures, colors
+    drawn = browser.execute_script(COLORS)
+    assert len(drawn) == 2 * 3 + 1 + 3  # three charts a set, one of sizes, three of the placement view
+    # Not only axes: the colours of what is shown are there.
+    lines = [color.lower() for color in PALETTE[: len(METHODS)]]
+    for caption, colors in drawn[:6]:
+        assert all(colors.get(color, 0) > 15 for color in lines), caption
+    assert sum(drawn[6][1].get(color, 0) for color in lines) > 20  # marks may hide one another
+    (_, stations), (_, cells), (_, latency) = drawn[7:]
+    assert sum(stations.get(color.lower(), 0) for color in Cividis256) > 100
+    assert sum(cells.get(color, 0) for color in ("#9db4cc", "#6d8fb5", "#436a99", "#26487a", "#122b57")) > 1000
+    assert latency.get(PALETTE[0].lower(), 0) > 100
 
 
 def column(browser: Any, table: str, index: int) -> list[str]:

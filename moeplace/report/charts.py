@@ -70,7 +70,10 @@ class Charts:
         """Add median and quartiles of the gap against time."""
         plot = self._figure(place, "seconds", "gap to the best bound", x_log=True, y_log=True)
         _gap_axis(plot)
-        for method, curve in pictures.curves_over_time(trials).items():
+        curves = pictures.curves_over_time(trials)
+        if not curves:
+            _say_no_bound(plot)
+        for method, curve in curves.items():
             assert curve.low is not None
             assert curve.high is not None
             source = ColumnDataSource(
@@ -97,7 +100,10 @@ class Charts:
         """Add the gap of every instance and method against the number of placement variables."""
         plot = self._figure(place, "placement variables (servers times experts)", "gap", x_log=True, y_log=True)
         _gap_axis(plot)
-        for method, points in pictures.sized_gaps(trials).items():
+        gaps = pictures.sized_gaps(trials)
+        if not any(gaps.values()):
+            _say_no_bound(plot)
+        for method, points in gaps.items():
             if not points:
                 continue
             look = self._looks[method]
@@ -268,6 +274,10 @@ def _plain_figure(height: int, **options: Any) -> Any:
 def _gap_axis(plot: Any) -> None:
     plot.y_range.start, plot.y_range.end = FLOOR * 0.7, 1.4
     _share_axis(plot.yaxis[0], pictures.TICKS)
+
+
+def _say_no_bound(plot: Any) -> None:
+    plot.text([1], [1e-3], text=[pictures.NO_BOUND], text_align="center", text_color=style.GREY, text_font_size="12px")
 
 
 def _share_axis(axis: Any, ticks: Sequence[float]) -> None:

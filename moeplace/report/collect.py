@@ -6,7 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moeplace.bench.records import PlannedInstance, Record, RunData, cross_checked, read_run
+import msgspec
+
+from moeplace.bench.records import KnownValues, PlannedInstance, Record, RunData, cross_checked, read_run
+from moeplace.cli import screen
 from moeplace.errors import InputError
 from moeplace.report.statistics import Problem, Summary, Trial, pooled, summarise
 
@@ -125,7 +128,7 @@ def collect(folders: Sequence[str | os.PathLike[str]]) -> Collection:
     if len(entries) < planned:
         notes.append(f"{len(entries)} of {planned} planned runs are recorded; the others are not counted anywhere")
     if twice:
-        notes.append(f"{twice} runs are in several run directories; each counts once, as in the last one")
+        notes.append(f"{screen.number(twice, 'run')} recorded in several run directories: counted once, as in the last")
     return Collection(runs, entries, instances, problems, methods, planned, notes, contradictions)
 
 
@@ -136,8 +139,8 @@ def _instances(runs: Sequence[RunData]) -> tuple[list[PlannedInstance], list[str
         for instance in data.run.instances:
             key = instance.set, instance.sha256
             before = result.get(key)
-            if before is None or _better(instance, before):
-                result[key] = instance
+            known = _best(instance.best_known, before.best_known) if before else instance.best_known
+            result[key] = msgspec.structs.replace(instance, best_known=known)
     names = pooled_names(list(result.values()))
     notes = [f"{name}: {n} different instances have this name" for name, n in names.items() if n > 1]
     return list(result.values()), notes
@@ -151,11 +154,12 @@ def pooled_names(instances: Sequence[PlannedInstance]) -> dict[str, int]:
     return {name: len(found) for name, found in hashes.items()}
 
 
-def _better(new: PlannedInstance, old: PlannedInstance) -> bool:
-    if new.best_known is None or old.best_known is None:
-        return old.best_known is None and new.best_known is not None
-    a, b = new.best_known, old.best_known
-    return (a.latency_ns, -(a.bound_ns or -1)) < (b.latency_ns, -(b.bound_ns or -1))
+def _best(one: KnownValues | None, other: KnownValues | None) -> KnownValues | None:
+    if one is None or other is None:
+        return one or other
+    latency = min(one.latency_ns, other.latency_ns)
+    bound = max((b for b in (one.bound_ns, other.bound_ns) if b is not None), default=None)
+    return KnownValues(latency, bound, latency == bound)
 
 
 def _problems(instances: Sequence[PlannedInstance], records: Sequence[Record]) -> list[Problem]:

@@ -213,7 +213,7 @@ def color_range(saved: Float64) -> tuple[float, float]:
 
 
 def _before_and_after(axes: Axes, view: PlacementView) -> None:
-    order = np.argsort(-view.before_ns, kind="stable")
+    order = np.lexsort((-view.after_ns, -view.before_ns))
     before, after = view.before_ns[order] / 1e6, view.after_ns[order] / 1e6
     place = np.arange(1, len(order) + 1)
     axes.vlines(place, after, before, color="#9ca3af", linewidth=1.0)

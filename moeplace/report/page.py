@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from bokeh.document import Document
 from bokeh.embed import components
 from bokeh.resources import Resources
 from jinja2 import Environment, StrictUndefined
@@ -86,6 +87,10 @@ def render(
     charts.over_size("size", collection.trials)
     if placements.instances:
         charts.placement("map", "cache", "users")
+    document = Document()
+    with document.models.freeze():  # else Bokeh collects all models anew with every chart
+        for figure in charts.figures.values():
+            document.add_root(figure)
     script, divs = components(charts.figures)
     for entry in sets:
         places = entry.pop("places")

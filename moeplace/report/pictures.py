@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FLOOR = 1e-6
 """Gaps up to this are drawn at the foot of logarithmic axes."""
+NO_BOUND = "no instance has a proven bound"
 FLOOR_LABEL = "≤ 0.0001 %"
 TICKS = (FLOOR, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1)
 SPARSE_TICKS = (FLOOR, 1e-4, 1e-2, 1)
@@ -136,7 +137,7 @@ def over_time(trials: Sequence[Trial], looks: Looks) -> Figure:
         _gap_axis(axes)
         axes.set_xlabel("seconds")
         if not curves:
-            _nothing(axes, "no instance has a proven bound")
+            _nothing(axes, NO_BOUND)
 
     return _panels(trials, looks, panel, "gap to the best bound")
 
@@ -160,7 +161,7 @@ def over_size(trials: Sequence[Trial], looks: Looks) -> Figure:
     if any(shown.values()):
         _log_x(axes)
     else:
-        _nothing(axes, "no instance has a proven bound")
+        _nothing(axes, NO_BOUND)
     _gap_axis(axes)
     axes.set_xlabel("placement variables (servers times experts)")
     axes.set_ylabel("gap to the best bound")

@@ -15,7 +15,9 @@ from moeplace.report.placement_view import ViewsOf
 from moeplace.report.statistics import pooled
 
 MOST_BYTES = 1_200_000
-"""Data of the placement view, at most; what would come after it is left out, and the page says so."""
+"""Data of the placement view, at most; what does not fit is left out, and the page says so."""
+MOST_BYTES_OF_ONE = MOST_BYTES // 6
+"""Of one instance: above it, only its best placements are shown."""
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Placements:
     facts: str = ""
 
 
-def choose(collection: Collection, most: int, most_rows: int = 2_000_000) -> Placements:
+def choose(collection: Collection, most: int, most_rows: int = 1_500_000) -> Placements:
     """Return the placements of some instances: of each method the best one it found.
 
     Parameters
@@ -43,32 +45,35 @@ def choose(collection: Collection, most: int, most_rows: int = 2_000_000) -> Pla
     most : int
         Instances to show, taken evenly from the sets and from small to large within each.
     most_rows : int
-        Activation rows of the instances shown, together: reading them takes the time.
+        Activation rows of the instances shown, together: reading them takes most of the time.
 
     Returns
     -------
     Placements
         Instances whose file is not found or is another one now are left out.
     """
-    result, size, missing = Placements(), 0, 0
+    result, room, missing, cut = Placements(), MOST_BYTES, 0, False
     by_instance = pooled_entries(collection.entries)
     for instance in _evenly(collection, most):
         entries = best_of_each_method(by_instance.get((instance.set, instance.sha256), []), collection.methods)
-        if not entries or instance.rows > most_rows:
+        each = instance.items * instance.servers // 4 + 20 * instance.demands
+        fit = max(1, MOST_BYTES_OF_ONE // max(each, 1))
+        cut, entries = cut or len(entries) > fit, entries[:fit]
+        size = each * len(entries) + 60 * instance.demands
+        if not entries or instance.rows > most_rows or size > room:
             continue
         try:
             shown = _instance_document(instance, entries)
         except InputError:
             missing += 1
             continue
-        length = sum(len(row) for p in shown["placements"] for model in p["cached"] for row in model)
-        size += length + 60 * len(shown["users"]["name"]) * (1 + len(shown["placements"]))
-        if size > MOST_BYTES:
-            break
+        room -= size
         most_rows -= instance.rows
         result.instances.append(shown)
     total = len(collection.instances)
-    result.facts = f"best of each method on {len(result.instances)} of {screen.number(total, 'instance')}"
+    result.facts = f"the best of each method on {len(result.instances)} of {screen.number(total, 'instance')}"
+    if cut:
+        result.facts += "; of the largest ones only the best placements"
     if missing:
         result.facts += f"; the files of {missing} others are not where they were"
     return result

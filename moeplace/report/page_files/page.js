@@ -73,7 +73,7 @@
     const { users } = view.instance;
     const before = users.before_ns.map((ns) => ns / 1e6);
     const after = view.placement.after_ns.map((ns) => ns / 1e6);
-    const order = before.map((_, i) => i).sort((a, b) => before[b] - before[a] || a - b);
+    const order = before.map((_, i) => i).sort((a, b) => before[b] - before[a] || after[b] - after[a]);
     const rank = [];
     order.forEach((user, place) => { rank[user] = place + 1; });
     const saved = before.map((ms, i) => (ms > 0 ? (ms - after[i]) / ms : 0));
