@@ -577,12 +577,12 @@ def branch(sets, weight, start, member, found, scale, limit):
 
 
 @compiled
-def peel_all(items, group, count, start, member, near, floor, held, cost, keep):
+def peel_all(items, group, count, start, member, near, floor, held, cost):
     """Drop the experts of a layer from all servers one by one, the least useful for its cost first.
 
     ``held [N, E]`` is where it begins, ``cost [N]`` what an expert on a server costs; ``start, member`` as from
     :func:`members`. Returns the saving and the worth (saving minus cost) before the first drop and after each, and the
-    dropped (server, expert) pairs in their order. ``keep`` pairs stay at the end: 0 goes on until nothing is left.
+    dropped servers and experts in their order.
     """
     n_rows, width = items.shape
     n_groups, n_servers = near.shape
@@ -608,8 +608,7 @@ def peel_all(items, group, count, start, member, near, floor, held, cost, keep):
             e = items[r, k]
             if second[g, e] < m and (k == 0 or e != items[r, 0]) and holder[g, e] >= 0:
                 loss[holder[g, e], e] += count[r] * (m - second[g, e])
-    n_held = held.sum()
-    drops = max(0, n_held - keep)
+    drops = held.sum()
     savings = np.empty(drops + 1, np.int64)
     worths = np.empty(drops + 1, np.float64)
     server = np.empty(drops, np.int32)

@@ -14,22 +14,19 @@ from moeplace._kernels import compiled
 
 
 @compiled
-def smooth(radius, term_radius, member, weight, price, temperature, rate, logit, mean, usage, steps):
+def smooth(radius, term_radius, member, length, weight, price, temperature, rate, part, n_experts, usage, steps):
     """Move shares by entropic mirror descent on the smoothed bound of a layer; all in floats, none of it a proof.
 
-    ``logit [T, K]`` is changed in place, the shares on the way are added to ``mean [T, K]``, the last point's expected
-    copies on each server go to ``usage [N]``. Returns the smoothed bound at the last point, shares included.
+    ``part [T, K]``: each member's part of the weight, changed in place. ``usage [2, N]`` gets the expected number of
+    experts on each server at the last point, and its variance. Returns the smoothed bound there.
     """
-    n_experts = mean.shape[0] and int(member.max()) + 1
     n_radii = len(radius)
     n_servers = len(price)
     n_masks = 1 << n_servers
     mask_price = np.zeros(n_masks)
-    for m in range(1, n_masks):
-        low = 0
-        while not (m >> low) & 1:
-            low += 1
-        mask_price[m] = mask_price[m & (m - 1)] + price[low]
+    for n in range(n_servers):
+        for m in range(1 << n):
+            mask_price[m + (1 << n)] = mask_price[m] + price[n]
     mass = np.zeros((n_experts, n_radii))
     hit = np.zeros((n_experts, n_radii))
     inside = np.zeros(n_masks)
@@ -37,19 +34,8 @@ def smooth(radius, term_radius, member, weight, price, temperature, rate, logit,
     for _ in range(steps):
         mass[:] = 0.0
         for t in range(len(weight)):
-            top = -1e300
-            for j in range(member.shape[1]):
-                if member[t, j] >= 0 and logit[t, j] > top:
-                    top = logit[t, j]
-            total = 0.0
-            for j in range(member.shape[1]):
-                if member[t, j] >= 0:
-                    total += np.exp(logit[t, j] - top)
-            for j in range(member.shape[1]):
-                if member[t, j] >= 0:
-                    part = np.exp(logit[t, j] - top) / total
-                    mean[t, j] += part
-                    mass[member[t, j], term_radius[t]] += part * weight[t]
+            for j in range(length[t]):
+                mass[member[t, j], term_radius[t]] += part[t, j] * weight[t]
         bound = 0.0
         usage[:] = 0.0
         for e in range(n_experts):
@@ -60,7 +46,7 @@ def smooth(radius, term_radius, member, weight, price, temperature, rate, logit,
                 whole += mass[e, q]
             subset_sums(inside)
             top = -1e300
-            for m in range(n_masks // 2):  # inside[m] becomes the value of the mask that is m's complement
+            for m in range(n_masks // 2):  # the sum over subsets of m is what m's complement misses
                 k = n_masks - 1 - m
                 a, b = inside[m], inside[k]
                 inside[k] = whole - a - mask_price[k]
@@ -73,20 +59,28 @@ def smooth(radius, term_radius, member, weight, price, temperature, rate, logit,
             bound += top + temperature * np.log(total)
             for m in range(n_masks):
                 inside[m] /= total
-                for n in range(n_servers):
-                    if (m >> n) & 1:
-                        usage[n] += inside[m]
             subset_sums(inside)
+            for n in range(n_servers):
+                held = 1.0 - inside[n_masks - 1 - (1 << n)]
+                usage[0, n] += held
+                usage[1, n] += held * (1.0 - held)
             for q in range(n_radii):
                 hit[e, q] = 1.0 - inside[n_masks - 1 - radius[q]]
         for t in range(len(weight)):
+            if length[t] == 1:
+                continue
+            q = term_radius[t]
             low = 2.0
-            for j in range(member.shape[1]):
-                if member[t, j] >= 0:
-                    low = min(low, hit[member[t, j], term_radius[t]])
-            for j in range(member.shape[1]):
-                if member[t, j] >= 0:
-                    logit[t, j] -= rate * (hit[member[t, j], term_radius[t]] - low)
+            for j in range(length[t]):
+                low = min(low, hit[member[t, j], q])
+            total = 0.0
+            for j in range(length[t]):
+                step = rate * (hit[member[t, j], q] - low)
+                # Near enough to exp(-step), and a tenth of its time.
+                part[t, j] = max(SMALLEST, part[t, j] * (1.0 - step * (1.0 - step * (0.5 - step / 6.0))))
+                total += part[t, j]
+            for j in range(length[t]):
+                part[t, j] /= total
     return bound
 
 
@@ -198,6 +192,7 @@ def pair_changes(radius, begin, mask, owner, term_start, term, term_radius, memb
                 change[at] -= share[t, 0, 1]
 
 
+SMALLEST = 1e-9  # a share that is nothing could never grow again
 FINISHED = 0
 PAUSED = 1
 FULL = 2

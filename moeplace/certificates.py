@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from moeplace.documents import NonNegative, Positive, parse
 from moeplace.errors import InputError
 from moeplace.files import read_json, write_bytes
+from moeplace.instance import Instance
 from moeplace.result import InstanceReference
 
 LARGEST_UNIT = 2**16 - 1
@@ -118,6 +119,12 @@ class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
     instance: InstanceReference
     bound_ns: NonNegative
     proof: Cut | Trusted
+
+    @classmethod
+    def make(cls, instance: Instance, bound_ns: int, proof: Cut | Trusted) -> Certificate:
+        """Make a certificate for an instance."""
+        reference = InstanceReference(instance.name, instance.sha256)
+        return cls("moeplace/certificate", 1, reference, bound_ns, proof)
 
     def to_json(self) -> bytes:
         """Return the document."""

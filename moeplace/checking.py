@@ -10,8 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from moeplace.certificates import Certificate
 from moeplace.instance import UNREACHABLE, Instance
 from moeplace.result import Solution
+from moeplace.verification import verify
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,20 @@ class Report:
     baseline_ns : int
         The cost with empty servers as recomputed, token-ns.
     bound : str
-        "none claimed" or "claimed, not verified".
+        "none claimed", "claimed, not verified", or with a certificate: "verified, trusting nothing", "proven,
+        trusting the word of" a solver, or "not proven by the certificate".
+    proven_ns : int or None
+        The bound that the certificate proves, token-ns; None without one, or where it proves none.
+    trusted : str or None
+        The solver whose word the certificate rests on; None where it rests on arithmetic alone.
     """
 
     violations: tuple[str, ...]
     latency_ns: int | None
     baseline_ns: int
     bound: str
+    proven_ns: int | None = None
+    trusted: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -48,16 +57,20 @@ class Report:
             "latency_ns": self.latency_ns,
             "baseline_ns": self.baseline_ns,
             "bound": self.bound,
+            "proven_ns": self.proven_ns,
+            "trusted": self.trusted,
         }
 
 
-def check(instance: Instance, solution: Solution) -> Report:
+def check(instance: Instance, solution: Solution, certificate: Certificate | None = None) -> Report:
     """Recompute everything a solution says.
 
     Parameters
     ----------
     instance : Instance
     solution : Solution
+    certificate : Certificate, optional
+        What proves the solution's bound; verified, too.
 
     Returns
     -------
@@ -81,7 +94,22 @@ def check(instance: Instance, solution: Solution) -> Report:
     if cost is not None:
         _check_numbers(solution, cost, baseline, wrong)
     claim = "none claimed" if said.bound_ns is None else "claimed, not verified"
-    return Report(tuple(wrong), cost, baseline, claim)
+    if certificate is None:
+        return Report(tuple(wrong), cost, baseline, claim)
+    found = verify(instance, certificate)
+    wrong += [f"certificate: {problem}" for problem in found.problems]
+    proven = found.bound_ns
+    if proven is not None and cost is not None and proven > cost:
+        wrong.append(f"certificate: it proves the bound {proven}, but this placement costs {cost}")
+    if proven is not None and said.bound_ns is not None and proven < said.bound_ns:
+        wrong.append(f"certificate: it proves {proven}, not the bound {said.bound_ns} that the solution says")
+    if said.bound_ns is not None:
+        reached = found.ok and proven is not None and proven >= said.bound_ns
+        known = "verified, trusting nothing"
+        if found.trusted is not None:
+            known = f"proven, trusting the word of {found.trusted!r}"
+        claim = known if reached else "not proven by the certificate"
+    return Report(tuple(wrong), cost, baseline, claim, proven, found.trusted)
 
 
 def _read_placement(instance: Instance, solution: Solution, wrong: list[str]) -> dict[int, set[int]] | None:

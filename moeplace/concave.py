@@ -30,7 +30,6 @@ from moeplace.certificates import Certificate, Cut, Point
 from moeplace.incremental import Layer, SavingForm
 from moeplace.instance import Instance, Int32, Int64
 from moeplace.keys import row_keys
-from moeplace.result import InstanceReference
 
 A = TypeVar("A")
 Float = npt.NDArray[np.float64]
@@ -177,13 +176,7 @@ class ConcaveBound:
         """Return what proves :attr:`bound_ns`."""
         instance = self.instance
         point = Point.make(self._smoothing, [1] * instance.n_blocks, _units(self.x))
-        return Certificate(
-            format="moeplace/certificate",
-            version=1,
-            instance=InstanceReference(instance.name, instance.sha256),
-            bound_ns=self.bound_ns,
-            proof=Cut(UNIT, [point], 1, self._price_units, PRICE_UNIT),
-        )
+        return Certificate.make(instance, self.bound_ns, Cut(UNIT, [point], 1, self._price_units, PRICE_UNIT))
 
     def improve(self, stop: Callable[[], bool], report: Callable[[int, ConcaveBound], None] | None = None) -> None:
         """Improve the bound until it hardly moves any more or somebody says stop.

@@ -161,6 +161,31 @@ class Layer:
         first, second, holder = kernels().two_best(self.near, self.floor, held)
         return Moves(*kernels().moves(self.experts, self.group, self.count, self.near, held, first, second, holder))
 
+    def peel(self, held: Bool, cost: npt.NDArray[np.float64]) -> tuple[Int64, npt.NDArray[np.float64], Int32, Int32]:
+        """Drop all experts from all servers one by one, the one that loses least for what it costs first.
+
+        Parameters
+        ----------
+        held : bool array [N, E]
+            Where it begins.
+        cost : float64 array [N]
+            Of one expert on a server, token-ns.
+
+        Returns
+        -------
+        int64 array [H + 1]
+            Saving at the beginning and after each of the ``H`` drops.
+        float64 array [H + 1]
+            The same less what the experts held cost.
+        int32 array [H], int32 array [H]
+            Server and expert dropped.
+        """
+        start, member = self._members
+        savings, worths, server, expert = kernels().peel_all(
+            self.experts, self.group, self.count, start, member, self.near, self.floor, held, cost
+        )
+        return savings, worths, server, expert
+
     def value_function(
         self, held: Bool, server: int, enumerated: int = 0, cuts: bool = False, nodes: int = 0
     ) -> ValueFunction:
@@ -275,6 +300,11 @@ class SavingForm:
     def n_rows(self) -> int:
         """Number of merged rows."""
         return sum(len(layer.count) for layer in self.layers)
+
+    @property
+    def most_ns(self) -> int:
+        """Saving if every server held everything, token-ns: no placement saves more."""
+        return sum(layer.saving_ns(np.ones((layer.near.shape[1], layer.n_experts), np.bool_)) for layer in self.layers)
 
     def saving_ns(self, held: Bool) -> int:
         """Return the saving of ``held [N, I]``, token-ns: baseline minus cost."""

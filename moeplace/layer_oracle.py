@@ -36,8 +36,8 @@ MOST_SERVERS: Final = 16
 MOST_CELLS: Final = 1 << 24
 """Entries of the tables of a search (masks times radius sets) above which only the bound (L1) is computed."""
 
-SCHEDULE: Final = ((0.1, 0.5, 50), (0.03, 0.3, 100), (0.01, 0.1, 200))
-"""Temperature, step length and number of steps of the mirror descent; with it (L1) comes within 1e-6 of the best."""
+TUNING: Final = ((0.1, 1.0, 30), (0.03, 0.5, 40), (0.01, 0.3, 50))
+"""Temperature, step length and number of steps of the mirror descent at given prices."""
 
 CHUNK: Final = 20_000
 """Nodes between two looks at the clock."""
@@ -75,6 +75,8 @@ class Priced:
         Experts that the plan holds on each server of the instance.
     masks : int64 array [E']
         The plan, as :meth:`LayerOracle.held` reads it.
+    nodes : int
+        Nodes of the search.
     """
 
     bound: int
@@ -82,6 +84,7 @@ class Priced:
     saving: int
     used: Int64
     masks: Int64
+    nodes: int = 0
 
     @property
     def exact(self) -> bool:
@@ -169,8 +172,7 @@ class LayerOracle:
         member = np.sort(position[expert], axis=1)
         self._member = np.where(member < len(self.experts), member, -1)
         self._length = length
-        self._part = np.where(self._member >= 0, 1.0, 0.0)
-        self._logit = np.zeros(self._member.shape)
+        self._part = (self._member >= 0) / length[:, None]
         self._allowed = self._masks()
         self._shared()
 
@@ -208,28 +210,29 @@ class LayerOracle:
         used[self.servers] = ((masks[None, :] >> np.arange(len(self.servers))[:, None]) & 1).sum(axis=1)
         return used
 
-    def smooth(self, price: Float, temperature: float, rate: float, steps: int) -> Float:
+    def smooth(self, price: Float, temperature: float, rate: float, steps: int = 1) -> Float:
         """Take some steps of mirror descent with the shares at prices (floats, scaled).
 
         Returns
         -------
-        float64 array [N]
-            Copies on each server that the smoothed bound would like to hold.
+        float64 array [2, N]
+            What the smoothed bound would like to hold on each server, in experts, and by how much that falls
+            with the price of one.
         """
-        used = np.zeros(self.n_servers)
+        used = np.zeros((2, self.n_servers))
         if not len(self._weight):
             return used
         unit = self.total / len(self.experts)
-        part, mine = np.zeros(self._logit.shape), np.zeros(len(self.servers))
+        mine = np.zeros((2, len(self.servers)))
         kernels().smooth(
-            self._radius, self._term_radius, self._member, self._weight / unit, price[self.servers] / unit,
-            temperature, rate, self._logit, part, mine, steps,
+            self._radius, self._term_radius, self._member, self._length, self._weight / unit,
+            price[self.servers] / unit, temperature, rate, self._part, len(self.experts), mine, steps,
         )  # fmt: skip
-        self._part = part
-        used[self.servers] = mine
+        used[:, self.servers] = mine
+        used[1] /= temperature * unit
         return used
 
-    def tune(self, price: Int64, schedule: tuple[tuple[float, float, int], ...] = SCHEDULE) -> None:
+    def tune(self, price: Int64, schedule: tuple[tuple[float, float, int], ...] = TUNING) -> None:
         """Choose good shares for prices near these."""
         for temperature, rate, steps in schedule:
             self.smooth(price.astype(np.float64), temperature, rate, steps)
@@ -282,7 +285,7 @@ class LayerOracle:
             value, masks = search.value, search.best_mask.copy()
             used = self.used(masks)
             saving = value + int(price @ used)
-        return Priced(max(bound, value), value, saving, used, masks)
+        return Priced(max(bound, value), value, saving, used, masks, search.nodes)
 
     def plans(
         self,

@@ -24,8 +24,8 @@ Method: TypeAlias = Callable[..., Placement | Outcome]
 M = TypeVar("M", bound=Callable[..., Any])
 
 ORDER = [
-    "auto", "layer-enumeration", "milp", "cpsat", "milp-textbook", "local-search", "max-convolution",
-    "successive-greedy", "greedy", "popular", "random", "no-cache",
+    "auto", "layer-enumeration", "column-generation", "milp", "cpsat", "milp-textbook", "local-search",
+    "max-convolution", "successive-greedy", "greedy", "popular", "random", "no-cache",
 ]  # fmt: skip
 """The order in which our own methods are listed; others follow by name."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -19,6 +19,9 @@ from moeplace.errors import InputError
 from moeplace.files import read_json, write_bytes
 from moeplace.instance import Instance
 from moeplace.placement import Placement
+
+if TYPE_CHECKING:
+    from moeplace.certificates import Certificate
 
 
 def gap(latency_ns: int, bound_ns: int | None) -> float | None:
@@ -91,6 +94,8 @@ class Outcome:
         What ran in the method's place and why, where it picked another.
     details : dict
         What the method says of its run (counts, shares), by name.
+    certificate : Certificate, optional
+        What proves exactly ``bound_ns``, where the method can show it; without, the bound rests on ``bound_source``.
     """
 
     placement: Placement
@@ -101,6 +106,7 @@ class Outcome:
     method: str | None = None
     picked_because: str | None = None
     details: dict[str, int | float | str] = field(default_factory=dict)
+    certificate: Certificate | None = None
 
 
 class InstanceReference(Struct, frozen=True):

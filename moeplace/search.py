@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
+from moeplace.certificates import Certificate
 from moeplace.documents import Termination
 from moeplace.errors import BoundError
 from moeplace.evaluation import latency_ns
@@ -62,7 +64,10 @@ class Search:
         self.placement, self.latency_ns = start, latency_ns(instance, start)
         self.bound_ns: int | None = None
         self.bound_source: str | None = None
+        self._certificate: Certificate | None = None
         self._gap, self._progress, self._lock = gap, progress, threading.Lock()
+        self._turns: _Turns | None = None
+        self._failed = False
         self._report()
 
     def offer(self, placement: Placement) -> bool:
@@ -83,8 +88,8 @@ class Search:
             self._report()
             return True
 
-    def prove(self, bound_ns: int, source: str) -> None:
-        """Take a proven lower bound, and whose proof it is, if it is better.
+    def prove(self, bound_ns: int, source: str, certificate: Certificate | None = None) -> None:
+        """Take a proven lower bound, whose proof it is, and what shows it, if it is better.
 
         Raises
         ------
@@ -97,12 +102,21 @@ class Search:
                     f"a bound of {bound_ns} is claimed, but there is a placement of cost {self.latency_ns}"
                 )
             if self.bound_ns is None or bound_ns > self.bound_ns:
-                self.bound_ns, self.bound_source = max(bound_ns, 0), source
+                self.bound_ns, self.bound_source, self._certificate = max(bound_ns, 0), source, certificate
                 self._report()
 
     @property
     def ended(self) -> Termination | None:
-        """Why the search should end now, or None while it should go on."""
+        """Why the search should end now, or None while it should go on. Waits where works take turns."""
+        turns = self._turns
+        if turns is not None and self._ending is None:
+            turns.next(self)
+        return self._ending
+
+    @property
+    def _ending(self) -> Termination | None:
+        if self._failed:
+            return "interrupted"
         if self.bound_ns is not None and self.bound_ns == self.latency_ns:
             return "optimal"
         if self.stop.interrupted:
@@ -112,32 +126,54 @@ class Search:
         reached = gap(self.latency_ns, self.bound_ns)
         return "gap_limit" if reached is not None and reached <= self._gap else None
 
-    def run(self, work: Callable[[], None]) -> None:
-        """Do some work that feeds this search, in a thread of its own, for as long as the search goes on.
+    def run(self, *works: Callable[[], None], turns: Sequence[int] | None = None) -> None:
+        """Do some works that feed this search, each in a thread of its own, for as long as the search goes on.
 
         A solver may look neither at its time limit nor at an interruption for a minute (HiGHS in its root LP),
-        and building a large model looks at nothing. So when the search has ended, the work is given
-        ``GRACE_S`` to end by itself and is then left behind: it ends when it next looks at :attr:`ended`, and
-        what it still finds comes to nothing.
+        and building a large model looks at nothing. So when the search has ended, the works are given
+        ``GRACE_S`` to end by themselves and are then left behind: they end when they next look at :attr:`ended`, and
+        what they still find comes to nothing.
+
+        Parameters
+        ----------
+        *works : callable
+            They end by themselves or soon after :attr:`ended` says why.
+        turns : sequence of int, optional
+            Do the works in turns, one at a time: each goes on until it has looked so often at :attr:`ended`. What
+            comes of it does then not depend on the clock. Without turns the works go on at the same time.
 
         Raises
         ------
         BaseException
-            Whatever the work raised.
+            Whatever a work raised.
         """
         failure: list[BaseException] = []
+        order = _Turns(turns) if turns else None
 
-        def guarded() -> None:
+        def guarded(i: int, work: Callable[[], None]) -> None:
             try:
+                if order is not None:
+                    order.enter(i, self)
                 work()
             except BaseException as error:
                 failure.append(error)
+            finally:
+                if order is not None:
+                    order.leave(i)
 
-        thread = threading.Thread(target=guarded, name=LEFT_BEHIND)
-        thread.start()
-        while thread.is_alive() and not self.ended:
-            thread.join(_POLL_S)
-        thread.join(GRACE_S)
+        threads = [threading.Thread(target=guarded, args=(i, work), name=LEFT_BEHIND) for i, work in enumerate(works)]
+        self._turns = order
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive() and not self._ending and not failure:
+                thread.join(_POLL_S)
+        if failure:
+            self._failed = True  # the others end, too
+        deadline = time.monotonic() + GRACE_S
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._turns = None
         if failure:
             raise failure[0]
 
@@ -146,8 +182,56 @@ class Search:
         with self._lock:
             self._progress = None  # nobody listens any more to a solver that was left behind
             # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
-            return Outcome(self.placement, self.bound_ns, self.bound_source, self.ended or "gap_limit")
+            ending = self._ending or "gap_limit"
+            return Outcome(self.placement, self.bound_ns, self.bound_source, ending, certificate=self._certificate)
 
     def _report(self) -> None:
         if self._progress is not None:
             self._progress(Progress(self.stop.elapsed, self.latency_ns, self.bound_ns))
+
+
+class _Turns:
+    """Lets one of some threads go on at a time, for a number of looks each."""
+
+    def __init__(self, looks: Sequence[int]) -> None:
+        self._looks = list(looks)
+        self._left = list(looks)
+        self._present = [True] * len(looks)
+        self._at = 0
+        self._number: dict[int, int] = {}
+        self._changed = threading.Condition()
+
+    def enter(self, i: int, search: Search) -> None:
+        """Begin thread ``i``; wait for its first turn."""
+        self._number[threading.get_ident()] = i
+        self._wait(i, search)
+
+    def next(self, search: Search) -> None:
+        """Count a look of the calling thread, and wait for its next turn when this one is over."""
+        i = self._number.get(threading.get_ident())
+        if i is None:
+            return
+        self._left[i] -= 1
+        if self._left[i] <= 0:
+            self._left[i] = self._looks[i]
+            self._pass_on(i)
+            self._wait(i, search)
+
+    def leave(self, i: int) -> None:
+        """End thread ``i``; the others no longer wait for it."""
+        self._number.pop(threading.get_ident(), None)
+        self._present[i] = False
+        self._pass_on(i)
+
+    def _pass_on(self, i: int) -> None:
+        with self._changed:
+            if self._at == i:
+                n = len(self._looks)
+                later = [(i + k) % n for k in range(1, n + 1)]
+                self._at = next((j for j in later if self._present[j]), -1)
+                self._changed.notify_all()
+
+    def _wait(self, i: int, search: Search) -> None:
+        with self._changed:
+            while self._at != i and search._ending is None:
+                self._changed.wait(_POLL_S)

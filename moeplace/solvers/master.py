@@ -54,7 +54,8 @@ class Master:
                 return None
             dual = np.array(highs.getSolution().row_dual[: len(self.capacity)])
         # Rows were divided by their capacity, savings by the unit; maximising, duals of "at most" are not negative.
-        return np.maximum(dual, 0.0) * unit / np.maximum(self.capacity, 1)
+        prices: npt.NDArray[np.float64] = np.maximum(dual, 0.0) * unit / np.maximum(self.capacity, 1)
+        return prices
 
     def merge(self, chosen: Int64, start: Int64, nodes: int, ended: Callable[[], bool]) -> Int64 | None:
         """Return the best combination found, one column a layer, int64 [L]; None if none is better than the start.

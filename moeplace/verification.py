@@ -1,0 +1,295 @@
+"""The verifier of certificates: trusts nobody, and shares with what makes them only the instance and the document.
+
+It goes back to the definitions (docs/certificates.md), row by row of the instance. For a demand with the distinct times
+``theta_0 < theta_1 < ...`` below the cloud's, a row saves ``theta_{j+1} - theta_j`` per token exactly if every expert
+that is asked for within ``theta_j`` (those on a device that is nearer are not) is cached on one of the servers within
+``theta_j``. Each of these terms gets its multipliers at the certificate's points, all in integers; nothing is merged
+or aggregated, and no cut, however it was made, can prove more than is true.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from moeplace.certificates import Certificate, Cut, Point
+from moeplace.errors import InputError
+from moeplace.instance import UNREACHABLE, Bool, Instance, Int64
+
+SHARE_BITS: Final = 20
+"""Multipliers are whole numbers of ``2**-SHARE_BITS``."""
+
+_ABSENT: Final = 2**40  # an entry above every copy count: what a row does not ask for
+_LIMB: Final = 21
+_LIMBS: Final = 3
+_CHUNK: Final = 2**18
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a certificate proves.
+
+    Attributes
+    ----------
+    problems : tuple of str
+        Why it does not prove what it says, one line each; empty if it does.
+    bound_ns : int or None
+        The lower bound on the cost of every placement that it proves, token-ns; None where it proves none.
+    trusted : str or None
+        The solver whose word the bound rests on; None where it rests on nothing but arithmetic.
+    """
+
+    problems: tuple[str, ...]
+    bound_ns: int | None
+    trusted: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the certificate proves what it says."""
+        return not self.problems
+
+    def document(self) -> dict[str, Any]:
+        """Return the findings as a plain dict."""
+        return {
+            "ok": self.ok,
+            "problems": list(self.problems),
+            "bound_ns": self.bound_ns,
+            "trusted": self.trusted,
+        }
+
+
+def verify(instance: Instance, certificate: Certificate) -> Verification:
+    """Recompute the bound that a certificate proves.
+
+    Parameters
+    ----------
+    instance : Instance
+    certificate : Certificate
+
+    Returns
+    -------
+    Verification
+    """
+    said = certificate.instance.sha256
+    if said != instance.sha256:
+        wrong = f"instance.sha256: the certificate is for {said[:64]!r}, this is {instance.sha256}"
+        return Verification((wrong,), None, None)
+    if not isinstance(certificate.proof, Cut):
+        return Verification((), certificate.bound_ns, certificate.proof.source)
+    try:
+        placements = _read(instance, certificate.proof)
+    except InputError as error:
+        return Verification((f"proof.{error}",), None, None)
+    bound = _bound(instance, certificate.proof, placements)
+    problems: tuple[str, ...] = ()
+    if bound < certificate.bound_ns:
+        problems = (f"bound_ns: the certificate says {certificate.bound_ns}, its cut proves {bound}",)
+    return Verification(problems, bound, None)
+
+
+def shares(values: Int64, smoothing: int) -> Int64:
+    """Return the multipliers of some terms: whole numbers of ``2**-SHARE_BITS`` that sum to 1.
+
+    Parameters
+    ----------
+    values : int64 array [T, K]
+        What each multiplier stands at, not negative; the smaller, the more it gets.
+    smoothing : int
+        0: the first of the smallest gets everything.
+
+    Returns
+    -------
+    int64 array [T, K]
+        In proportion to ``max(0, tau - values)``, rounded down, where ``tau`` is the least integer at which these sum
+        to at least ``smoothing``; what rounding leaves goes to the first of the smallest.
+
+    Examples
+    --------
+    >>> (shares(np.array([[8, 4, 4], [0, 9, 9]]), 4) / 2**SHARE_BITS).tolist()
+    [[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]]
+    """
+    ordered = np.sort(values, axis=1)
+    below = np.cumsum(ordered, axis=1)
+    count = np.arange(1, values.shape[1] + 1)
+    # The m smallest are below tau if m times the m-th is less than their sum and the smoothing together.
+    inside = ordered * count - below < smoothing
+    inside[:, 0] = True
+    support = np.logical_and.accumulate(inside, axis=1).sum(axis=1)
+    rows = np.arange(len(values))
+    tau = -((-smoothing - below[rows, support - 1]) // support)
+    over = np.maximum(0, tau[:, None] - values)
+    result: Int64 = (over << SHARE_BITS) // np.maximum(1, over.sum(axis=1))[:, None]
+    result[rows, values.argmin(axis=1)] += (1 << SHARE_BITS) - result.sum(axis=1)
+    return result
+
+
+def _read(instance: Instance, cut: Cut) -> list[Int64]:
+    """Check a cut's numbers against the instance and each other; return the placements of its points."""
+    servers, blocks = len(instance.servers), instance.n_blocks
+    if len(cut.prices) != servers:
+        raise InputError(f"{len(cut.prices)} entries, the instance has {servers} servers", place="prices")
+    placements = []
+    for i, point in enumerate(cut.points):
+        if len(point.weights) != blocks:
+            raise InputError(f"{len(point.weights)} entries, {blocks} layers in all", place=f"points[{i}].weights")
+        try:
+            placements.append(point.unpacked(servers, instance.n_items))
+        except InputError as error:
+            raise InputError(error.message, place=f"points[{i}].placement") from None
+    for b in range(blocks):
+        total = sum(point.weights[b] for point in cut.points)
+        if total != cut.weight_unit:
+            place = f"points[*].weights[{b}]"
+            raise InputError(f"the weights sum to {total}, not to the weight_unit {cut.weight_unit}", place=place)
+    return placements
+
+
+class _Steps(NamedTuple):
+    """The steps of every demand: ``[D, J]`` radius set, width (0: no such step), and whether the device is within."""
+
+    members: Bool
+    radius: Int64
+    width: Int64
+    device: Bool
+
+
+def _steps(instance: Instance) -> _Steps:
+    number: dict[tuple[bool, ...], int] = {}
+    found: list[list[tuple[int, int, bool]]] = []
+    cloud_ns, device_ns = instance.cloud_ns.tolist(), instance.device_ns.tolist()
+    for times, cloud, device in zip(instance.server_ns.tolist(), cloud_ns, device_ns, strict=True):
+        thetas = sorted({t for t in [*times, device] if t < cloud and t != UNREACHABLE})
+        steps = []
+        for theta, following in itertools.pairwise([*thetas, cloud]):
+            within = tuple(t <= theta and t != UNREACHABLE for t in times)
+            steps.append((number.setdefault(within, len(number)), following - theta, device <= theta))
+        found.append(steps)
+    most = max(map(len, found), default=0)
+    table = np.array([steps + [(0, 0, False)] * (most - len(steps)) for steps in found], dtype=np.int64)
+    table = table.reshape(len(found), most, 3)
+    members = np.array(list(number), dtype=np.bool_).reshape(len(number), len(instance.servers))
+    return _Steps(members, table[:, :, 0], table[:, :, 1], table[:, :, 2].astype(np.bool_))
+
+
+class _Block(NamedTuple):
+    """The rows of a block, padded: demand and tokens [A]; experts, ascending, asked for or not, on the device [A, K]."""
+
+    demand: Int64
+    tokens: Int64
+    expert: Int64
+    asked: Bool
+    on_device: Bool
+
+
+def _blocks(instance: Instance) -> list[_Block]:
+    rows = instance.rows
+    start, demand, count, item = rows.start, rows.demand.astype(np.int64), rows.count, rows.item.astype(np.int64)
+    if instance.latency_model == "sum":  # one expert after the other: each is a row
+        demand, count = np.repeat(demand, np.diff(start)), np.repeat(count, np.diff(start))
+        start = np.arange(len(item) + 1)
+    held = instance.device_demand.astype(np.int64) * instance.n_items + instance.device_item
+    size = np.diff(start)
+    on_device = np.isin(np.repeat(demand, size) * instance.n_items + item, held)
+    block_of = instance.item_block[item[start[:-1]]] if len(item) else np.zeros(0, dtype=np.int32)
+    order = np.argsort(block_of, kind="stable")
+    bounds = np.searchsorted(block_of[order], np.arange(instance.n_blocks + 1))
+    blocks = []
+    for b in range(instance.n_blocks):
+        chosen = order[bounds[b] : bounds[b + 1]]
+        column = np.arange(int(size[chosen].max(initial=1)))
+        asked = column < size[chosen][:, None]
+        at = np.where(asked, start[chosen][:, None] + column, 0)
+        expert = np.where(asked, item[at] - instance.block_start[b], _ABSENT) if len(item) else at
+        device = asked & on_device[at] if len(item) else asked
+        ascending = np.argsort(expert, axis=1)  # what is missing comes last, so that ``asked`` stays as it is
+        expert, device = (np.take_along_axis(table, ascending, axis=1) for table in (expert, device))
+        blocks.append(_Block(demand[chosen], count[chosen], np.where(asked, expert, 0), asked, device))
+    return blocks
+
+
+def _bound(instance: Instance, cut: Cut, placements: list[Int64]) -> int:
+    steps = _steps(instance)
+    servers = len(instance.servers)
+    constant = 0
+    gradient: list[list[int]] = [[0] * instance.n_items for _ in range(servers)]
+    baseline = 0
+    for b, block in enumerate(_blocks(instance)):
+        away = (block.asked & ~block.on_device).any(axis=1)
+        near = np.minimum(instance.device_ns, instance.cloud_ns)[block.demand]
+        # The instance was refused if its latency with empty servers did not fit in 63 bits.
+        baseline += int(np.dot(block.tokens, np.where(away, instance.cloud_ns[block.demand], near)))
+        first, last = int(instance.block_start[b]), int(instance.block_start[b + 1])
+        for point, placement in zip(cut.points, placements, strict=True):
+            if not (weight := point.weights[b]):
+                continue
+            part, slope = _cut(steps, block, placement[:, first:last], point, cut.unit)
+            constant += weight * part
+            for n in range(servers):
+                line = gradient[n]
+                for e, value in enumerate(slope[n]):
+                    line[first + e] += weight * value
+    saving = _most(instance, cut, constant, gradient) // (cut.price_unit * cut.weight_unit << SHARE_BITS)
+    return max(0, baseline - saving)
+
+
+def _cut(steps: _Steps, block: _Block, placement: Int64, point: Point, unit: int) -> tuple[int, list[list[int]]]:
+    """Return constant and slopes [N][E] of a block's cut at a point, in units of ``2**-SHARE_BITS`` token-ns."""
+    copies = steps.members.astype(np.int64) @ placement
+    n_radii, n_experts = copies.shape
+    constant = 0
+    total = np.zeros((_LIMBS, n_radii * n_experts), dtype=np.int64)
+    for first in range(0, len(block.demand), _CHUNK):
+        rows = slice(first, first + _CHUNK)
+        for j in range(steps.width.shape[1]):
+            demand = block.demand[rows]
+            within = steps.device[demand, j][:, None] & block.on_device[rows]
+            asked = block.asked[rows] & ~within
+            some = np.flatnonzero((steps.width[demand, j] > 0) & asked.any(axis=1))
+            demand, asked, expert = demand[some], asked[some], block.expert[rows][some]
+            radius = steps.radius[demand, j]
+            weight = block.tokens[rows][some] * steps.width[demand, j]
+            at = radius[:, None] * n_experts + expert
+            values = np.where(asked, copies.reshape(-1)[at], _ABSENT)
+            share = shares(np.column_stack((np.full(len(some), unit), values)), point.smoothing)
+            for limb in range(_LIMBS):
+                digits = (weight >> (_LIMB * limb)) & ((1 << _LIMB) - 1)
+                if not digits.any():
+                    continue
+                constant += int(np.dot(digits, share[:, 0])) << (_LIMB * limb)
+                given = asked & (share[:, 1:] > 0)
+                np.add.at(total[limb], at[given], (digits[:, None] * share[:, 1:])[given])
+            if j % 8 == 7:
+                _carry(total)
+        _carry(total)
+    slope = [steps.members.T.astype(np.int64) @ limb.reshape(n_radii, n_experts) for limb in total]
+    numbers = [part.tolist() for part in slope]
+    return constant, [
+        [sum(numbers[limb][n][e] << (_LIMB * limb) for limb in range(_LIMBS)) for e in range(n_experts)]
+        for n in range(len(placement))
+    ]
+
+
+def _carry(total: Int64) -> None:
+    """Keep the lower limbs small: a step of a chunk adds less than 2**59 to each."""
+    for limb in range(_LIMBS - 1):
+        total[limb + 1] += total[limb] >> _LIMB
+        total[limb] &= (1 << _LIMB) - 1
+
+
+def _most(instance: Instance, cut: Cut, constant: int, gradient: list[list[int]]) -> int:
+    """Bound the cut over the capacities: by ``sum max(0, G - p * size) + p * capacity`` for every server."""
+    sizes = instance.item_bytes.tolist()
+    # Every sum of sizes is a multiple of their greatest common divisor.
+    step = math.gcd(*sizes) if sizes else 1
+    most = constant * cut.price_unit
+    for values, price, capacity in zip(gradient, cut.prices, instance.capacity_bytes.tolist(), strict=True):
+        room = capacity // step * step
+        most += price * room
+        for value, size in zip(values, sizes, strict=True):
+            if size <= room:
+                most += max(0, value * cut.price_unit - price * size)
+    return most

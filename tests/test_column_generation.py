@@ -1,0 +1,329 @@
+"""Columns, their master problem, column-generation and the methods that auto combines."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from random_instances import brute_force, random_instance, random_placement
+from scipy.optimize import linprog
+
+import moeplace
+from moeplace import Instance, MethodError, Placement, solve
+from moeplace.columns import ColumnPool, exchanged, peeled, price
+from moeplace.incremental import saving_form
+from moeplace.interrupt import stopping
+from moeplace.search import Search
+from moeplace.solvers.master import Master
+
+BOTH = ["column-generation", "auto"]
+
+
+def wide_document(seed: int, experts: int = 18, users: int = 5, tokens: int = 40) -> dict[str, Any]:
+    """Two layers too wide to be enumerated, three servers with room for a part."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
+    for u, layer, _ in itertools.product(range(users), range(2), range(tokens)):
+        rows["demand"].append(u)
+        rows["layer"].append(layer)
+        rows["experts"].append((rng.permutation(experts)[:2] // (1 + u % 2)).tolist())
+        rows["count"].append(1)
+    rows["experts"] = [sorted(set(e)) for e in rows["experts"]]
+    return {
+        "format": "moeplace/instance",
+        "version": 1,
+        "name": "wide",
+        "latency_model": "max",
+        "models": [{"name": "m", "layers": 2, "experts": experts, "top_k": 2, "expert_bytes": [3, 5]}],
+        "servers": [{"name": f"s{n}", "capacity_bytes": 40} for n in range(3)],
+        "demands": [
+            {
+                "user": f"u{u}",
+                "model": "m",
+                "tokens": tokens,
+                "device_ns": 0,
+                "server_ns": rng.integers(1, 80, 3).tolist(),
+                "cloud_ns": 100,
+            }
+            for u in range(users)
+        ],
+        "activations": rows,
+    }
+
+
+# --- columns -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_peeling_all_servers_equals_recomputation(seed: int) -> None:
+    instance = random_instance(seed, max_variables=24)
+    rng = np.random.default_rng(seed)
+    cost = rng.random(len(instance.servers)) * 100
+    for layer in saving_form(instance).layers:
+        held = rng.random((len(instance.servers), layer.n_experts)) < 0.8
+        savings, worths, server, expert = layer.peel(held, cost)
+        assert len(savings) == len(worths) == len(server) + 1 == held.sum() + 1
+        for i in range(len(savings)):
+            if i:
+                assert held[server[i - 1], expert[i - 1]]
+                held[server[i - 1], expert[i - 1]] = False
+            assert savings[i] == layer.saving_ns(held)
+            assert worths[i] == pytest.approx(savings[i] - cost @ held.sum(axis=1), abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_priced_columns_fit_and_are_valued_exactly(seed: int) -> None:
+    instance = random_instance(seed, max_variables=24)
+    rng = np.random.default_rng(seed)
+    capacity = instance.capacity_bytes
+    begin = random_placement(instance, rng).cached
+    for layer in saving_form(instance).layers:
+        prices = rng.random(len(capacity)) * layer.saving_ns(np.ones_like(begin[:, layer.items])) / 4
+        start = np.ascontiguousarray(begin[:, layer.items])
+
+        def worth(part: Any, saving: int) -> float:
+            return saving - float(prices @ part.sum(axis=1)) * layer.size  # noqa: B023
+
+        found = price(layer, start, capacity, prices, 12)
+        alone = [peeled(layer, capacity, prices), exchanged(layer, start, capacity // layer.size, prices * layer.size)]
+        for part, saving in found + alone:
+            assert saving == layer.saving_ns(part)
+            assert (part.sum(axis=1) * layer.size <= capacity).all() or part is alone[0][0]
+        worths = [worth(start, layer.saving_ns(start)), *(worth(*column) for column in found)]
+        assert all(b >= a - 1e-6 * abs(a) for a, b in itertools.pairwise(worths))
+
+
+def test_a_pool_keeps_the_best_column_of_equal_use() -> None:
+    instance = random_instance(6, max_variables=24)
+    form = saving_form(instance)
+    pool = ColumnPool(form)
+    part = np.zeros((len(instance.servers), form.layers[0].n_experts), dtype=np.bool_)
+    part[0, 0] = True
+    assert pool.add(0, part, 5)
+    assert not pool.add(0, part, 5)
+    other = np.zeros_like(part)
+    other[0, 1] = True
+    assert pool.add(0, other, 7)
+    assert not pool.add(0, part, 6)
+    layer, saving, load = pool.table()
+    assert saving[layer == 0].tolist() == [0, 7]
+    assert load[0, layer == 0].tolist() == [0, form.layers[0].size]
+    pool.keep(np.arange(len(layer)) != 1)
+    assert pool.table()[1][:1].tolist() == [0]
+    assert pool.add(0, part, 1)
+
+
+# --- the master problem --------------------------------------------------------------------------------------------
+
+
+def random_master(seed: int) -> Master:
+    rng = np.random.default_rng(seed)
+    layers, each, servers = int(rng.integers(1, 5)), 5, int(rng.integers(1, 4))
+    saving, load = rng.integers(0, 1000, layers * each), rng.integers(0, 20, (servers, layers * each))
+    saving[::each], load[:, ::each] = 0, 0
+    return Master(np.repeat(np.arange(layers), each), saving, load, rng.integers(0, 40, servers))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_merge_is_the_best_combination(seed: int) -> None:
+    master = random_master(seed)
+    groups = [np.flatnonzero(master.layer == i).tolist() for i in range(master.layer[-1] + 1)]
+    best = max(
+        int(master.saving[list(choice)].sum())
+        for choice in itertools.product(*groups)
+        if (master.load[:, list(choice)].sum(axis=1) <= master.capacity).all()
+    )
+    empty = np.array([group[0] for group in groups])
+    found = master.merge(np.arange(len(master.layer)), empty, 10_000, lambda: False)
+    if found is None:
+        assert best == 0
+    else:
+        assert master.saving[found].sum() == best
+        assert (master.load[:, found].sum(axis=1) <= master.capacity).all()
+        assert master.merge(np.arange(len(master.layer)), found, 10_000, lambda: False) is None
+    assert master.merge(np.arange(len(master.layer)), empty, 10_000, lambda: True) is None
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_prices_are_the_duals_of_the_linear_program(seed: int) -> None:
+    master = random_master(seed)
+    prices = master.prices(lambda: False)
+    assert prices is not None
+    assert (prices >= 0).all()
+    layers = np.arange(master.layer[-1] + 1)
+    fits = (master.load <= master.capacity[:, None]).all(axis=0)
+    result = linprog(
+        -master.saving[fits],
+        A_ub=master.load[:, fits],
+        b_ub=master.capacity,
+        A_eq=(master.layer[fits] == layers[:, None]).astype(float),
+        b_eq=np.ones(len(layers)),
+    )
+    worth = np.where(fits, master.saving - prices @ master.load, -np.inf)
+    lagrangian = sum(worth[master.layer == i].max() for i in layers) + prices @ master.capacity
+    assert lagrangian == pytest.approx(-result.fun, rel=1e-6, abs=1e-6)
+
+
+# --- the methods ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_optimum_is_between_bound_and_cost(seed: int) -> None:
+    instance = random_instance(seed)
+    optimum = brute_force(instance)
+    for method, threads in itertools.product(BOTH, (1, 2) if seed % 4 == 0 else (1,)):
+        solution = solve(instance, method, threads=threads, time_limit=60)
+        assert moeplace.check(instance, solution).ok
+        assert solution.objective.bound_ns is not None
+        assert solution.objective.bound_ns <= optimum <= solution.objective.latency_ns
+        if method == "auto":
+            assert solution.status.solution == "optimal"
+            assert solution.picked_because
+
+
+@pytest.mark.parametrize("method", BOTH)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_interrupted_at_any_moment_it_returns_placement_and_bound(method: str, threads: int) -> None:
+    rng = np.random.default_rng(threads)
+    cases = [(random_instance(seed, max_variables=12), True) for seed in (3, 11, 17)]
+    cases += [(Instance.from_document(wide_document(seed)), False) for seed in (0, 1)]
+    for instance, tiny in cases:
+        optimum = brute_force(instance) if tiny else None
+        for _ in range(3):
+            moment, seen = int(rng.integers(1, 8)), []
+
+            def interrupt(progress: moeplace.Progress) -> None:
+                seen.append(progress)  # noqa: B023
+                if len(seen) == moment:  # noqa: B023
+                    signal.raise_signal(signal.SIGINT)
+
+            limit = None if tiny else 20.0
+            solution = solve(instance, method, threads=threads, time_limit=limit, progress=interrupt)
+            assert solution.objective.bound_ns is not None
+            assert moeplace.check(instance, solution).ok
+            costs = [p.latency_ns for p in seen[:moment] if p.latency_ns is not None]
+            assert solution.objective.latency_ns <= min(costs)
+            if optimum is not None:
+                assert solution.objective.bound_ns <= optimum <= solution.objective.latency_ns
+            elif len(seen) >= moment:
+                assert solution.status.termination in ("interrupted", "optimal")
+
+
+@pytest.mark.parametrize("method", BOTH)
+@pytest.mark.parametrize("limit", [0.0, 0.02, 0.2])
+def test_out_of_time_it_still_returns_placement_and_bound(method: str, limit: float) -> None:
+    instance = Instance.from_document(wide_document(2, experts=40, tokens=300))
+    solution = solve(instance, method, time_limit=limit)
+    assert solution.status.termination == "time_limit"
+    assert solution.objective.bound_ns is not None
+    assert moeplace.check(instance, solution).ok
+
+
+@pytest.mark.parametrize("parameters", [{"method": "column-generation"}, {"method": "auto", "gap": 0.1}])
+def test_the_same_placement_each_time(parameters: dict[str, Any]) -> None:
+    for document in (wide_document(3), wide_document(4, experts=8)):
+        instance = Instance.from_document(document)
+        runs = [solve(instance, seed=5, time_limit=100, **parameters) for _ in range(2)]
+        assert all(run.status.termination != "time_limit" for run in runs)
+        assert runs[0].placement == runs[1].placement
+        assert runs[0].objective == runs[1].objective
+
+
+def test_columns_are_never_worse_than_the_local_optimum_they_begin_with() -> None:
+    for seed in range(3):
+        instance = Instance.from_document(wide_document(seed))
+        local = solve(instance, "local-search")
+        assert solve(instance, "column-generation").objective.latency_ns <= local.objective.latency_ns
+        start = solve(instance, "random", seed=seed)
+        improved = solve(instance, "column-generation", start=start, kicks=0)
+        assert improved.objective.latency_ns <= start.objective.latency_ns
+
+
+def test_auto_picks_by_size() -> None:
+    small = solve(Instance.from_document(wide_document(0, experts=8)), "auto", time_limit=60)
+    assert small.method == "layer-enumeration"
+    assert "layers of 8 experts" in str(small.picked_because)
+    large = solve(Instance.from_document(wide_document(0, experts=30)), "auto", time_limit=60, gap=0.2)
+    assert large.method == "column-generation"
+    assert "layers of 30 experts on 3 servers are too large" in str(large.picked_because)
+    assert large.objective.gap is not None
+    assert large.objective.gap <= 0.2
+
+
+@pytest.mark.parametrize("method", BOTH)
+def test_instances_of_nothing(method: str) -> None:
+    base = wide_document(0)
+    cases: dict[str, dict[str, Any]] = {
+        "no servers": {"servers": [], "demands": [{**d, "server_ns": []} for d in base["demands"]]},
+        "no rows": {"activations": {key: [] for key in base["activations"]}},
+        "no room": {"servers": [{**s, "capacity_bytes": 0} for s in base["servers"]]},
+        "out of reach": {"demands": [{**d, "server_ns": [None] * 3} for d in base["demands"]]},
+    }
+    for change in cases.values():
+        solution = solve(Instance.from_document({**base, **change}), method, time_limit=20)
+        assert solution.placement == []
+        assert solution.status.solution == "optimal"
+
+
+def test_column_generation_refuses_negative_kicks() -> None:
+    with pytest.raises(moeplace.InputError, match="kicks must be at least 0, found -1"):
+        solve(random_instance(0), "column-generation", kicks=-1)
+
+
+# --- works that take turns -----------------------------------------------------------------------------------------
+
+
+def searching(time_limit: float | None = None) -> Any:
+    instance = Instance.from_document(wide_document(0))
+    context = stopping(time_limit)
+    return Search(instance, context.__enter__(), Placement.empty(instance)), context
+
+
+def test_works_take_turns() -> None:
+    search, context = searching()
+    log: list[str] = []
+
+    def work(name: str, looks: int) -> None:
+        for _ in range(looks):
+            log.append(name)
+            assert not search.ended
+
+    search.run(lambda: work("a", 6), lambda: work("b", 2), turns=(2, 1))
+    context.__exit__(None, None, None)
+    assert "".join(log) == "aabaabaa"
+
+
+def test_a_work_that_fails_ends_the_others() -> None:
+    search, context = searching()
+    ended = threading.Event()
+
+    def endless() -> None:
+        while not search.ended:
+            pass
+        ended.set()
+
+    def failing() -> None:
+        raise MethodError("as expected")
+
+    for turns in (None, (1, 1)):
+        ended.clear()
+        with pytest.raises(MethodError, match="as expected"):
+            search.run(endless, failing, turns=turns)
+        assert ended.wait(5)
+    context.__exit__(None, None, None)
+
+
+def test_works_end_with_the_time() -> None:
+    search, context = searching(0.1)
+
+    def endless() -> None:
+        while not search.ended:
+            pass
+
+    search.run(endless, endless, turns=(3, 3))
+    context.__exit__(None, None, None)
+    assert search.outcome().termination == "time_limit"
