@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from jsonschema import Draft202012Validator
+from run_directories import solved_run
 from test_bad_input import DOCUMENT, INSTANCES, SOLUTIONS, solution
 
 import moeplace
+from moeplace.concave import ConcaveBound
 from moeplace.errors import InputError
 from moeplace.files import read_json
+from moeplace.incremental import saving_form
 from moeplace.library import BEST_KNOWN, instance_files, instances_folder, set_names
 from moeplace.schemas import DOCUMENTS, generate_schema, read_schema
 
@@ -48,6 +52,21 @@ def test_the_best_known_values_are_valid(set_name: str) -> None:
 def test_solutions_are_valid(method: str) -> None:
     instance = moeplace.Instance.from_document(DOCUMENT)
     validator("solution").validate(json.loads(moeplace.solve(instance, method).to_json()))
+
+
+def test_certificates_are_valid() -> None:
+    instance = moeplace.Instance.from_document(DOCUMENT)
+    certificate = ConcaveBound(saving_form(instance)).certificate()
+    validator("certificate").validate(json.loads(certificate.to_json()))
+
+
+def test_run_directories_are_valid(tmp_path: Path) -> None:
+    run = solved_run(tmp_path / "run", instance_files("tiny")[:2], ["popular", "greedy"])
+    validator("run").validate(read_json(run / "run.json"))
+    lines = (run / "records.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    for line in lines:
+        validator("record").validate(json.loads(line))
 
 
 def parsed(data: bytes) -> Any:
@@ -90,5 +109,5 @@ def test_the_cases_test_both_answers() -> None:
 
 
 def test_a_schema_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="no schema 'plan'; there are instance, solution, best_known"):
+    with pytest.raises(InputError, match="no schema 'plan'; there are instance, solution, certificate"):
         read_schema("plan")

@@ -15,11 +15,10 @@ from moeplace.methods.column_generation import (
     IMPORTS,
     TURNS,
     ColumnSearch,
-    concave,
     prices_exactly,
+    prove,
 )
 from moeplace.methods.exact import CPSAT_IMPORTS, aggregated_rows
-from moeplace.methods.layer_enumeration import Proof
 from moeplace.placement import Placement
 from moeplace.registry import MethodInfo, describe, find_formulation
 from moeplace.result import Outcome, ProgressCallback
@@ -61,9 +60,9 @@ def auto(
 ) -> Outcome:
     """Find a good placement in seconds, then close the gap from both sides until gap, time or interruption.
 
-    Layers of up to 16 experts on a few servers are proven by ``layer-enumeration``; larger ones get the concave bound,
-    while ``column-generation`` goes on improving the placement. Where that ends without a proof and the aggregated
-    model is small enough, CP-SAT goes on.
+    Layers of up to 16 experts on a few servers are proven by ``layer-enumeration``; larger ones get its bound or the
+    concave bound, while ``column-generation`` goes on improving the placement. Where that ends without a proof and the
+    aggregated model is small enough, CP-SAT goes on.
 
     Parameters
     ----------
@@ -75,25 +74,21 @@ def auto(
         form = saving_form(instance)
         search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
         columns = ColumnSearch(form, search, seed=seed, started=start is not None)
-        search.run(columns.begin)
+        small = prices_exactly(instance)
+        at_once = threads > 1 and not small  # a small instance is proven from a good placement
+        if not at_once:
+            search.run(columns.begin)
         if ended := search.ended:
             because = f"{ENDED[ended]} by the first climb"
             return replace(search.outcome(), method="local-search", picked_because=because)
 
-        small = prices_exactly(instance)
         method = "layer-enumeration" if small else "column-generation"
         most = max((model.experts for model in instance.models), default=0)
-        if small:
-            because = f"layers of {most} experts, up to {EXACT_EXPERTS} are enumerated"
-        else:
-            because = f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
-            because += "; beside the concave bound"
-
-        def prove() -> None:
-            if small:
-                Proof(search, 1).run()
-            else:
-                concave(form, search)
+        because = (
+            f"layers of {most} experts, up to {EXACT_EXPERTS} are enumerated"
+            if small
+            else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
+        )
 
         def solve() -> None:
             from moeplace.solvers import cpsat
@@ -104,34 +99,39 @@ def auto(
             return not search.ended and form.n_rows <= MOST_SAVING_ROWS and aggregated_rows(instance) <= EXACT_ROWS
 
         def both() -> None:
-            prove()
+            prove(form, search)
             if last():
                 tried.append("cpsat")
                 solve()
 
         def improve(kicks: int | None) -> Callable[[], None]:
-            return lambda: columns.improve(kicks)
+            def work() -> None:
+                if at_once:
+                    columns.begin()
+                columns.improve(kicks)
+
+            return work
 
         tried: list[str] = []
         if threads > 1:
             search.run(both, improve(None))
         elif small:
-            search.run(prove)
+            search.run(lambda: prove(form, search))
             if last():
                 search.run(improve(KICKS))
                 tried.append("cpsat")
                 search.run(solve)
             elif not search.ended:
-                search.run(improve(None), lambda: concave(form, search), turns=TURNS)
+                search.run(improve(None))
         elif last():
-            search.run(improve(KICKS), prove, turns=TURNS)
+            search.run(improve(KICKS), lambda: prove(form, search), turns=TURNS)
             if not search.ended:
                 tried.append("cpsat")
                 search.run(solve)
         else:
-            search.run(improve(None), prove, turns=TURNS)
+            search.run(improve(None), lambda: prove(form, search), turns=TURNS)
         if tried:
-            because += "; it ended without a proof, then cpsat"
+            because += "; what ended without a proof was followed by cpsat"
         return replace(search.outcome(), method=method, picked_because=because, details=columns.details)
 
 

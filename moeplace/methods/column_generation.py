@@ -3,8 +3,8 @@
 The restricted master problem picks one column a layer within the capacities: its LP gives prices, its MIP merges the
 columns of different placements into a better one. Pricing finds columns at given prices
 (:mod:`moeplace.columns`), and the exchanges of ``local-search`` work on what comes of both. The LP over *all* columns
-is a bound; where layers are small they are priced exactly and it is proven (:class:`ExactPricing`), where they
-are large the concave bound is.
+is a bound: where layers are small they are priced exactly, which proves it. Where they are large, a weaker bound is
+proven beside it (:func:`prove`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EXACT_EXPERTS = 16
 EXACT_NODES = 50_000
 """Nodes of the search for one layer's best column; beyond, its bound counts."""
 
-TURNS = (10, 1)
+TURNS = (3, 1)
 """Looks at the clock that columns and bound have in turn, where they share one thread."""
 
 KEPT = 4000
@@ -62,7 +62,7 @@ EVERYTHING = "every server holding everything"
 @describe(
     MethodInfo(
         summary="Prices storage, generates columns (what a layer holds on all servers), merges them by a small MIP.",
-        guarantee="a proven bound: exact pricing in layers of up to 16 experts, the concave bound in larger ones",
+        guarantee="a proven bound: by exact pricing in layers of up to 16 experts, else by layers or the concave bound",
         limits="the bound is that of a relaxation: it rarely reaches the optimum",
         imports=IMPORTS,
     )
@@ -109,7 +109,7 @@ def column_generation(
         else:
             search.run(
                 lambda: columns(None),
-                lambda: concave(form, search),
+                lambda: prove(form, search),
                 turns=TURNS if threads == 1 else None,
             )
         return replace(search.outcome(), termination=search.ended or "completed", details=details)
@@ -122,14 +122,21 @@ def prices_exactly(instance: Instance) -> bool:
     return method_info(layer_enumeration).refuses(instance) is None
 
 
-def concave(form: SavingForm, search: Search) -> None:
-    """Prove the concave bound until it hardly moves or the search ends."""
+def prove(form: SavingForm, search: Search) -> None:
+    """Prove what can be proven by layers; where they are too large for that, the concave bound after it.
+
+    The bound by layers is the stronger one where it can be had; the concave bound needs no tables of sets of servers,
+    and it is one that a certificate shows.
+    """
     baseline = form.instance.baseline_ns
 
     def report(saving_bound: int, found: ConcaveBound) -> None:
         search.prove(max(0, baseline - saving_bound), "concave bound", found.certificate())
 
-    ConcaveBound(form).improve(lambda: search.ended is not None, report)
+    if method_info(layer_enumeration).refuses(form.instance) is None:
+        Proof(search, 1).run()
+    if not search.ended and not prices_exactly(form.instance):
+        ConcaveBound(form).improve(lambda: search.ended is not None, report)
 
 
 class Heeding(Stop):

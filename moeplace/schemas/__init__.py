@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from moeplace.bench.records import Record, Run
+from moeplace.certificates import Certificate
 from moeplace.documents import BestKnown, InstanceDocument
 from moeplace.errors import InputError
 from moeplace.result import Solution
@@ -22,6 +24,9 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
     "instance": ("Instance file of moeplace, version 1", InstanceDocument),
     "solution": ("Solution file of moeplace, version 1", Solution),
+    "certificate": ("Certificate of moeplace, version 1", Certificate),
+    "run": ("run.json of a run directory of moeplace, version 1", Run),
+    "record": ("A line of records.jsonl of a run directory of moeplace, version 1", Record),
     "best_known": ("Best known values of a set of instances, by instance name", dict[str, BestKnown]),
 }
 """Title and type of every document that has a schema, by the schema's name."""
