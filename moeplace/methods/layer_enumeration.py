@@ -78,14 +78,22 @@ WORTHWHILE = 1e-5
 """Share of the bound that such a round must win for another one."""
 
 EVERY = 25
+"""Steps of the descent between two bounds."""
+
 MANY_TERMS = 50_000
-ROUNDS = 60
-STALLED = 10
-NODES = 50_000
-FEW_NODES = 500
+"""Terms above which the descent is worth more than one thread."""
+
+ROUNDS, STALLED = 60, 10
+"""Most rounds of cutting planes, and most in a row that win next to nothing."""
+
+NODES, FEW_NODES = 50_000, 500
+"""Nodes of one search of one layer; the few are tried first, before its shares are tuned."""
+
 FIRST_STATES = 1 << 16
-FEW_STATES = 1 << 13
-FEW_PLANS = 64
+"""States kept by the first try to merge; four times as many by the next ones."""
+
+FEW_STATES, FEW_PLANS = 1 << 13, 64
+"""States and plans of a layer where merging only looks for a better placement."""
 
 
 def _refuses(instance: Instance) -> str | None:
@@ -108,7 +116,7 @@ def _refuses(instance: Instance) -> str | None:
         summary="Prices storage, lists every plan of every layer near its best, merges the layers exactly.",
         exact=True,
         guarantee="optimal when it ends before its limits; otherwise a proven bound, as far as it came",
-        limits=f"{MOST_SERVERS} servers; made for layers of 8 to 16 experts, larger ones only get a bound",
+        limits=f"{MOST_SERVERS} servers of use to a layer; where the gap at the root is wide it ends with a bound",
         refuses=_refuses,
         imports=(*HEURISTICS, *ORACLE, *MERGING),
     )
