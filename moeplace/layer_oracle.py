@@ -376,7 +376,7 @@ class _Search:
         # A mask that is so much worse than the expert's best is in no plan that is looked for.
         keep = (values >= threshold - root + best[:, None]) & oracle._allowed
         owner, mask = np.nonzero(keep)
-        if len(mask) * n_radii > MOST_CELLS:
+        if max(len(mask), n * n) * n_radii > MOST_CELLS:
             return root
         first = np.searchsorted(owner, np.arange(n + 1)).astype(np.int64)
         hits = -((mask[:, None] & oracle._radius) > 0).astype(np.int64)

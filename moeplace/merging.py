@@ -33,6 +33,9 @@ from moeplace.layer_oracle import hash_salt, never
 MOST_STATES: Final = 1 << 21
 """States that are kept of one step; beyond, those of the smallest bounds are dropped and the result is no proof."""
 
+LARGEST: Final = 2.0**58
+"""Savings, and what all storage costs at any prices, are below this."""
+
 MOST_PRICES: Final = 32
 SAMPLES: Final = 16
 ROUNDS: Final = 4
@@ -126,6 +129,8 @@ def merge(
     Merged or None
         None where it was stopped.
     """
+    if any(not len(menu.saving) for menu in menus):
+        return Merged(None, [], goal - 1)
     rng = np.random.default_rng(0)
     menus, pool = _shrink([menu.undominated() for menu in menus], capacity, prices, goal, rng)
     if any(not len(menu.saving) for menu in menus):
@@ -176,7 +181,9 @@ def _shrink(
         drawn = rng.integers(0, len(flat.saving), SAMPLES)
         layer = np.searchsorted(flat.start, drawn, side="right") - 1
         proposed = [
-            _descended(flat, 0, len(menus), int(i), capacity - flat.used[p], goal - int(flat.saving[p]), prices[0])
+            _descended(
+                flat, 0, len(menus), int(i), capacity - flat.used[p], goal - int(flat.saving[p]), prices[0], capacity
+            )
             for p, i in zip(drawn, layer, strict=True)
         ]
         pool = np.concatenate((pool, np.stack(proposed)))
@@ -191,13 +198,17 @@ def _most_useful(pool: Int64, winner: Int64) -> Int64:
     return chosen
 
 
-def _descended(flat: _Flat, first: int, last: int, skip: int, room: Int64, goal: int, price: Int64) -> Int64:
+def _descended(
+    flat: _Flat, first: int, last: int, skip: int, room: Int64, goal: int, price: Int64, capacity: Int64
+) -> Int64:
     scale = np.maximum(price, max(1, int(price.max()) // 20)).astype(np.float64)
     found = kernels().descend(
         flat.start, flat.saving, flat.used, first, last, skip, room.astype(np.float64), float(goal),
         price.astype(np.float64), scale, DESCENT,
     )  # fmt: skip
-    rounded: Int64 = np.minimum(np.rint(found), 8.0 * np.maximum(price, price.max())).astype(np.int64)
+    # No bound may overflow; and prices that are this far off prove nothing.
+    most = np.minimum(8.0 * max(1, int(price.max())), LARGEST / (len(price) * np.maximum(capacity, 1)))
+    rounded: Int64 = np.floor(np.minimum(found, most)).astype(np.int64)
     return rounded
 
 
@@ -285,7 +296,7 @@ class _Tree:
         found = [
             _descended(
                 self.flat, layer, len(self.menus), -1, self.capacity - self.used[i], self.goal - int(self.saving[i]),
-                self.pool[0],
+                self.pool[0], self.capacity,
             )
             for i in drawn
         ]  # fmt: skip

@@ -175,15 +175,16 @@ class Proof:
         price = self.descend(SCHEDULE)
         if self.stop():
             return
-        if self.minimise(self._sane(price)):
-            if not self.stop():
-                self.enumerate()
-            return
-        # Layers too large for the search: the bound (L1) is all there is, and it gets better for a while.
-        before = 2 * self.upper
-        while before - self.upper > WORTHWHILE * self.upper and not self.stop():
-            before = self.upper
-            price = self.descend(LATER, price)
+        if not self.minimise(price, FEW_NODES):
+            # Layers too large for a quick search: the bound (L1) gets better for a while.
+            before = 2 * self.upper
+            while before - self.upper > WORTHWHILE * self.upper and not self.stop():
+                before = self.upper
+                price = self.descend(LATER, price)
+            if self.stop() or not self.minimise(price, NODES):
+                return
+        if not self.stop():
+            self.enumerate()
 
     def prove(self, upper: int) -> None:
         """Report a bound on the scaled saving."""
@@ -235,7 +236,7 @@ class Proof:
                     0,
                     price + np.clip(gain * over / np.maximum(used[1], 1e-9 * np.maximum(room, 1) / worth), -most, most),
                 )
-                if (k + 1) % EVERY == 0 or k + 1 == steps:
+                if (k + 1) % EVERY == 0 or k + 1 in (EVERY // 5, steps):
                     self.share(self._sane(price))
         return price
 
@@ -255,8 +256,12 @@ class Proof:
         """Choose the shares of every layer for these prices."""
         each(lambda i: self.oracles[i].tune(self.prices(i, price), RETUNE), range(len(self.oracles)), self.threads)
 
-    def minimise(self, price: Int64) -> bool:
-        """Minimise the bound over the prices by cutting planes; say whether the layers were small enough for that."""
+    def minimise(self, start: Float, nodes: int) -> bool:
+        """Minimise the bound over the prices by cutting planes; say whether the layers were small enough for that.
+
+        They are not where most searches do not end within ``nodes`` at the first prices.
+        """
+        price = self._sane(start)
         layers = range(len(self.oracles))
         columns = self.columns
         for i, oracle in enumerate(self.oracles):
@@ -270,7 +275,7 @@ class Proof:
 
         stalled = 0
         for turn in range(ROUNDS):
-            found = each(functools.partial(ask, price, NODES if turn else FEW_NODES), layers, self.threads)
+            found = each(functools.partial(ask, price, NODES if turn else nodes), layers, self.threads)
             improved = self._lower(sum(f.bound for f in found) + int(price @ self.capacity), price)
             stalled = 0 if improved else stalled + 1
             for i, plan in enumerate(found):
