@@ -12,10 +12,9 @@ from __future__ import annotations
 import numpy as np
 
 from moeplace._kernels import compiled
+from moeplace.certificates import SHARE_BITS
 
 MASK = (1 << 32) - 1
-
-SHARE_BITS = 20
 
 
 @compiled
@@ -117,8 +116,7 @@ def smooth(experts, size, chain, weight, table, steps, mu):
 
     Per term the multipliers are the point of the simplex that minimises ``alpha . z + mu / 2 |alpha|^2``, ``z`` being
     1 and the row's entries of the table: ``alpha = max(0, tau - z) / mu`` with ``tau`` found by Newton's steps from
-    above. Returns the summed multipliers ``[E, C * J]``, the constant ``sum W alpha_1``, the sum of ``W min(z)`` and
-    that of ``W |alpha|^2``.
+    above. Returns the summed multipliers ``[E, C * J]``, and the constant ``sum W alpha_1``.
     """
     n_rows = len(experts)
     total = np.zeros(table.shape, np.float32)
@@ -130,8 +128,6 @@ def smooth(experts, size, chain, weight, table, steps, mu):
     over = np.empty(steps, np.float32)
     support = np.empty(steps, np.float32)
     constant = 0.0
-    value = 0.0
-    square = 0.0
     for r in range(n_rows):
         base = chain[r] * steps
         m = size[r]
@@ -165,19 +161,14 @@ def smooth(experts, size, chain, weight, table, steps, mu):
                 d = tau[j] - row[j]
                 over[j] += d if d > zero else zero
         first = zero
-        second = zero
-        third = zero
         for j in range(steps):
             w = weight[r, j]
-            second += w * low[j]
             share = w / over[j]
             d = tau[j] - one
             d = d if d > zero else zero
             first += d * share
-            third += d * d * share / over[j]
             support[j] = share
         constant += first
-        value += second
         for k in range(m):
             e = experts[r, k]
             row = table[e, base : base + steps]
@@ -186,13 +177,12 @@ def smooth(experts, size, chain, weight, table, steps, mu):
                 d = tau[j] - row[j]
                 d = d if d > zero else zero
                 out[j] += d * support[j]
-        square += third
-    return total, constant, value, square
+    return total, constant
 
 
 @compiled
 def exact(experts, size, chain, weight, table, steps, unit, mu):
-    """Return the cut of a layer in integers: the multipliers of :func:`moeplace.concave.shares`, summed up.
+    """Return the cut of a layer in integers: the multipliers that docs/certificates.md defines, summed up.
 
     ``table`` holds integers, ``unit`` stands for 1. Every sum is ``high * 2**32 + low`` in units of
     ``2**-SHARE_BITS``: weights sum to less than ``2**63``, so the high halves never overflow.

@@ -24,6 +24,9 @@ from moeplace.result import InstanceReference
 
 LARGEST_UNIT = 2**16 - 1
 
+SHARE_BITS = 20
+"""Multipliers are whole numbers of ``2**-SHARE_BITS``: part of the format."""
+
 Unit = Annotated[int, Meta(ge=1, le=LARGEST_UNIT)]
 
 

@@ -8,26 +8,32 @@ section 3.1). With ``x(R, e)`` the number of copies of ``e`` within ``R``, every
 a concave function. For any multipliers ``alpha >= 0`` with ``alpha_1 + sum over e in S of alpha_e = 1`` in each term,
 ``Phi(x) <= c + G . x`` with ``c = sum W alpha_1`` and ``G[n, e] = sum over R with n, S with e of W alpha_e``: a *cut*.
 So no placement saves more than ``c`` plus the most valuable fractional filling of each server at values ``G``. The
-multipliers are taken at a fractional placement ``x``, by :func:`moeplace.verification.shares`, so that ``x`` and one
-number, the smoothing, are all that a certificate needs to hold. The search for a good ``x`` is in floats; a bound is
-only ever reported from integers.
+multipliers are taken at a fractional placement, a *point*, by a rule (docs/certificates.md), so that points are all
+that a certificate needs to hold. The average of cuts with weights that sum to 1 in every layer is a cut again.
+
+Points come from two sources. First accelerated gradient ascent on a smoothed ``Phi`` (Nesterov 2005): the minimum is
+replaced by ``min over alpha of alpha . z + mu / 2 |alpha|^2``, with ``mu`` falling. Then cutting planes, layer by
+layer (Kelley 1960): the linear program over all cuts so far gives the best weights and a placement ``x``; the next
+point lies between it and the best placement so far (in-out separation, Ben-Ameur and Neto 2007). The search is in
+floats, cuts and bounds are in integers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
+from scipy.optimize import linprog
 
-from moeplace.certificates import Certificate, Cut, Point
-from moeplace.incremental import Layer, SavingForm
+from moeplace.certificates import SHARE_BITS, Certificate, Cut, Point
+from moeplace.incremental import Layer, SavingForm, each
 from moeplace.instance import Instance, Int32, Int64
 from moeplace.keys import row_keys
 
@@ -38,6 +44,26 @@ UNIT: Final = 2**15
 """What stands for 1 in a certificate's placements."""
 
 PRICE_UNIT: Final = 2**20
+WEIGHT_UNIT: Final = 2**11
+
+STAGES: Final = ((0.1, 15, 1.0), (0.03, 50, 0.3), (0.01, 100, 0.3), (0.01, 30, 1.0))
+"""Smoothing, steps and metric of the ascent. Steps that are longer than is safe (a metric below 1) get nearer sooner,
+but single cuts are only good after some safe ones."""
+
+EVERY: Final = 15
+"""Steps of the ascent between two cuts that are kept."""
+
+TOWARDS: Final = 0.3
+"""How far the next point lies on the way to the optimum of all cuts."""
+
+CUT_SMOOTHING: Final = 0.004
+CLOSE: Final = 1e-7
+MOST_NUMBERS: Final = 4_000_000
+"""Numbers in the linear program over the cuts; with more, old cuts are forgotten."""
+
+PATIENCE: Final = 20
+PROGRESS: Final = 1e-5
+"""The search ends when the bound fell by less than this share in so many rounds."""
 
 
 def kernels() -> ModuleType:
@@ -118,13 +144,79 @@ def layer_terms(layer: Layer) -> LayerTerms:
     )
 
 
-class _Oracle(NamedTuple):
-    """The smoothed function at a point: gradient [N, I], constant, value, and the function without smoothing."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Proof:
+    """A bound on the saving and what proves it.
 
-    gradient: Float
-    constant: float
-    smoothed: float
-    value: float
+    Attributes
+    ----------
+    instance : Instance
+    saving_bound : int
+        No placement saves more, token-ns.
+    points : list of Point
+        Where the cut's multipliers are taken.
+    price_units : list of int
+        What a byte of each server costs in the proof, as a certificate holds it.
+    x : float64 array [N, I]
+        The fractional placement that is best for the cuts that were known: between 0 and 1, within the capacities.
+        Before there were cuts, everything everywhere.
+    """
+
+    instance: Instance
+    saving_bound: int
+    points: list[Point]
+    price_units: list[int]
+    x: Float
+
+    @property
+    def bound_ns(self) -> int:
+        """No placement costs less, token-ns."""
+        return max(0, self.instance.baseline_ns - self.saving_bound)
+
+    @property
+    def prices(self) -> Float:
+        """What a byte of each server is worth, token-ns, float64 [N]."""
+        return np.array(self.price_units, dtype=np.float64) / (PRICE_UNIT * WEIGHT_UNIT << SHARE_BITS)
+
+    @property
+    def block_bytes(self) -> Float:
+        """Bytes of each block (layer of a model) on each server in ``x``, float64 [N, B]."""
+        starts = self.instance.block_start[:-1]
+        held = self.x * self.instance.item_bytes
+        return np.add.reduceat(held, starts, axis=1) if len(starts) else held
+
+    def certificate(self) -> Certificate:
+        """Return the document that proves :attr:`bound_ns`."""
+        cut = Cut(UNIT, self.points, WEIGHT_UNIT, self.price_units, PRICE_UNIT)
+        return Certificate.make(self.instance, self.bound_ns, cut)
+
+
+class _Cut:
+    """The cut at a point, layer by layer: exact, in two halves, and as floats relative to the total weight."""
+
+    def __init__(self, bound: ConcaveBound, x: Float, smoothing: int) -> None:
+        k = kernels()
+        units = np.clip(np.rint(x * UNIT), 0, UNIT).astype(np.int64)
+        self.units, self.smoothing = units.astype(np.uint16), smoothing
+        self.halves = np.zeros((2, *units.shape), dtype=np.int64)
+
+        def cut(layer: LayerTerms) -> int:
+            table = k.spread(np.ascontiguousarray(units[:, layer.items]), layer.level, layer.steps)
+            total, high, low = k.exact(
+                layer.experts, layer.size, layer.chain, layer.weight, table, layer.steps, UNIT, smoothing
+            )
+            self.halves[:, :, layer.items] = k.collect_exact(total, layer.level, layer.steps)
+            return (int(high) << 32) + int(low)
+
+        self.constants = bound.each(cut)
+        scale = 2.0**-SHARE_BITS / bound.total_weight
+        self.constant = np.array([constant * scale for constant in self.constants])
+        self.gradient = (self.halves[0] * 2.0**32 + self.halves[1]) * scale
+        value = self.gradient * (units / UNIT)
+        self.value = float(self.constant.sum() + value.sum())
+        """The smoothed function at the point, never below ``Phi``."""
+        # In how many more rounds each layer's cut is forgotten, unless the bound rests on it.
+        self.age = np.full(len(bound.layers), 6)
 
 
 class ConcaveBound:
@@ -140,45 +232,34 @@ class ConcaveBound:
     Attributes
     ----------
     instance : Instance
-    saving_bound : int
-        No placement saves more, token-ns. Exact, always valid, only ever falls.
-    x : float64 array [N, I]
-        The fractional placement at which the present cut was taken: between 0 and 1, about within the capacities.
-    prices : float64 array [N]
-        What a byte of each server is worth, token-ns, by the present cut.
+    layers : list of LayerTerms
+    total_weight : int
+        Saving if every server held everything, token-ns.
+    best : Proof
+        The best bound so far. Always valid; replaced, never changed, so that any thread may read it.
     """
 
     def __init__(self, form: SavingForm, threads: int = 1) -> None:
         self.instance: Instance = form.instance
-        self.layers = [layer_terms(layer) for layer in form.layers]
+        self.layers = each(layer_terms, form.layers, threads)
+        self.total_weight = sum(layer.total_weight for layer in self.layers)
         self._threads = threads
-        self._total = sum(layer.total_weight for layer in self.layers)
-        scale = 1 / max(self._total, 1)
-        self._weights = [(layer.weight * scale).astype(np.float32) for layer in self.layers]
-        sizes, capacity = self.instance.item_bytes, self.instance.capacity_bytes
-        largest = int(sizes.max(initial=1))
-        self._size = sizes / largest
-        self._capacity = capacity / largest
-        self._most = (sizes[None, :] <= capacity[:, None]).astype(np.float64)
-        # No placement saves more than all servers holding everything do: the cut of alpha_1 = 1 everywhere.
-        self.x: Float = np.ones((len(capacity), self.instance.n_items))
-        self._smoothing = 0
-        self.saving_bound = self._total
-        self.prices: Float = np.zeros(len(capacity))
-        self._price_units = [0] * len(capacity)
+        self._cuts: list[_Cut] = []
+        # The first proof: no placement saves more than everything everywhere does, the cut of alpha_1 = 1.
+        shape = (len(self.instance.servers), self.instance.n_items)
+        everything = Point.make(0, [WEIGHT_UNIT] * self.instance.n_blocks, np.full(shape, UNIT, dtype=np.uint16))
+        self.best = Proof(self.instance, self.total_weight, [everything], [0] * shape[0], np.ones(shape))
 
     @property
-    def bound_ns(self) -> int:
-        """No placement costs less, token-ns."""
-        return max(0, self.instance.baseline_ns - self.saving_bound)
+    def saving_bound(self) -> int:
+        """No placement saves more, token-ns."""
+        return self.best.saving_bound
 
-    def certificate(self) -> Certificate:
-        """Return what proves :attr:`bound_ns`."""
-        instance = self.instance
-        point = Point.make(self._smoothing, [1] * instance.n_blocks, _units(self.x))
-        return Certificate.make(instance, self.bound_ns, Cut(UNIT, [point], 1, self._price_units, PRICE_UNIT))
+    def each(self, function: Callable[[LayerTerms], A]) -> list[A]:
+        """Return ``function`` of every layer."""
+        return each(function, self.layers, self._threads)
 
-    def improve(self, stop: Callable[[], bool], report: Callable[[int, ConcaveBound], None] | None = None) -> None:
+    def improve(self, stop: Callable[[], bool], report: Callable[[int, Proof], None] | None = None) -> None:
         """Improve the bound until it hardly moves any more or somebody says stop.
 
         Parameters
@@ -186,154 +267,218 @@ class ConcaveBound:
         stop : callable
             Asked after every pass over the terms; True ends the work.
         report : callable, optional
-            Told of every better bound, with this object: its attributes then belong to that bound.
+            Told of every better bound on the saving, and its proof.
         """
-        if not self._total:
+        if not self.total_weight:
             return
-        work = _Ascent(self)
-        best = math.inf
-        for mu in (0.1, 0.03, 0.01, 0.004):
-            for x, oracle in work.at_smoothing(mu, 150):
-                bound = oracle.constant + work.knapsack(oracle.gradient)
-                if bound < best - 1e-3:
-                    best = bound
-                    if self._take(x, max(1, round(mu * UNIT))) and report is not None:
-                        report(self.saving_bound, self)
+        report = report or (lambda bound, proof: None)
+        search = _Search(self)
+        for mu, steps, metric in STAGES:
+            lowest = math.inf
+            for step, (x, estimate) in enumerate(search.ascend(mu, steps, metric)):
+                better = estimate < lowest - 1e-3
+                if better or step % EVERY == EVERY - 1 or step == steps - 1:
+                    lowest = min(lowest, estimate)
+                    cut = self._add(x, mu)
+                    self._offer([cut], np.ones((len(self.layers), 1)), search.x, report)
                 if stop():
                     return
+        centre = search.x
+        best = self._add(centre, CUT_SMOOTHING).value
+        history: list[float] = []
+        while not stop():
+            found = self._optimum()
+            if found is None:
+                return
+            upper, x, weights = found
+            self._offer(self._cuts, weights, x, report)
+            history.append(upper)
+            if len(history) > PATIENCE and history[-PATIENCE] - upper < PROGRESS:
+                return
+            self._forget(weights)
+            # Where the bound hardly moves, plain cutting planes: on small instances they end at the optimum.
+            if len(history) > PATIENCE // 2 and history[-PATIENCE // 2] - upper < PROGRESS:
+                if upper - self._add(x, 0.0).value < CLOSE:
+                    return
+                continue
+            point = centre + TOWARDS * (x - centre)
+            cut = self._add(point, CUT_SMOOTHING)
+            if cut.value > best:
+                best, centre = cut.value, point
 
-    def _take(self, x: Float, smoothing: int) -> bool:
-        """Compute the cut at a point in integers and keep it if it is better."""
-        units = _units(x).astype(np.int64)
-        constant, gradient = self._cut(units, smoothing)
-        bound, prices = self._maximum(constant, gradient)
-        if bound >= self.saving_bound:
-            return False
-        self.x, self._smoothing, self.saving_bound = units / UNIT, smoothing, bound
-        self._price_units = prices
-        self.prices = np.array(prices, dtype=np.float64) / (PRICE_UNIT << kernels().SHARE_BITS)
-        return True
+    def _add(self, x: Float, mu: float) -> _Cut:
+        cut = _Cut(self, x, round(mu * UNIT))
+        self._cuts.append(cut)
+        return cut
 
-    def _cut(self, units: Int64, smoothing: int) -> tuple[int, npt.NDArray[np.object_]]:
-        """Return constant and gradient [N, I] of a cut, Python ints in units of ``2**-SHARE_BITS`` token-ns."""
-        k = kernels()
-        constant = 0
-        gradient = np.zeros(units.shape, dtype=object)
+    def _forget(self, weights: Float) -> None:
+        """Let go of cuts that the bound has not rested on for some rounds, and of the oldest where there are many."""
+        for cut, weight in zip(self._cuts, weights.T, strict=True):
+            cut.age = np.where(weight > 1e-6, 6, cut.age - 1)
+        kept = [cut for cut in self._cuts if cut.age.max() > 0]
+        most = max(4, MOST_NUMBERS // max(1, self.best.x.size))
+        self._cuts = sorted(kept, key=lambda cut: -int((cut.age == 6).sum()))[:most]
 
-        def cut(layer: LayerTerms) -> tuple[int, Int64]:
-            table = k.spread(np.ascontiguousarray(units[:, layer.items]), layer.level, layer.steps)
-            total, high, low = k.exact(
-                layer.experts, layer.size, layer.chain, layer.weight, table, layer.steps, UNIT, smoothing
+    def _optimum(self) -> tuple[float, Float, Float] | None:
+        """Maximise the least of all cuts, layer by layer, within the capacities.
+
+        Returns
+        -------
+        float, float64 array [N, I], float64 array [L, P]
+            The maximum (relative to the total weight), where it is, and the weight of each cut in each layer. None
+            where the solver fails.
+        """
+        instance, cuts, layers = self.instance, self._cuts, self.layers
+        servers, items = len(instance.servers), instance.n_items
+        lines: list[Any] = []
+        for i, layer in enumerate(layers):
+            columns = (np.arange(servers)[:, None] * items + np.arange(layer.items.start, layer.items.stop)).ravel()
+            slope = -np.array([cut.gradient[:, layer.items].ravel() for cut in cuts])
+            rows = np.repeat(np.arange(len(cuts)), len(columns))
+            left = sp.csr_array((slope.ravel(), (rows, np.tile(columns, len(cuts)))), (len(cuts), servers * items))
+            own = sp.csr_array(
+                (np.ones(len(cuts)), (np.arange(len(cuts)), np.full(len(cuts), i))), (len(cuts), len(layers))
             )
-            return (int(high) << 32) + int(low), k.collect_exact(total, layer.level, layer.steps)
+            lines.append(sp.hstack([left, own]))
+        size, capacity, most = _scaled(instance)
+        room = sp.kron(sp.eye_array(servers), size[None, :])
+        lines.append(sp.hstack([room, sp.csr_array((servers, len(layers)))]))
+        constants = np.array([[cut.constant[i] for cut in cuts] for i in range(len(layers))])
+        result = linprog(
+            np.concatenate((np.zeros(servers * items), -np.ones(len(layers)))),
+            A_ub=sp.csr_array(sp.vstack(lines)),
+            b_ub=np.concatenate((constants.ravel(), capacity)),
+            bounds=np.concatenate(
+                (
+                    np.column_stack((np.zeros(most.size), most.ravel())),
+                    np.tile([-np.inf, np.inf], (len(layers), 1)),
+                )
+            ),
+            method="highs-ipm",
+        )
+        if result.status != 0:
+            return None
+        weights = np.maximum(0, -result.ineqlin.marginals[: constants.size].reshape(constants.shape))
+        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+        return -float(result.fun), result.x[: servers * items].reshape(servers, items), weights
 
-        for layer, (part, halves) in zip(self.layers, self._each(cut), strict=True):
-            constant += part
-            gradient[:, layer.items] = halves[0].astype(object) * 2**32 + halves[1].astype(object)
-        return constant, gradient
-
-    def _maximum(self, constant: int, gradient: npt.NDArray[np.object_]) -> tuple[int, list[int]]:
-        """Return a bound on the maximum of a cut within the capacities, token-ns, and the prices that prove it."""
+    def _offer(self, cuts: list[_Cut], weights: Float, x: Float, report: Callable[[int, Proof], None]) -> None:
+        """Take the average of some cuts, weights ``[L, P]``, as the bound if it is better; all in integers."""
+        whole = np.floor(weights * WEIGHT_UNIT).astype(np.int64)
+        whole[np.arange(len(whole)), weights.argmax(axis=1)] += WEIGHT_UNIT - whole.sum(axis=1)
         instance = self.instance
-        sizes = instance.item_bytes.tolist()
-        unit = math.gcd(*sizes) if sizes else 1
-        total = constant * PRICE_UNIT
-        prices = []
-        for n, capacity in enumerate(instance.capacity_bytes.tolist()):
-            room = capacity // unit * unit
-            values = gradient[n].tolist()
-            price = _price(values, sizes, room)
-            prices.append(price)
-            total += price * room + sum(
-                max(0, value * PRICE_UNIT - price * size)
-                for value, size in zip(values, sizes, strict=True)
-                if size <= room
-            )
-        return total // (PRICE_UNIT << kernels().SHARE_BITS), prices
-
-    def _each(self, function: Callable[[LayerTerms], A]) -> list[A]:
-        if self._threads == 1:
-            return [function(layer) for layer in self.layers]
-        with ThreadPoolExecutor(self._threads) as pool:
-            return list(pool.map(function, self.layers))
+        halves = np.zeros((2, len(instance.servers), instance.n_items), dtype=np.int64)
+        constant = 0
+        block_weights = np.zeros((len(cuts), instance.n_blocks), dtype=np.int64)
+        block_weights[0] = WEIGHT_UNIT  # of layers without rows, where any cut is zero
+        for i, layer in enumerate(self.layers):
+            block_weights[:, instance.item_block[layer.items.start]] = whole[i]
+            for cut, weight in zip(cuts, whole[i].tolist(), strict=True):
+                if weight:  # high halves stay below 2**51 and weights sum to 2**11: no overflow
+                    halves[:, :, layer.items] += weight * cut.halves[:, :, layer.items]
+                    constant += weight * cut.constants[i]
+        bound, prices = _maximum(instance, constant, halves[0].astype(object) * 2**32 + halves[1].astype(object))
+        if bound < self.saving_bound:
+            points = [
+                Point.make(cut.smoothing, block_weight.tolist(), cut.units)
+                for cut, block_weight in zip(cuts, block_weights, strict=True)
+                if block_weight.any()
+            ]
+            self.best = Proof(instance, bound, points, prices, x)
+            report(bound, self.best)
 
 
-def _units(x: Float) -> npt.NDArray[np.uint16]:
-    return np.clip(np.rint(x * UNIT), 0, UNIT).astype(np.uint16)
+def _scaled(instance: Instance) -> tuple[Float, Float, Float]:
+    """Return sizes and capacities relative to the largest expert, and which experts fit: 0 or 1, [N, I]."""
+    sizes, capacity = instance.item_bytes, instance.capacity_bytes
+    largest = int(sizes.max(initial=1))
+    most = (sizes[None, :] <= capacity[:, None]).astype(np.float64)
+    return sizes / largest, np.minimum(capacity / largest, sizes.sum(dtype=np.float64) / largest), most
 
 
-def _price(values: list[int], sizes: list[int], room: int) -> int:
-    """Return the price of a byte at which the best fractional filling is just within the room, in price units."""
+def _maximum(instance: Instance, constant: int, gradient: npt.NDArray[np.object_]) -> tuple[int, list[int]]:
+    """Return a bound on the maximum of a cut within the capacities, token-ns, and the prices that prove it."""
+    sizes = instance.item_bytes.tolist()
+    unit = math.gcd(*sizes) if sizes else 1
+    total = constant * PRICE_UNIT
+    prices = []
+    for values, capacity in zip(gradient.tolist(), instance.capacity_bytes.tolist(), strict=True):
+        room = capacity // unit * unit  # any sum of sizes is a multiple of the unit
+        fitting = [(value, size) for value, size in zip(values, sizes, strict=True) if size <= room]
+        price = _price(fitting, room)
+        prices.append(price)
+        total += price * room + sum(max(0, value * PRICE_UNIT - price * size) for value, size in fitting)
+    return total // (PRICE_UNIT * WEIGHT_UNIT << SHARE_BITS), prices
+
+
+def _price(fitting: list[tuple[int, int]], room: int) -> int:
+    """Return the price of a byte, in price units, at which the best fractional filling is just within the room."""
     left = room
-    fitting = [(value / size, i) for i, (value, size) in enumerate(zip(values, sizes, strict=True)) if size <= room]
-    for _, i in sorted(fitting, reverse=True):
-        if values[i] <= 0:
-            return 0
-        left -= sizes[i]
-        if left < 0:
-            return values[i] * PRICE_UNIT // sizes[i]
+    for value, size in sorted(fitting, key=lambda item: item[0] / item[1], reverse=True):
+        left -= size
+        if left < 0 or value == 0:
+            return value * PRICE_UNIT // size
     return 0
 
 
-class _Ascent:
-    """Accelerated gradient ascent on the smoothed function, in floats."""
+class _Search:
+    """Accelerated gradient ascent on the smoothed function, in floats; all values relative to the total weight."""
 
     def __init__(self, bound: ConcaveBound) -> None:
         self._bound = bound
+        self._size, self._capacity, self._most = _scaled(bound.instance)
+        scale = 1 / bound.total_weight
+        self._weight = {id(layer): (layer.weight * scale).astype(np.float32) for layer in bound.layers}
+        self.x: Float = np.minimum(1, self._capacity[:, None] / self._size.sum()) * self._most
         k = kernels()
-        size, capacity = bound._size, bound._capacity
-        self.x: Float = np.minimum(1, capacity[:, None] / max(size.sum(), 1e-9)) * bound._most
         metric = np.zeros_like(self.x)
-        for layer, weight in zip(bound.layers, bound._weights, strict=True):
+
+        def curvature(layer: LayerTerms) -> None:
             within = (layer.level[:, :, None] <= np.arange(layer.steps)).sum(axis=1).astype(np.float32)
             shape = (layer.items.stop - layer.items.start, len(layer.level) * layer.steps)
+            weight = self._weight[id(layer)]
             table = k.curvature(layer.experts, layer.size, layer.chain, weight, shape, layer.steps, within)
             metric[:, layer.items] = k.collect(table, layer.level, layer.steps)
+
+        bound.each(curvature)
         self._metric = np.maximum(metric, 1e-6 * metric.max(initial=1e-9))
 
-    def knapsack(self, gradient: Float) -> float:
-        """Return the most valuable fractional filling."""
-        bound = self._bound
-        total = 0.0
-        for values, capacity, most in zip(gradient, bound._capacity, bound._most, strict=True):
-            order = np.argsort(-values / bound._size * most)
-            size = bound._size[order]
-            taken = np.clip((capacity - np.cumsum(size) + size) / size, 0, 1) * most[order]
-            total += float(taken @ values[order])
-        return total
-
-    def oracle(self, x: Float, mu: float) -> _Oracle:
-        """Evaluate the smoothed function."""
-        bound, k = self._bound, kernels()
-        weight_of = dict(zip(map(id, bound.layers), bound._weights, strict=True))
-        gradient = np.zeros_like(x)
-
-        def one(layer: LayerTerms) -> tuple[float, float]:
-            table = k.spread(np.ascontiguousarray(x[:, layer.items], dtype=np.float32), layer.level, layer.steps)
-            weight = weight_of[id(layer)]
-            total, constant, value, _ = k.smooth(layer.experts, layer.size, layer.chain, weight, table, layer.steps, mu)
-            gradient[:, layer.items] = k.collect(total, layer.level, layer.steps)
-            return constant, value
-
-        parts = bound._each(one)
-        constant, value = (float(sum(column)) for column in zip(*parts, strict=True))
-        return _Oracle(gradient, constant, 0.0, value)
-
-    def at_smoothing(self, mu: float, most: int) -> Iterator[tuple[Float, _Oracle]]:
-        """Yield the points of an ascent with one smoothing."""
-        bound = self._bound
+    def ascend(self, mu: float, steps: int, safety: float) -> Iterator[tuple[Float, float]]:
+        """Yield the points of an ascent at one smoothing, and what a cut there would prove."""
         x = y = self.x
         momentum = 1.0
-        metric = self._metric / mu
-        for _ in range(most):
-            oracle = self.oracle(y, mu)
-            yield y, oracle
-            following = kernels().project(
-                y + oracle.gradient / metric, metric, bound._size, bound._capacity, bound._most
-            )
-            if float((oracle.gradient * (following - x)).sum()) < 0:
+        metric = self._metric * (safety / mu)
+        for _ in range(steps):
+            gradient, constant = self._pass(y, mu)
+            yield y, constant + self._filling(gradient)
+            following = kernels().project(y + gradient / metric, metric, self._size, self._capacity, self._most)
+            if float((gradient * (following - x)).sum()) < 0:
                 momentum = 1.0
             grown = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             y = np.clip(following + (momentum - 1) / grown * (following - x), 0, 1)
-            x, momentum = following, grown
-            self.x = x
+            self.x = x = following
+            momentum = grown
+
+    def _pass(self, x: Float, mu: float) -> tuple[Float, float]:
+        """Return gradient and constant of the cut at a point."""
+        k = kernels()
+        gradient = np.zeros_like(x)
+
+        def one(layer: LayerTerms) -> float:
+            table = k.spread(np.ascontiguousarray(x[:, layer.items], dtype=np.float32), layer.level, layer.steps)
+            weight = self._weight[id(layer)]
+            total, constant = k.smooth(layer.experts, layer.size, layer.chain, weight, table, layer.steps, mu)
+            gradient[:, layer.items] = k.collect(total, layer.level, layer.steps)
+            return float(constant)
+
+        return gradient, sum(self._bound.each(one))
+
+    def _filling(self, gradient: Float) -> float:
+        """Return what the most valuable fractional filling of all servers is worth."""
+        total = 0.0
+        for values, capacity, most in zip(gradient * self._most, self._capacity, self._most, strict=True):
+            order = np.argsort(-values / self._size)
+            size = self._size[order] * most[order]
+            taken = np.clip((capacity - np.cumsum(size) + size) / self._size[order], 0, 1)
+            total += float(taken @ values[order])
+        return total

@@ -12,21 +12,13 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeplace.certificates import Certificate, Cut, Point
+from moeplace.certificates import SHARE_BITS, Certificate, Cut, Point
 from moeplace.errors import InputError
 from moeplace.instance import UNREACHABLE, Bool, Instance, Int64
-
-SHARE_BITS: Final = 20
-"""Multipliers are whole numbers of ``2**-SHARE_BITS``."""
-
-_ABSENT: Final = 2**40  # an entry above every copy count: what a row does not ask for
-_LIMB: Final = 21
-_LIMBS: Final = 3
-_CHUNK: Final = 2**18
 
 
 @dataclass(frozen=True)
@@ -91,42 +83,6 @@ def verify(instance: Instance, certificate: Certificate) -> Verification:
     return Verification(problems, bound, None)
 
 
-def shares(values: Int64, smoothing: int) -> Int64:
-    """Return the multipliers of some terms: whole numbers of ``2**-SHARE_BITS`` that sum to 1.
-
-    Parameters
-    ----------
-    values : int64 array [T, K]
-        What each multiplier stands at, not negative; the smaller, the more it gets.
-    smoothing : int
-        0: the first of the smallest gets everything.
-
-    Returns
-    -------
-    int64 array [T, K]
-        In proportion to ``max(0, tau - values)``, rounded down, where ``tau`` is the least integer at which these sum
-        to at least ``smoothing``; what rounding leaves goes to the first of the smallest.
-
-    Examples
-    --------
-    >>> (shares(np.array([[8, 4, 4], [0, 9, 9]]), 4) / 2**SHARE_BITS).tolist()
-    [[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]]
-    """
-    ordered = np.sort(values, axis=1)
-    below = np.cumsum(ordered, axis=1)
-    count = np.arange(1, values.shape[1] + 1)
-    # The m smallest are below tau if m times the m-th is less than their sum and the smoothing together.
-    inside = ordered * count - below < smoothing
-    inside[:, 0] = True
-    support = np.logical_and.accumulate(inside, axis=1).sum(axis=1)
-    rows = np.arange(len(values))
-    tau = -((-smoothing - below[rows, support - 1]) // support)
-    over = np.maximum(0, tau[:, None] - values)
-    result: Int64 = (over << SHARE_BITS) // np.maximum(1, over.sum(axis=1))[:, None]
-    result[rows, values.argmin(axis=1)] += (1 << SHARE_BITS) - result.sum(axis=1)
-    return result
-
-
 def _read(instance: Instance, cut: Cut) -> list[Int64]:
     """Check a cut's numbers against the instance and each other; return the placements of its points."""
     servers, blocks = len(instance.servers), instance.n_blocks
@@ -176,7 +132,7 @@ def _steps(instance: Instance) -> _Steps:
 
 
 class _Block(NamedTuple):
-    """The rows of a block, padded: demand and tokens [A]; experts, ascending, asked for or not, on the device [A, K]."""
+    """The rows of a block, padded: demand, tokens [A]; experts (ascending), whether asked for, on the device [A, K]."""
 
     demand: Int64
     tokens: Int64
@@ -203,7 +159,7 @@ def _blocks(instance: Instance) -> list[_Block]:
         column = np.arange(int(size[chosen].max(initial=1)))
         asked = column < size[chosen][:, None]
         at = np.where(asked, start[chosen][:, None] + column, 0)
-        expert = np.where(asked, item[at] - instance.block_start[b], _ABSENT) if len(item) else at
+        expert = np.where(asked, item[at] - instance.block_start[b], instance.n_items) if len(item) else at
         device = asked & on_device[at] if len(item) else asked
         ascending = np.argsort(expert, axis=1)  # what is missing comes last, so that ``asked`` stays as it is
         expert, device = (np.take_along_axis(table, ascending, axis=1) for table in (expert, device))
@@ -238,46 +194,16 @@ def _bound(instance: Instance, cut: Cut, placements: list[Int64]) -> int:
 
 def _cut(steps: _Steps, block: _Block, placement: Int64, point: Point, unit: int) -> tuple[int, list[list[int]]]:
     """Return constant and slopes [N][E] of a block's cut at a point, in units of ``2**-SHARE_BITS`` token-ns."""
-    copies = steps.members.astype(np.int64) @ placement
-    n_radii, n_experts = copies.shape
-    constant = 0
-    total = np.zeros((_LIMBS, n_radii * n_experts), dtype=np.int64)
-    for first in range(0, len(block.demand), _CHUNK):
-        rows = slice(first, first + _CHUNK)
-        for j in range(steps.width.shape[1]):
-            demand = block.demand[rows]
-            within = steps.device[demand, j][:, None] & block.on_device[rows]
-            asked = block.asked[rows] & ~within
-            some = np.flatnonzero((steps.width[demand, j] > 0) & asked.any(axis=1))
-            demand, asked, expert = demand[some], asked[some], block.expert[rows][some]
-            radius = steps.radius[demand, j]
-            weight = block.tokens[rows][some] * steps.width[demand, j]
-            at = radius[:, None] * n_experts + expert
-            values = np.where(asked, copies.reshape(-1)[at], _ABSENT)
-            share = shares(np.column_stack((np.full(len(some), unit), values)), point.smoothing)
-            for limb in range(_LIMBS):
-                digits = (weight >> (_LIMB * limb)) & ((1 << _LIMB) - 1)
-                if not digits.any():
-                    continue
-                constant += int(np.dot(digits, share[:, 0])) << (_LIMB * limb)
-                given = asked & (share[:, 1:] > 0)
-                np.add.at(total[limb], at[given], (digits[:, None] * share[:, 1:])[given])
-            if j % 8 == 7:
-                _carry(total)
-        _carry(total)
-    slope = [steps.members.T.astype(np.int64) @ limb.reshape(n_radii, n_experts) for limb in total]
-    numbers = [part.tolist() for part in slope]
-    return constant, [
-        [sum(numbers[limb][n][e] << (_LIMB * limb) for limb in range(_LIMBS)) for e in range(n_experts)]
-        for n in range(len(placement))
+    from moeplace._verification_kernels import HALF, add_terms  # numba takes a second to load
+
+    members = steps.members.astype(np.int64)
+    (high, low), constant = add_terms(*block, *steps[1:], members @ placement, unit, point.smoothing)
+    # Sums over radius sets: the halves stay below 2**52 and 2**31 times their number.
+    slopes = [
+        [(a << HALF) + b for a, b in zip(*lines, strict=True)]
+        for lines in zip((members.T @ high).tolist(), (members.T @ low).tolist(), strict=True)
     ]
-
-
-def _carry(total: Int64) -> None:
-    """Keep the lower limbs small: a step of a chunk adds less than 2**59 to each."""
-    for limb in range(_LIMBS - 1):
-        total[limb + 1] += total[limb] >> _LIMB
-        total[limb] &= (1 << _LIMB) - 1
+    return (int(constant[0]) << HALF) + int(constant[1]), slopes
 
 
 def _most(instance: Instance, cut: Cut, constant: int, gradient: list[list[int]]) -> int:
