@@ -44,7 +44,7 @@ def instance() -> Instance:
         ({"seed": -1}, "the seed must be from 0 to 2147483647, found -1"),
         ({"seed": 2**31}, "the seed must be from 0 to 2147483647"),
         ({"threads": 0}, "threads must be at least 1, found 0"),
-        ({"method": "milq"}, "no method 'milq'; there are auto, milp, "),
+        ({"method": "milq"}, "no method 'milq'; there are auto, layer-enumeration, "),
         ({"method": ""}, "no method ''"),
         ({"method": "a:b:c"}, "'a:b:c' is not of the form module:function"),
         ({"method": ":f"}, "is not of the form module:function"),

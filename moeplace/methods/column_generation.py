@@ -16,6 +16,7 @@ import numpy as np
 
 from moeplace.columns import Column, ColumnPool, Float, peeled, price
 from moeplace.concave import ConcaveBound
+from moeplace.concave import Proof as ConcaveProof
 from moeplace.errors import InputError
 from moeplace.incremental import SavingForm, saving_form
 from moeplace.instance import Bool, Instance, Int64
@@ -128,10 +129,10 @@ def prove(form: SavingForm, search: Search) -> None:
     The bound by layers is the stronger one where it can be had; the concave bound needs no tables of sets of servers,
     and it is one that a certificate shows.
     """
-    baseline = form.instance.baseline_ns
 
-    def report(saving_bound: int, found: ConcaveBound) -> None:
-        search.prove(max(0, baseline - saving_bound), "concave bound", found.certificate())
+    def report(saving_bound: int, found: ConcaveProof) -> None:
+        if search.bound_ns is None or found.bound_ns > search.bound_ns:
+            search.prove(found.bound_ns, "concave bound", found.certificate())
 
     if method_info(layer_enumeration).refuses(form.instance) is None:
         Proof(search, 1).run()
