@@ -46,11 +46,17 @@ UNIT: Final = 2**15
 PRICE_UNIT: Final = 2**20
 WEIGHT_UNIT: Final = 2**11
 
-STAGES: Final = ((0.1, 15, 1.0), (0.03, 50, 0.3), (0.01, 100, 0.3), (0.01, 30, 1.0))
+STAGES: Final = (
+    (0.1, 15, 1.0),
+    (0.03, 30, 0.3),
+    (0.03, 10, 1.0),
+    (0.01, 100, 0.3),
+    (0.01, 30, 1.0),
+)
 """Smoothing, steps and metric of the ascent. Steps that are longer than is safe (a metric below 1) get nearer sooner,
 but single cuts are only good after some safe ones."""
 
-EVERY: Final = 15
+EVERY: Final = 10
 """Steps of the ascent between two cuts that are kept."""
 
 TOWARDS: Final = 0.3
@@ -276,13 +282,15 @@ class ConcaveBound:
         for mu, steps, metric in STAGES:
             lowest = math.inf
             for step, (x, estimate) in enumerate(search.ascend(mu, steps, metric)):
-                better = estimate < lowest - 1e-3
+                better = estimate < lowest - 1e-2
                 if better or step % EVERY == EVERY - 1 or step == steps - 1:
                     lowest = min(lowest, estimate)
                     cut = self._add(x, mu)
                     self._offer([cut], np.ones((len(self.layers), 1)), search.x, report)
                 if stop():
                     return
+            if metric == 1.0 and (found := self._optimum()) is not None:
+                self._offer(self._cuts, found[2], found[1], report)
         centre = search.x
         best = self._add(centre, CUT_SMOOTHING).value
         history: list[float] = []

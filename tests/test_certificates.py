@@ -80,13 +80,14 @@ def lp_optimum(instance: Instance) -> float:
     return -float(found.fun) * problem.total_weight
 
 
-def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped() -> None:
+@pytest.mark.parametrize("part", range(10))
+def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped(part: int) -> None:
     reported = 0
-    for seed in range(INSTANCES):
+    for seed in range(part, INSTANCES, 10):
         instance = random_instance(seed)
         optimum = brute_force(instance)
         # Some are stopped after a few passes, the others run to their end.
-        found = proofs(instance, stop_after=seed * 7 % 60 if seed % 5 else None)
+        found = proofs(instance, stop_after=seed * 7 % 60 if seed // 10 % 5 else None)
         for proof in found:
             assert proof.bound_ns <= optimum, seed
         bounds = [proof.saving_bound for proof in found]
@@ -95,7 +96,7 @@ def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped() -> None:
         last = verify(instance, found[-1].certificate())
         assert (last.problems, last.bound_ns, last.trusted) == ((), found[-1].bound_ns, None), seed
         reported += len(found) - 1
-    assert reported > INSTANCES / 2
+    assert reported > INSTANCES / 20
 
 
 @pytest.mark.parametrize("seed", range(25))
