@@ -8,7 +8,7 @@ greatest common divisor of the experts' sizes) they fall apart, and::
 bounds every saving (M1). :mod:`moeplace.layer_oracle` computes each maximum exactly. The method
 
 1. descends the smoothed bound in shares and prices at once, in floats: a good beginning;
-2. minimises ``UB`` exactly by cutting planes: a master problem over the plans found proposes prices, half way between
+2. minimises ``UB`` exactly by cutting planes: a master problem over the plans found proposes prices, and between
    these and the best ones so far the oracle is asked again (in-out separation);
 3. with ``Delta`` growing, lists all plans of each layer whose value is within ``Delta`` of the layer's best, and merges
    the layers (:mod:`moeplace.merging`). By (M1) that finds a best placement if one saves at least ``UB - Delta``, and
@@ -32,7 +32,7 @@ from scipy.optimize import linprog
 
 from moeplace.aggregation import AggregatedProblem, aggregate
 from moeplace.incremental import KERNELS as HEURISTICS
-from moeplace.incremental import each
+from moeplace.incremental import each, saving_form
 from moeplace.instance import Bool, Instance, Int64
 from moeplace.interrupt import stopping
 from moeplace.layer_oracle import KERNELS as ORACLE
@@ -41,6 +41,7 @@ from moeplace.merging import KERNELS as MERGING
 from moeplace.merging import MOST_STATES, Menu, merge
 from moeplace.methods.local_search import local_search
 from moeplace.placement import Placement
+from moeplace.plan import Plan
 from moeplace.registry import MethodInfo, describe
 from moeplace.result import Outcome, ProgressCallback
 from moeplace.search import Search
@@ -77,14 +78,22 @@ WORTHWHILE = 1e-5
 """Share of the bound that such a round must win for another one."""
 
 EVERY = 25
+"""Steps of the descent between two bounds."""
+
 MANY_TERMS = 50_000
-ROUNDS = 60
-STALLED = 10
-NODES = 50_000
-FEW_NODES = 2_000
+"""Terms above which the descent is worth more than one thread."""
+
+ROUNDS, STALLED = 60, 10
+"""Most rounds of cutting planes, and most in a row that win next to nothing."""
+
+NODES, FEW_NODES = 50_000, 500
+"""Nodes of one search of one layer; the few are tried first, before its shares are tuned."""
+
 FIRST_STATES = 1 << 16
-FEW_STATES = 1 << 13
-FEW_PLANS = 64
+"""States kept by the first try to merge; four times as many by the next ones."""
+
+FEW_STATES, FEW_PLANS = 1 << 13, 64
+"""States and plans of a layer where merging only looks for a better placement."""
 
 
 def _refuses(instance: Instance) -> str | None:
@@ -107,7 +116,7 @@ def _refuses(instance: Instance) -> str | None:
         summary="Prices storage, lists every plan of every layer near its best, merges the layers exactly.",
         exact=True,
         guarantee="optimal when it ends before its limits; otherwise a proven bound, as far as it came",
-        limits=f"{MOST_SERVERS} servers; made for layers of 8 to 16 experts, larger ones only get a bound",
+        limits=f"{MOST_SERVERS} servers of use to a layer; where the gap at the root is wide it ends with a bound",
         refuses=_refuses,
         imports=(*HEURISTICS, *ORACLE, *MERGING),
     )
@@ -271,13 +280,20 @@ class Proof:
         def ask(price: Int64, nodes: int, i: int) -> Priced:
             own = self.prices(i, price)
             floor = columns.best(i, own)
-            return self.oracles[i].best(own, floor=floor, stop=self.stop, nodes=nodes)
+            found = self.oracles[i].best(own, floor=floor, stop=self.stop, nodes=min(nodes, FEW_NODES))
+            if not found.exact and nodes > FEW_NODES and not self.stop():
+                # Shares for prices far from these make long searches.
+                self.oracles[i].tune(own, RETUNE)
+                found = self.oracles[i].best(own, floor=floor, stop=self.stop, nodes=nodes)
+            return found
 
-        stalled = 0
+        stalled, trust = 0, 0.5
         for turn in range(ROUNDS):
             found = each(functools.partial(ask, price, NODES if turn else nodes), layers, self.threads)
             improved = self._lower(sum(f.bound for f in found) + int(price @ self.capacity), price)
             stalled = 0 if improved else stalled + 1
+            # An early master problem knows little: its prices may be far off.
+            trust = min(0.5, 1.5 * trust) if improved else max(0.05, 0.5 * trust)
             for i, plan in enumerate(found):
                 columns.add(i, self.oracles[i], plan.masks)
             if turn == 0 and 2 * sum(plan.exact for plan in found) < len(found):
@@ -290,9 +306,34 @@ class Proof:
             value, proposed = master
             if self.upper - value <= max(1e-7 * self.upper, 0.01 * (self.upper - self.lower)):
                 break
-            price = (self.price + self._sane(proposed)) // 2
-        self.combine([columns.plans(i) for i in layers])
+            price = np.rint(self.price + trust * (self._sane(proposed) - self.price)).astype(np.int64)
+        if not self.stop():
+            self.repair()
+            self.combine([columns.plans(i) for i in layers])
         return True
+
+    def repair(self) -> None:
+        """Take each layer's best plan, drop the least useful experts from servers that are too full, climb on."""
+        held = np.zeros_like(self.search.placement.cached)
+        for i, oracle in enumerate(self.oracles):
+            self._part(held, oracle)[:] = oracle.held(self.columns.best(i, self.prices(i, self.price)))
+        plan = Plan(saving_form(self.search.instance), held, self.threads)
+        nowhere = len(held)
+        for n in range(nowhere):
+            while plan.free[n] < 0 and not self.stop():
+                per_byte = [plan.moves(i).gain[n, nowhere] / layer.size for i, layer in enumerate(plan.form.layers)]
+                plan.move(int(np.argmax(per_byte)), n, nowhere)
+        if not self.stop():
+            self.climb(Placement(plan.held))
+
+    def climb(self, start: Placement) -> None:
+        """Offer what local search makes of a placement."""
+        remaining = self.search.stop.remaining
+        found = local_search(
+            self.search.instance, time_limit=None if remaining is None else remaining / 5, seed=0,
+            threads=self.threads, start=start, progress=None,
+        )  # fmt: skip
+        self.search.offer(found.placement)
 
     def combine(self, plans: list[Plans]) -> None:
         """Look for a better placement: merge the plans as far as a few states go, then climb from what that gives."""
@@ -303,14 +344,8 @@ class Proof:
         merged = merge(
             self._menus(few), self.capacity, self.price[None, :], self.lower + 1, most=FEW_STATES, stop=self.stop
         )
-        if merged is None or merged.saving is None or not self._offer(few, merged.choice) or self.stop():
-            return
-        remaining = self.search.stop.remaining
-        better = local_search(
-            self.search.instance, time_limit=None if remaining is None else remaining / 5, seed=0,
-            threads=self.threads, start=self.search.placement, progress=None,
-        )  # fmt: skip
-        self.search.offer(better.placement)
+        if merged is not None and merged.saving is not None and self._offer(few, merged.choice) and not self.stop():
+            self.climb(self.search.placement)
 
     def _lower(self, upper: int, price: Int64) -> bool:
         """Take over prices with a lower bound."""
