@@ -306,6 +306,11 @@ class SavingForm:
         """Saving if every server held everything, token-ns: no placement saves more."""
         return sum(layer.saving_ns(np.ones((layer.near.shape[1], layer.n_experts), np.bool_)) for layer in self.layers)
 
+    @property
+    def most_terms(self) -> int:
+        """Terms that :func:`moeplace.aggregation.aggregate` has at most: each row has one for each nearer server."""
+        return sum(int((layer.near > 0).sum(axis=1)[layer.group].sum()) for layer in self.layers)
+
     def saving_ns(self, held: Bool) -> int:
         """Return the saving of ``held [N, I]``, token-ns: baseline minus cost."""
         return sum(layer.saving_ns(held[:, layer.items]) for layer in self.layers)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,13 @@ from scipy.optimize import linprog
 
 import moeplace
 from moeplace import Instance, MethodError, Placement, solve
+from moeplace.cli import main
 from moeplace.columns import ColumnPool, exchanged, peeled, price
 from moeplace.incremental import saving_form
 from moeplace.interrupt import stopping
 from moeplace.search import Search
 from moeplace.solvers.master import Master
+from moeplace.solving import certified
 
 BOTH = ["column-generation", "auto"]
 
@@ -267,6 +271,29 @@ def test_instances_of_nothing(method: str) -> None:
         solution = solve(Instance.from_document({**base, **change}), method, time_limit=20)
         assert solution.placement == []
         assert solution.status.solution == "optimal"
+
+
+@pytest.mark.parametrize("method", BOTH)
+def test_the_certificate_is_of_the_bound(method: str) -> None:
+    instance = Instance.from_document(wide_document(1))
+    solution, certificate = certified(instance, method, time_limit=30, gap=0.3)
+    assert certificate is not None
+    assert certificate.bound_ns == solution.objective.bound_ns
+    assert solution.bound_source in ("concave bound", "layer enumeration")
+
+
+def test_the_gap_table_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("wide.json").write_text(json.dumps(wide_document(0, experts=8)))
+    methods = ["column-generation", "layer-enumeration", "local-search"]
+    assert main(["gap", "wide.json", "--methods", ",".join(methods), "--json"]) == 0
+    (document,) = json.loads(capfd.readouterr().out)
+    rows = {row["method"]: row for row in document["methods"]}
+    assert list(rows) == methods
+    assert document["best_bound_ns"] == rows["layer-enumeration"]["latency_ns"]
+    assert all(row["latency_ns"] >= document["best_bound_ns"] for row in rows.values())
 
 
 def test_column_generation_refuses_negative_kicks() -> None:

@@ -13,6 +13,7 @@ from moeplace.methods.column_generation import (
     EVERYTHING,
     EXACT_EXPERTS,
     IMPORTS,
+    MOST_TERMS,
     TURNS,
     ColumnSearch,
     prices_exactly,
@@ -96,7 +97,7 @@ def auto(
             cpsat.improve(find_formulation("cpsat")(instance), search, seed=seed, threads=1)
 
         def last() -> bool:
-            return not search.ended and form.n_rows <= MOST_SAVING_ROWS and aggregated_rows(instance) <= EXACT_ROWS
+            return not search.ended and form.most_terms <= MOST_TERMS and aggregated_rows(instance) <= EXACT_ROWS
 
         def both() -> None:
             prove(form, search)
@@ -133,7 +134,3 @@ def auto(
         if tried:
             because += "; what ended without a proof was followed by cpsat"
         return replace(search.outcome(), method=method, picked_because=because, details=columns.details)
-
-
-MOST_SAVING_ROWS = 2_000_000
-"""Rows of the saving form up to which the aggregated model is counted at all."""

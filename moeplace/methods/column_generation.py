@@ -21,7 +21,7 @@ from moeplace.errors import InputError
 from moeplace.incremental import SavingForm, saving_form
 from moeplace.instance import Bool, Instance, Int64
 from moeplace.interrupt import Stop, stopping
-from moeplace.methods.layer_enumeration import Proof, layer_enumeration
+from moeplace.methods.layer_enumeration import Proof, layer_enumeration, refuses
 from moeplace.methods.local_search import Climb, pooled_placement
 from moeplace.placement import Placement
 from moeplace.plan import Plan
@@ -56,6 +56,12 @@ KEPT = 4000
 """Columns above which those that the prices like least are forgotten."""
 
 OFFER_S = 0.3
+
+MOST_TERMS = 1 << 24
+"""Terms above which the aggregated problem, which the bound by layers needs, is not made."""
+
+MOST_CELLS_LATER = 1 << 28
+"""What ``layer-enumeration`` takes once the concave bound is known (2 GiB of shares)."""
 
 EVERYTHING = "every server holding everything"
 
@@ -120,24 +126,28 @@ def prices_exactly(instance: Instance) -> bool:
     """Return whether all layers are small enough to be priced exactly."""
     if max((model.experts for model in instance.models), default=0) > EXACT_EXPERTS:
         return False
-    return method_info(layer_enumeration).refuses(instance) is None
+    return refuses(instance) is None
 
 
 def prove(form: SavingForm, search: Search) -> None:
     """Prove what can be proven by layers; where they are too large for that, the concave bound after it.
 
-    The bound by layers is the stronger one where it can be had; the concave bound needs no tables of sets of servers,
-    and it is one that a certificate shows.
+    The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
+    it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows.
     """
 
     def report(saving_bound: int, found: ConcaveProof) -> None:
         if search.bound_ns is None or found.bound_ns > search.bound_ns:
             search.prove(found.bound_ns, "concave bound", found.certificate())
 
-    if method_info(layer_enumeration).refuses(form.instance) is None:
+    by_layers = form.most_terms <= MOST_TERMS and refuses(form.instance, MOST_CELLS_LATER) is None
+    at_once = by_layers and refuses(form.instance) is None
+    if at_once:
         Proof(search, 1).run()
     if not search.ended and not prices_exactly(form.instance):
         ConcaveBound(form).improve(lambda: search.ended is not None, report)
+    if not search.ended and by_layers and not at_once:
+        Proof(search, 1).run()
 
 
 class Heeding(Stop):

@@ -96,7 +96,8 @@ FEW_STATES, FEW_PLANS = 1 << 13, 64
 """States and plans of a layer where merging only looks for a better placement."""
 
 
-def _refuses(instance: Instance) -> str | None:
+def refuses(instance: Instance, most_cells: int = MOST_CELLS) -> str | None:
+    """Say why an instance is not taken, or None."""
     near = instance.server_ns < instance.cloud_ns[:, None]
     for m, model in enumerate(instance.models):
         sizes = instance.item_bytes[instance.model_items(m)]
@@ -108,7 +109,7 @@ def _refuses(instance: Instance) -> str | None:
     problem = aggregate(instance)
     width = np.diff(problem.set_start)
     cells = int((np.bincount(problem.term_set, minlength=len(width)) * width**2).sum())
-    return f"{cells:,} shares of terms, at most {MOST_CELLS:,} are kept" if cells > MOST_CELLS else None
+    return f"{cells:,} shares of terms, at most {most_cells:,} are kept" if cells > most_cells else None
 
 
 @describe(
@@ -117,7 +118,7 @@ def _refuses(instance: Instance) -> str | None:
         exact=True,
         guarantee="optimal when it ends before its limits; otherwise a proven bound, as far as it came",
         limits=f"{MOST_SERVERS} servers of use to a layer; where the gap at the root is wide it ends with a bound",
-        refuses=_refuses,
+        refuses=refuses,
         imports=(*HEURISTICS, *ORACLE, *MERGING),
     )
 )
