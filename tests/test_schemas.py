@@ -56,7 +56,7 @@ def test_solutions_are_valid(method: str) -> None:
 
 def test_certificates_are_valid() -> None:
     instance = moeplace.Instance.from_document(DOCUMENT)
-    certificate = ConcaveBound(saving_form(instance)).certificate()
+    certificate = ConcaveBound(saving_form(instance)).best.certificate()
     validator("certificate").validate(json.loads(certificate.to_json()))
 
 
