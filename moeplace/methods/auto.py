@@ -19,7 +19,7 @@ from moeplace.methods.column_generation import (
     prices_exactly,
     prove,
 )
-from moeplace.methods.exact import CPSAT_IMPORTS, aggregated_rows
+from moeplace.methods.exact import aggregated_rows
 from moeplace.placement import Placement
 from moeplace.registry import MethodInfo, describe, find_formulation
 from moeplace.result import Outcome, ProgressCallback
@@ -46,7 +46,7 @@ KICKS = 8
         exact=True,
         guarantee=f"a proven bound; optimal, given time, up to {EXACT_ROWS:,} constraint rows",
         limits="with threads=1 bound and placement take turns, with 2 or more they go on at the same time",
-        imports=(*CPSAT_IMPORTS, *IMPORTS),
+        imports=IMPORTS,  # CP-SAT's take seconds to load and are mostly not needed
     )
 )
 def auto(

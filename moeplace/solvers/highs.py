@@ -21,9 +21,6 @@ placement that does not fit for one that does. It is not taken over; the bound h
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -41,6 +38,7 @@ from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 from moeplace.errors import MethodError
 from moeplace.placement import Placement
 from moeplace.search import Search
+from moeplace.solvers.scheduler import alone
 
 RANGES = (10**9, 10**6)
 MARGIN = Fraction(1, 2)
@@ -130,30 +128,6 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> None:
                 if (ending := _improve(model, matrix, search, seed, threads, reach)) in _ENDINGS:
                     return
             raise MethodError(f"HiGHS ended with {highspy.Highs().modelStatusToString(ending)}")
-
-
-@contextmanager
-def alone(ended: Callable[[], bool]) -> Iterator[bool]:
-    """Wait until nobody else in this process runs HiGHS, which has one scheduler; say whether that came in time.
-
-    Parameters
-    ----------
-    ended : callable
-        Whether to give up waiting.
-    """
-    while not _ONE_AT_A_TIME.acquire(timeout=0.05):
-        if ended():
-            yield False
-            return
-    try:
-        # Another number of threads than in this process's last run would make run() fail.
-        highspy.Highs().resetGlobalScheduler(True)
-        yield not ended()
-    finally:
-        _ONE_AT_A_TIME.release()
-
-
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def _improve(model: Any, matrix: _Matrix, search: Search, seed: int, threads: int, reach: int) -> HighsModelStatus:

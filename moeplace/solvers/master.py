@@ -17,7 +17,7 @@ from highspy import HighsModelStatus
 
 from moeplace.errors import MethodError
 from moeplace.instance import Int64
-from moeplace.solvers.highs import alone
+from moeplace.solvers.scheduler import alone
 
 _REACH = 1e6
 
