@@ -30,7 +30,7 @@ from moeplace.report.writing import MARKDOWN, write_report
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = ("small", "medium", "large", "real")
 STAGES = {
-    "exact": ("0", ("column-generation", "layer-enumeration", "milp", "cpsat")),
+    "exact": ("0", ("auto", "column-generation", "layer-enumeration", "milp", "cpsat")),
     "heuristics": (
         "0-1",
         (
