@@ -420,6 +420,9 @@ def test_capacity_is_scaled_exactly(tmp_path: Path) -> None:
     big = Instance.from_document(document)
     assert _scaled(big, 1.0).capacity_bytes.tolist() == big.capacity_bytes.tolist()
     assert _scaled(big, 0.5).capacity_bytes.tolist() == [2**61] * len(big.servers)
+    for server in document["servers"]:
+        server["capacity_bytes"] = 10
+    assert _scaled(Instance.from_document(document), 0.3).capacity_bytes.tolist() == [3] * len(big.servers)
     everything = Placement(np.ones((len(instance.servers), instance.n_items), dtype=bool))
     assert Evaluation(_scaled(instance, 1e5), everything).latency_ns <= instance.baseline_ns
 
