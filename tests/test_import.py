@@ -255,6 +255,19 @@ def test_dense_layers_are_skipped_and_further_ones_cut() -> None:
         open_trace("all.npz", Shape(1, EXPERTS, TOP_K)).requests()
 
 
+def test_layers_without_rows_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv(Path("t.csv"), tokens())
+    out, _ = run(capsys, "t.csv", *MODEL, *PLACES, "-o", "t.json")
+    assert "layers" not in out
+    deeper = [
+        str(LAYERS + 2) if before == "--layers" else here for before, here in zip(["", *MODEL], MODEL, strict=False)
+    ]
+    out, _ = run(capsys, "t.csv", *deeper, *PLACES, "-o", "t.json")
+    assert "2 of the model's 5 layers have no rows in the trace" in " ".join(out.split())
+    out, _ = run(capsys, "t.csv", *deeper, *PLACES, "-o", "t.json", "--json")
+    assert json.loads(out)["empty_layers"] == [LAYERS, LAYERS + 1]
+
+
 def test_a_model_of_the_catalogue_can_be_cut(capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(1)
     np.savez("mixtral.npz", experts=np.argsort(rng.random((9, 32, 8)), axis=2)[:, :, :2])

@@ -267,7 +267,11 @@ def test_a_time_limit_ends_it() -> None:
     assert bounds[-1] is not None
 
 
-FILES = [path for path in instance_files() if path.parent.name in ("tiny", "small") or "gpt-oss-20b_melbourne_cut" in path.name]
+FILES = [
+    path
+    for path in instance_files()
+    if path.parent.name in ("tiny", "small") or "gpt-oss-20b_melbourne_cut" in path.name
+]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name.split(".json")[0])

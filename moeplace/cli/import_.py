@@ -189,12 +189,14 @@ def _show(instance: Instance, report: Report, output: str) -> None:
         lines.append(("other part", f"{number(report.unselected, 'row')} of requests that were not selected"))
     if report.skipped:
         lines.append(("layers", f"{number(report.skipped, 'row')} of layers that are left out"))
+    if empty := len(report.empty_layers):
+        lines.append(("", f"{empty} of the model's {instance.models[0].layers} layers have no rows in the trace"))
     dropped = sum(report.dropped.values())
     reasons = ", ".join(f"{number(rows)} {reason}" for reason, rows in sorted(report.dropped.items()))
     lines.append(("dropped", f"{number(dropped, 'row')}{': ' if dropped else ''}{reasons}"))
     if report.short:
         fewer = f"fewer than {instance.models[0].top_k} experts"
-        lines.append(("", f"{number(report.short, 'row')} with {fewer}, counted as they are"))
+        lines.append(("short", f"{number(report.short, 'row')} with {fewer}, counted as they are"))
     if report.profiles and list(report.profiles) != [""]:
         users = ", ".join(f"{name} {own}" for name, own in list(report.profiles.items())[:12])
         more = f" and {len(report.profiles) - 12} more" if len(report.profiles) > 12 else ""
