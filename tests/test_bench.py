@@ -511,7 +511,7 @@ def test_methods_from_a_file(bench: Bench) -> None:
         ([TINY], "no method is given"),
         ([TINY, "--methods", "nonsense"], "no method 'nonsense'; there are auto"),
         ([TINY, "--methods", "popular[depth"], "is not of the form method or method[key=value,...]"),
-        ([TINY, "--methods", "popular,popular"], "the method popular is given twice"),
+        ([TINY, "--methods", "popular,popular"], "the method popular is given twice\n"),
         ([TINY, "--methods", "popular", "--seeds", "3-1"], "seeds are numbers and ranges"),
         ([TINY, "--methods", "popular", "--threads", "0"], "threads must be at least 1"),
         ([TINY, "--methods", "popular", "--scheduler", "tcp://127.0.0.1:1"], "--workers is for this machine"),
