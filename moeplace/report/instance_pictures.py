@@ -337,7 +337,10 @@ def coactivation(instance: Instance, blocks: Sequence[int], title: str) -> Figur
     figure.suptitle(f" {title}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     bar = figure.colorbar(image, ax=grid, orientation="horizontal", shrink=0.7, aspect=40, extend="both", pad=0.03)
     bar.set_ticks([-2, -1, 0, 1, 2], labels=["1/4", "1/2", "as by chance", "2 times", "4 times"])
-    bar.set_label("tokens that use both, as a multiple of what independence says; grey: an expert is never used")
+    bar.set_label(
+        "tokens that use both, as a multiple of what independence says\n"
+        "light grey: an expert and itself, or one that is never used"
+    )
     bar.outline.set_visible(False)
     return figure
 
