@@ -9,6 +9,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import psutil
 import pytest
 
 import moeplace
-from moeplace.bench.environment import capture
+from moeplace.bench.environment import _git, capture
 from moeplace.bench.harness import describe_orders, opened
 from moeplace.bench.messages import Description
 from moeplace.bench.planning import method_specification, planned_instances, read_methods, tasks_of
@@ -421,6 +422,26 @@ def test_kill_9_of_anything_at_any_moment_loses_nothing(folder: Path) -> None:
     assert {record.status for record in data.records} == {"ok"}
     assert kills["harness"] == 8
     assert sum(kills.values()) >= 18  # a run may end by itself before it is hit
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_asking_for_the_commit_writes_nothing_into_the_repository(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=n", "-c", "user.email=e"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+
+    file = tmp_path / "file"
+    file.write_text("text")
+    git("init")
+    git("add", "file")
+    git("commit", "-m", "first")
+    index = tmp_path / ".git" / "index"
+    os.utime(file, (1, 1))  # now "git status" would renew the index
+    before = index.read_bytes()
+    assert _git(tmp_path, "status", "--porcelain") == ""
+    assert index.read_bytes() == before
+    git("status")
+    assert index.read_bytes() != before
 
 
 def test_interruption_keeps_what_is_finished(folder: Path) -> None:
