@@ -410,6 +410,31 @@ def test_plot_takes_every_tiny_instance(cli: Cli, path: Path) -> None:
         cli("plot", *kind, "-o", f"{kind[0]}.png")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.0, 3.75, ["1", "2", "3"]),
+        (0.004, 0.03, ["0.005", "0.01", "0.02"]),
+        (0.001, 100.0, ["0.001", "0.01", "0.1", "1", "10", "100"]),
+    ],
+)
+def test_logarithmic_axes_have_labels_enough(low: float, high: float, expected: list[str]) -> None:
+    from moeplace.report import style
+
+    figure = style.new_figure(6, 4)
+    axes = figure.subplots()
+    axes.plot([low, high], [1, 2])
+    style.log_x(axes)
+    axes.set_xlim(low, high)
+    style.rendered(figure, "svg")
+    shown = {
+        tick.get_loc(): tick.label1.get_text()
+        for tick in (*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks())
+        if tick.label1.get_text() and low * 0.999 <= tick.get_loc() <= high * 1.001
+    }
+    assert [shown[at] for at in sorted(shown)] == expected
+
+
 def test_capacity_is_scaled_exactly(tmp_path: Path) -> None:
     from moeplace.cli.plot import _scaled
 

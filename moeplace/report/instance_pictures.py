@@ -423,9 +423,7 @@ def progress(searches: Sequence[Progression], tokens: int, title: str, best: Map
     for label, cost in (best or {}).items():
         handles.append(axes.axhline(cost / scale, color=style.GREY, linewidth=1.0, linestyle=(0, (1, 2))))
         labels.append(label)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    style.log_x(axes)
     axes.set_title(title)
     axes.set_xlabel("seconds")
     axes.set_ylabel(f"latency, {unit_name} per token")
