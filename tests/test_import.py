@@ -388,6 +388,17 @@ BROKEN: dict[str, tuple[str, bytes | str, str]] = {
     "floats in Parquet": ("a.parquet", parquet(token=[0.5], layer=[0], experts=[[1, 2]]), "column token holds double"),
     "nothing in a cell": ("a.parquet", parquet(token=[0, None], layer=[0, 0], experts=[[1], []]), "row 2: column"),
     "experts as numbers": ("a.parquet", parquet(token=[0], layer=[0], experts=[3]), "expected lists of integers"),
+    "a list for a label": (
+        "a.jsonl", '{"token": 0, "layer": 0, "experts": [1], "request": [1]}\n', "line 1: request is [1]; expected"
+    ),
+    "an object for a label": (
+        "a.jsonl", '{"routed_experts": [[[1,2],[1,2],[1,3]]], "user": {"id": 1}}\n', 'line 1: user is {"id": 1}'
+    ),
+    "choices that are no list": ("a.jsonl", '{"choices": 5, "outputs": "x"}\n', "nor a response with routed_experts"),
+    "lists for labels in Parquet": (
+        "a.parquet", parquet(token=[0], layer=[0], experts=[[1]], user=[["x"]]), "column user holds list"
+    ),
+    "a heading without end": ("a.csv", "x" * 200_000, "field larger than field limit"),
     "another kind of file": ("a.pt", b"torch", "a pickled dump has to be saved as .npz first"),
 }  # fmt: skip
 
