@@ -292,6 +292,13 @@ def test_several_arrays_are_profiles_and_so_are_several_files() -> None:
     assert report.profiles == {"law": 2, "code": 2}
 
 
+def test_labels_may_be_bytes() -> None:
+    np.savez("b.npz", experts=tokens(), lengths=np.array([20, 7]), profile=np.array([b"law", b"code"]))
+    report = Report()
+    count_traces([open_trace("b.npz", SHAPE)], SHAPE, range(2), report=report)
+    assert report.profiles == {"law": 1, "code": 1}
+
+
 def test_more_profiles_than_users_share_them() -> None:
     write_npz(Path("trace.npz"), tokens())
     counts, _ = count_traces([open_trace("trace.npz", SHAPE)], SHAPE, range(2))

@@ -321,7 +321,7 @@ class ArrayTrace(TraceFile):
             return None
         if len(label) != requests:
             raise InputError(f"{len(label)} entries, there are {requests} requests", place=name, file=str(self.path))
-        return [str(value) for value in label.tolist()]
+        return [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in label.tolist()]
 
     def _chunks(self, array: _Array, step: int) -> Iterator[tuple[int, Integers]]:
         with self._errors():
