@@ -523,6 +523,10 @@ def test_methods_from_a_file(bench: Bench) -> None:
     Path("methods.toml").write_text('[[method]]\nnme = "x"\nmethod = "popular"\n')
     with pytest.raises(InputError, match=r'methods.toml: method\[0\]: unknown key "nme"'):
         read_methods("methods.toml")
+    for value in ("1979-05-27", "nan", "[07:32:00]"):
+        Path("methods.toml").write_text(f'[[method]]\nmethod = "local-search"\nparameters = {{kicks = {value}}}\n')
+        with pytest.raises(InputError, match=r"methods.toml: method\[0\].parameters.kicks: expected a value that JSON"):
+            read_methods("methods.toml")
 
 
 @pytest.mark.parametrize(
