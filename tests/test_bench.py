@@ -707,6 +707,16 @@ def test_a_recorded_cost_below_a_new_bound_is_refused(
     assert (own / "best_known.json").read_bytes() == before
 
 
+def test_a_record_that_its_solution_does_not_bear_out_is_refused(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = Path("run/records.jsonl")
+    first, *others = [json.loads(line) for line in file.read_text().splitlines()]
+    first["latency_ns"] -= 1
+    file.write_text("".join(json.dumps(record) + "\n" for record in (first, *others)))
+    _, err = update(capfd, code=2)
+    assert f"{first['solution']}: the cost {first['latency_ns'] + 1} and the bound None; the record" in err
+    assert not (own / "best_known.json").exists()
+
+
 def test_instances_elsewhere(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
     own.rename("moved")
     _, err = update(capfd, code=2)
