@@ -226,7 +226,7 @@ def _before_and_after(axes: Axes, view: PlacementView) -> None:
     axes.set_title("latency of each user")
     axes.set_ylabel("ms per token, mean over its tokens")
     axes.set_xlabel("users, slowest first")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.legend(loc="upper right", ncols=2)
 
 
@@ -376,7 +376,7 @@ def popularity(instance: Instance, title: str) -> Figure:
         axes.set_ylabel("tokens that use the expert")
         axes.set_xlim(0.5, model.experts + 0.5)
         axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     figure.suptitle(f" {title}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
