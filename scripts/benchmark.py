@@ -122,7 +122,7 @@ def _working_time(collection: Collection) -> float:
 
 
 def _largest_proven(collection: Collection) -> list[Entry]:
-    """Return the solved runs on the largest instance with positions whose optimum is nearest to proven."""
+    """Return the solved runs on the largest instance that has a proven bound (the largest of all, where none has)."""
 
     def rank(entries: list[Entry]) -> tuple[bool, int]:
         problem = entries[0].trial.problem

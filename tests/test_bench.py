@@ -9,6 +9,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import psutil
 import pytest
 
 import moeplace
-from moeplace.bench.environment import capture
+from moeplace.bench.environment import _git, capture
 from moeplace.bench.harness import describe_orders, opened
 from moeplace.bench.messages import Description
 from moeplace.bench.planning import method_specification, planned_instances, read_methods, tasks_of
@@ -423,6 +424,26 @@ def test_kill_9_of_anything_at_any_moment_loses_nothing(folder: Path) -> None:
     assert sum(kills.values()) >= 18  # a run may end by itself before it is hit
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_asking_for_the_commit_writes_nothing_into_the_repository(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=n", "-c", "user.email=e"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *arguments], check=True, capture_output=True)
+
+    file = tmp_path / "file"
+    file.write_text("text")
+    git("init")
+    git("add", "file")
+    git("commit", "-m", "first")
+    index = tmp_path / ".git" / "index"
+    os.utime(file, (1, 1))  # now "git status" would renew the index
+    before = index.read_bytes()
+    assert _git(tmp_path, "status", "--porcelain") == ""
+    assert index.read_bytes() == before
+    git("status")
+    assert index.read_bytes() != before
+
+
 def test_interruption_keeps_what_is_finished(folder: Path) -> None:
     command = [TINY, PAIR, "--methods", "popular,bad_methods:nap[seconds=30]", "--time-limit", "60", "--workers", "1"]
     process = start(*command, "-o", "run")
@@ -502,6 +523,10 @@ def test_methods_from_a_file(bench: Bench) -> None:
     Path("methods.toml").write_text('[[method]]\nnme = "x"\nmethod = "popular"\n')
     with pytest.raises(InputError, match=r'methods.toml: method\[0\]: unknown key "nme"'):
         read_methods("methods.toml")
+    for value in ("1979-05-27", "nan", "[07:32:00]"):
+        Path("methods.toml").write_text(f'[[method]]\nmethod = "local-search"\nparameters = {{kicks = {value}}}\n')
+        with pytest.raises(InputError, match=r"methods.toml: method\[0\].parameters.kicks: expected a value that JSON"):
+            read_methods("methods.toml")
 
 
 @pytest.mark.parametrize(
@@ -511,7 +536,7 @@ def test_methods_from_a_file(bench: Bench) -> None:
         ([TINY], "no method is given"),
         ([TINY, "--methods", "nonsense"], "no method 'nonsense'; there are auto"),
         ([TINY, "--methods", "popular[depth"], "is not of the form method or method[key=value,...]"),
-        ([TINY, "--methods", "popular,popular"], "the method popular is given twice"),
+        ([TINY, "--methods", "popular,popular"], "the method popular is given twice\n"),
         ([TINY, "--methods", "popular", "--seeds", "3-1"], "seeds are numbers and ranges"),
         ([TINY, "--methods", "popular", "--threads", "0"], "threads must be at least 1"),
         ([TINY, "--methods", "popular", "--scheduler", "tcp://127.0.0.1:1"], "--workers is for this machine"),
@@ -681,6 +706,16 @@ def test_a_recorded_cost_below_a_new_bound_is_refused(
     assert f"{name}: the cost {record.latency_ns} of {record.latency_method} is below the bound" in err
     assert "of a claim" in err
     assert (own / "best_known.json").read_bytes() == before
+
+
+def test_a_record_that_its_solution_does_not_bear_out_is_refused(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = Path("run/records.jsonl")
+    first, *others = [json.loads(line) for line in file.read_text().splitlines()]
+    first["latency_ns"] -= 1
+    file.write_text("".join(json.dumps(record) + "\n" for record in (first, *others)))
+    _, err = update(capfd, code=2)
+    assert f"{first['solution']}: the cost {first['latency_ns'] + 1} and the bound None; the record" in err
+    assert not (own / "best_known.json").exists()
 
 
 def test_instances_elsewhere(own: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -135,7 +135,8 @@ def test_the_command_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert sizes["flame-moe-290m"] == {}
     assert main(["models"]) == 0
     table = capsys.readouterr().out.splitlines()
-    assert len(table) == 1 + len(listed)
+    assert [line.split()[0] for line in table[1 : len(listed) + 1]] == [model["name"] for model in listed]
+    assert [line.partition(":")[0] for line in table[len(listed) + 1 :]] == ["", "sizes", "?"]
     assert "160?" in next(line for line in table if line.startswith("glm-4.5 "))
 
 

@@ -158,6 +158,15 @@ def test_a_cluster_that_is_not_there(dask: Cluster, folder: Path, monkeypatch: p
         assert f"moeplace bench: no Dask scheduler answers at '{address}': " in err
         assert err.count("\n") == 1
     monkeypatch.setattr(cluster, "_CONNECT_S", 10)
+
+    def not_installed() -> str:
+        raise ModuleNotFoundError("No module named 'moeplace'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "_version", not_installed)
+        assert main([*arguments, dask.address]) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("moeplace bench: ")]
+    assert line.endswith("a Dask worker cannot run moeplace: ModuleNotFoundError: No module named 'moeplace'")
     monkeypatch.setattr(cluster, "version", lambda package: "9.9")
     assert main([*arguments, dask.address]) == 2
     assert ", here it is 9.9" in capfd.readouterr().err

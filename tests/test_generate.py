@@ -381,6 +381,24 @@ class TestSuite:
         assert err.count("\n") == 1
         assert not (tmp_path / "made").exists()
 
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ('network = "gone.graphml"', "gone.graphml: cannot be read"),
+            ('station_file = "one.csv"', "one.csv: 2 stations asked for, there are 1"),
+            ("site_distance_m = 1000000", "the radio carries nothing"),
+        ],
+    )
+    def test_a_later_family_without_its_places_leaves_nothing_written(
+        self, line: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "one.csv").write_text("LAT,LON\n0,0\n")
+        (tmp_path / "suite.toml").write_text(SUITE + line + "\n")
+        code, out, err = run(capsys, "--suite", tmp_path / "suite.toml", "-o", tmp_path / "made")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert message in err
+        assert not (tmp_path / "made").exists()
+
     def test_other_options_contradict_it(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "suite.toml").write_text(SUITE)
         code, _, err = run(capsys, "--suite", tmp_path / "suite.toml", "--users", 3, "-o", tmp_path / "made")

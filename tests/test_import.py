@@ -255,6 +255,19 @@ def test_dense_layers_are_skipped_and_further_ones_cut() -> None:
         open_trace("all.npz", Shape(1, EXPERTS, TOP_K)).requests()
 
 
+def test_layers_without_rows_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv(Path("t.csv"), tokens())
+    out, _ = run(capsys, "t.csv", *MODEL, *PLACES, "-o", "t.json")
+    assert "layers" not in out
+    deeper = [
+        str(LAYERS + 2) if before == "--layers" else here for before, here in zip(["", *MODEL], MODEL, strict=False)
+    ]
+    out, _ = run(capsys, "t.csv", *deeper, *PLACES, "-o", "t.json")
+    assert "2 of the model's 5 layers have no rows in the trace" in " ".join(out.split())
+    out, _ = run(capsys, "t.csv", *deeper, *PLACES, "-o", "t.json", "--json")
+    assert json.loads(out)["empty_layers"] == [LAYERS, LAYERS + 1]
+
+
 def test_a_model_of_the_catalogue_can_be_cut(capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(1)
     np.savez("mixtral.npz", experts=np.argsort(rng.random((9, 32, 8)), axis=2)[:, :, :2])
@@ -277,6 +290,13 @@ def test_several_arrays_are_profiles_and_so_are_several_files() -> None:
     report = Report()
     count_traces([open_trace(p, SHAPE) for p in ("law.npz", "code.npy")], SHAPE, range(4), report=report)
     assert report.profiles == {"law": 2, "code": 2}
+
+
+def test_labels_may_be_bytes() -> None:
+    np.savez("b.npz", experts=tokens(), lengths=np.array([20, 7]), profile=np.array([b"law", b"code"]))
+    report = Report()
+    count_traces([open_trace("b.npz", SHAPE)], SHAPE, range(2), report=report)
+    assert report.profiles == {"law": 1, "code": 1}
 
 
 def test_more_profiles_than_users_share_them() -> None:
@@ -375,6 +395,17 @@ BROKEN: dict[str, tuple[str, bytes | str, str]] = {
     "floats in Parquet": ("a.parquet", parquet(token=[0.5], layer=[0], experts=[[1, 2]]), "column token holds double"),
     "nothing in a cell": ("a.parquet", parquet(token=[0, None], layer=[0, 0], experts=[[1], []]), "row 2: column"),
     "experts as numbers": ("a.parquet", parquet(token=[0], layer=[0], experts=[3]), "expected lists of integers"),
+    "a list for a label": (
+        "a.jsonl", '{"token": 0, "layer": 0, "experts": [1], "request": [1]}\n', "line 1: request is [1]; expected"
+    ),
+    "an object for a label": (
+        "a.jsonl", '{"routed_experts": [[[1,2],[1,2],[1,3]]], "user": {"id": 1}}\n', 'line 1: user is {"id": 1}'
+    ),
+    "choices that are no list": ("a.jsonl", '{"choices": 5, "outputs": "x"}\n', "nor a response with routed_experts"),
+    "lists for labels in Parquet": (
+        "a.parquet", parquet(token=[0], layer=[0], experts=[[1]], user=[["x"]]), "column user holds list"
+    ),
+    "a heading without end": ("a.csv", "x" * 200_000, "field larger than field limit"),
     "another kind of file": ("a.pt", b"torch", "a pickled dump has to be saved as .npz first"),
 }  # fmt: skip
 

@@ -56,8 +56,8 @@ def test_the_notebook_is_stripped_and_teaches(path: Path) -> None:
     assert headings[-2:] == ["## Exercises", "## Worked answers"]
     asserting = sum("assert " in cell.source for cell in code)
     assert asserting >= len(code) / 2, "a notebook checks what it says"
-    for cell in notebook.cells:  # text first: no cell that nothing introduces
-        assert cell.source.strip()
+    for cell in notebook.cells:
+        assert cell.source.strip(), "an empty cell"
 
 
 def test_the_page_of_the_site_lists_them_all() -> None:

@@ -410,6 +410,31 @@ def test_plot_takes_every_tiny_instance(cli: Cli, path: Path) -> None:
         cli("plot", *kind, "-o", f"{kind[0]}.png")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.0, 3.75, ["1", "2", "3"]),
+        (0.004, 0.03, ["0.005", "0.01", "0.02"]),
+        (0.001, 100.0, ["0.001", "0.01", "0.1", "1", "10", "100"]),
+    ],
+)
+def test_logarithmic_axes_have_labels_enough(low: float, high: float, expected: list[str]) -> None:
+    from moeplace.report import style
+
+    figure = style.new_figure(6, 4)
+    axes = figure.subplots()
+    axes.plot([low, high], [1, 2])
+    style.log_x(axes)
+    axes.set_xlim(low, high)
+    style.rendered(figure, "svg")
+    shown = {
+        tick.get_loc(): tick.label1.get_text()
+        for tick in (*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks())
+        if tick.label1.get_text() and low * 0.999 <= tick.get_loc() <= high * 1.001
+    }
+    assert [shown[at] for at in sorted(shown)] == expected
+
+
 def test_capacity_is_scaled_exactly(tmp_path: Path) -> None:
     from moeplace.cli.plot import _scaled
 
@@ -420,6 +445,9 @@ def test_capacity_is_scaled_exactly(tmp_path: Path) -> None:
     big = Instance.from_document(document)
     assert _scaled(big, 1.0).capacity_bytes.tolist() == big.capacity_bytes.tolist()
     assert _scaled(big, 0.5).capacity_bytes.tolist() == [2**61] * len(big.servers)
+    for server in document["servers"]:
+        server["capacity_bytes"] = 10
+    assert _scaled(Instance.from_document(document), 0.3).capacity_bytes.tolist() == [3] * len(big.servers)
     everything = Placement(np.ones((len(instance.servers), instance.n_items), dtype=bool))
     assert Evaluation(_scaled(instance, 1e5), everything).latency_ns <= instance.baseline_ns
 

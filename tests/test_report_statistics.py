@@ -75,6 +75,14 @@ def test_summary_by_hand() -> None:
     assert line.primal_integral == pytest.approx((0 + (0.3 + 0.7 * 0.375) + 0.8 + 1 + 1) / 5)
 
 
+def test_optimal_is_decided_by_whole_numbers() -> None:
+    # A token-nanosecond more is a gap, however small a share it is.
+    problem = Problem("s", "p", "h", best_ns=10**30, bound_ns=10**30)
+    runs = [trial(problem=problem, latency_ns=10**30), trial(problem=problem, latency_ns=10**30 + 1)]
+    assert [run.optimal for run in runs] == [True, False]
+    assert st.summarise("s", "m", runs).optimal == 1
+
+
 def test_a_failure_without_limit_leaves_the_time_open() -> None:
     runs = [trial(), trial(status="crashed", latency_ns=None, wall_s=None, time_limit=None)]
     line = st.summarise("s", "m", runs)

@@ -47,7 +47,7 @@ def update(data: RunData, folder: str | os.PathLike[str] | None = None) -> list[
     ContradictionError
         A cost is below a bound, or the checker rejects a solution; all of them are named.
     InputError
-        An instance is not there any more, or has changed.
+        An instance is not there any more, or has changed; a solution is not the one that its record is of.
     """
     books: dict[Path, dict[str, BestKnown]] = {}
     improvements: list[Improvement] = []
@@ -72,8 +72,15 @@ def update(data: RunData, folder: str | os.PathLike[str] | None = None) -> list[
         after = before
         try:
             for record in candidates:
-                solution = msgspec.structs.replace(data.solution(record), method=record.method)
-                after = improved(after, problem, solution)
+                solution = data.solution(record)
+                said = solution.objective
+                if (said.latency_ns, said.bound_ns) != (record.latency_ns, record.bound_ns):
+                    raise InputError(
+                        f"the cost {said.latency_ns} and the bound {said.bound_ns}; the record of this run has "
+                        f"{record.latency_ns} and {record.bound_ns}",
+                        file=str(data.folder / str(record.solution)),
+                    )
+                after = improved(after, problem, msgspec.structs.replace(solution, method=record.method))
         except ContradictionError as error:
             wrong.append(f"{error} ({record.key} in {data.folder})")
             continue

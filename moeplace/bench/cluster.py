@@ -61,7 +61,12 @@ def cluster_pool(address: str, threads: int, modules: Sequence[str] = ()) -> Clu
         raise InputError(f"no Dask scheduler answers at {address!r}: {reason[:200]}") from None
     try:
         here = version("moeplace")
-        for worker, there in client.run(_version).items():
+        try:
+            found = client.run(_version)
+        except Exception as error:  # above all: moeplace is not installed there
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"a Dask worker cannot run moeplace: {type(error).__name__}: {reason}") from None
+        for worker, there in found.items():
             if there != here:
                 raise InputError(f"the Dask worker {worker} has moeplace {there}, here it is {here}")
         return ClusterPool(client, threads, modules)

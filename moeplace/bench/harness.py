@@ -54,7 +54,8 @@ def described(methods: Sequence[PlannedMethod], descriptions: Sequence[Descripti
             raise InputError(description.error)
         for other in result:
             if other.name == method.name or (other.method, other.parameters) == (method.method, method.parameters):
-                raise InputError(f"the method {method.name} is given twice, the other time as {other.name}")
+                also = f", the other time as {other.name}" if other.name != method.name else ""
+                raise InputError(f"the method {method.name} is given twice{also}")
         result.append(msgspec.structs.replace(method, seeded=description.seeded))
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -218,6 +219,13 @@ def read_methods(path: str) -> list[PlannedMethod]:
         entries = parse(document, MethodsFile).method
     except InputError as error:
         raise error.in_file(path) from None
+    for i, entry in enumerate(entries):
+        for key, value in entry.parameters.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                place = f"method[{i}].parameters.{key}"
+                raise InputError(f"expected a value that JSON has, found {value}", place=place, file=path) from None
     return [PlannedMethod(e.name or label(e.method, e.parameters), e.method, e.parameters) for e in entries]
 
 

@@ -11,8 +11,8 @@ from moeplace.cli import one_line
 from moeplace.cli.options import check_output, file_name
 from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned
 from moeplace.errors import InputError
+from moeplace.scenarios.suites import check_places, generate_suite, read_suite
 from moeplace.scenarios.suites import generate as generated
-from moeplace.scenarios.suites import generate_suite, read_suite
 from moeplace.scenarios.topology import Links
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def generate(suite: str | None, output: str | None, **values: Any) -> None:
 def _write_suite(suite: str, output: str) -> None:
     from moeplace.errors import OutputError
 
-    read_suite(suite)  # whatever is wrong with it is said before a folder is made
+    # Whatever is wrong with it, or with a file it names, is said before a folder is made.
+    for scenario in read_suite(suite)[1].values():
+        check_places(scenario, Path(suite).parent)
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)

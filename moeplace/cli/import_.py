@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from moeplace import Instance
     from moeplace.scenarios.importing import Report
 
+SPEED_ROWS = 1_000_000
+"""Rows from which on it is said how many a second were read."""
+
 NOT_OF_A_TRACE = ("models_per_user", "tokens", "tasks", "main_task", "routing", "device_experts")
 """What of a scenario is about generated routing."""
 
@@ -177,7 +180,8 @@ def _progress() -> Any:
 def _show(instance: Instance, report: Report, output: str) -> None:
     if sys.stderr is not None and sys.stderr.isatty():
         click.echo("\r" + " " * 40 + "\r", err=True, nl=False)
-    speed = f", {report.rows / report.seconds:,.0f} rows/s" if report.seconds > 0.05 else ""
+    # Of a short trace the time is that of loading the readers.
+    speed = f", {report.rows / report.seconds:,.0f} rows/s" if report.rows >= SPEED_ROWS and report.seconds else ""
     number = screen.number
     read = f"{number(report.rows, 'row')} (a token at a layer) of {number(report.requests, 'request')}"
     counted = f"{number(report.counted, 'row')} of {number(report.selected, 'request')}"
@@ -189,12 +193,14 @@ def _show(instance: Instance, report: Report, output: str) -> None:
         lines.append(("other part", f"{number(report.unselected, 'row')} of requests that were not selected"))
     if report.skipped:
         lines.append(("layers", f"{number(report.skipped, 'row')} of layers that are left out"))
+    if empty := len(report.empty_layers):
+        lines.append(("", f"{empty} of the model's {instance.models[0].layers} layers have no rows in the trace"))
     dropped = sum(report.dropped.values())
     reasons = ", ".join(f"{number(rows)} {reason}" for reason, rows in sorted(report.dropped.items()))
     lines.append(("dropped", f"{number(dropped, 'row')}{': ' if dropped else ''}{reasons}"))
     if report.short:
         fewer = f"fewer than {instance.models[0].top_k} experts"
-        lines.append(("", f"{number(report.short, 'row')} with {fewer}, counted as they are"))
+        lines.append(("short", f"{number(report.short, 'row')} with {fewer}, counted as they are"))
     if report.profiles and list(report.profiles) != [""]:
         users = ", ".join(f"{name} {own}" for name, own in list(report.profiles.items())[:12])
         more = f" and {len(report.profiles) - 12} more" if len(report.profiles) > 12 else ""

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from moeplace.scenarios.catalogue import Architecture
 
 
+LEGEND = """\
+sizes: of one routed expert (int8 and int4 without the quantiser's scales), and of all in what was published
+?: recalled, not seen in a source; -: not known, or not published in it; shared: experts that every token uses"""
+
+
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @json_option
@@ -31,7 +36,7 @@ def models(names: tuple[str, ...], as_json: bool) -> None:
     elif names:
         screen.show(*(part for a in found for part in (screen.facts(_facts(a)), "")))
     else:
-        screen.show(_table(found))
+        screen.show(_table(found), "", LEGEND)
 
 
 def _document(architecture: Architecture) -> dict[str, Any]:

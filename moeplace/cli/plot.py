@@ -146,13 +146,15 @@ def _factors(text: str) -> list[float]:
 
 
 def _scaled(instance: Instance, factor: float) -> Instance:
+    """Return an instance with other capacities: the factor is taken as it is written, so 0.3 of 10 bytes are 3."""
     from fractions import Fraction
 
     from moeplace import Instance
 
+    exact = Fraction(str(factor))
     document = instance.document()
     for server in document["servers"]:
-        server["capacity_bytes"] = int(server["capacity_bytes"] * Fraction(factor))
+        server["capacity_bytes"] = int(server["capacity_bytes"] * exact)
     return Instance.from_document(document)
 
 

@@ -61,11 +61,12 @@ def size(n_bytes: float) -> str:
 
     Examples
     --------
-    >>> size(0), size(3_000), size(13_200_000_000)
-    ('0 B', '3 kB', '13.2 GB')
+    >>> size(0), size(3_000), size(999_600), size(13_200_000_000)
+    ('0 B', '3 kB', '1 MB', '13.2 GB')
     """
     names = ["B", "kB", "MB", "GB", "TB", "PB", "EB"]
-    power = min(int(math.log10(n_bytes)) // 3, len(names) - 1) if n_bytes >= 1 else 0
+    # 999,600 is 1 MB, not 1e+03 kB: what decides is the number as it is shown.
+    power = min(int(math.log10(float(f"{n_bytes:.3g}"))) // 3, len(names) - 1) if n_bytes >= 1 else 0
     return f"{n_bytes / 1000**power:.3g} {names[power]}" if n_bytes < 10**21 else f"{n_bytes:.3g} B"
 
 

@@ -226,7 +226,7 @@ def _before_and_after(axes: Axes, view: PlacementView) -> None:
     axes.set_title("latency of each user")
     axes.set_ylabel("ms per token, mean over its tokens")
     axes.set_xlabel("users, slowest first")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.legend(loc="upper right", ncols=2)
 
 
@@ -337,7 +337,10 @@ def coactivation(instance: Instance, blocks: Sequence[int], title: str) -> Figur
     figure.suptitle(f" {title}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     bar = figure.colorbar(image, ax=grid, orientation="horizontal", shrink=0.7, aspect=40, extend="both", pad=0.03)
     bar.set_ticks([-2, -1, 0, 1, 2], labels=["1/4", "1/2", "as by chance", "2 times", "4 times"])
-    bar.set_label("tokens that use both, as a multiple of what independence says; grey: an expert is never used")
+    bar.set_label(
+        "tokens that use both, as a multiple of what independence says\n"
+        "light grey: an expert and itself, or one that is never used"
+    )
     bar.outline.set_visible(False)
     return figure
 
@@ -373,7 +376,7 @@ def popularity(instance: Instance, title: str) -> Figure:
         axes.set_ylabel("tokens that use the expert")
         axes.set_xlim(0.5, model.experts + 0.5)
         axes.set_ylim(bottom=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     figure.suptitle(f" {title}", x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
@@ -420,9 +423,7 @@ def progress(searches: Sequence[Progression], tokens: int, title: str, best: Map
     for label, cost in (best or {}).items():
         handles.append(axes.axhline(cost / scale, color=style.GREY, linewidth=1.0, linestyle=(0, (1, 2))))
         labels.append(label)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
+    style.log_x(axes)
     axes.set_title(title)
     axes.set_xlabel("seconds")
     axes.set_ylabel(f"latency, {unit_name} per token")

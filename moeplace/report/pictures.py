@@ -78,7 +78,7 @@ def performance(trials: Sequence[Trial], looks: Looks, target: float = TARGET) -
         last = 1.5 * max([2.0, *(float(curve.x[-1]) for curve in curves.values())])
         for method, curve in curves.items():
             _step(axes, curve, last, looks[method])
-        _log_x(axes)
+        style.log_x(axes)
         axes.set_xlim(1, last)
         axes.set_ylim(-0.02, 1.03)
         axes.set_xlabel("time, as a multiple of the fastest method's")
@@ -132,7 +132,7 @@ def over_time(trials: Sequence[Trial], looks: Looks) -> Figure:
                 marker=style.MARKERS[look.marker],
                 markevery=(3 * look.marker % 11, 11),
             )
-        _log_x(axes)
+        style.log_x(axes)
         axes.margins(x=0.01)
         _gap_axis(axes)
         axes.set_xlabel("seconds")
@@ -159,7 +159,7 @@ def over_size(trials: Sequence[Trial], looks: Looks) -> Figure:
             clip_on=False,
         )
     if any(shown.values()):
-        _log_x(axes)
+        style.log_x(axes)
     else:
         _nothing(axes, NO_BOUND)
     _gap_axis(axes)
@@ -219,12 +219,6 @@ def _gap_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.set_ylim(FLOOR * 0.8, 1.3)
     _share_ticks(axes.yaxis, TICKS)
-
-
-def _log_x(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
 
 
 def _share_ticks(axis: Axis, ticks: Sequence[float]) -> None:

@@ -111,6 +111,11 @@ class Trial:
         return excess(self.latency_ns, self.problem.best_ns)
 
     @property
+    def optimal(self) -> bool:
+        """Whether the cost equals a bound that anybody proved."""
+        return self.latency_ns is not None and self.latency_ns == self.problem.bound_ns
+
+    @property
     def proven(self) -> bool:
         """Whether the run itself proved its placement optimal."""
         return self.latency_ns is not None and self.latency_ns == self.bound_ns
@@ -279,7 +284,7 @@ def summarise(set_name: str, method: str, trials: Sequence[Trial]) -> Summary:
         runs=len(trials),
         solved=len(solved),
         proven=sum(trial.proven for trial in solved),
-        optimal=sum(value == 0 for value in gaps),
+        optimal=sum(trial.optimal for trial in solved),
         bounded=len(gaps),
         gap_mean=mean(gaps),
         gap_median=median(gaps),

@@ -7,6 +7,7 @@ saved so that the same data give the same bytes.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -135,6 +136,20 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], 
     figure.legend(
         list(handles), shown, loc="outside lower center", ncols=max(1, min(columns, len(shown))), handlelength=3.2
     )
+
+
+def log_x(axes: Axes) -> None:
+    """Make the axis across logarithmic, with plain numbers; a short one has labels between the powers of ten, too."""
+
+    def between(value: float, _: int) -> str:
+        low, high = axes.get_xlim()
+        digit = round(value / 10.0 ** math.floor(math.log10(value) + 1e-9))
+        wanted = range(2, 10) if high < 5 * low else (2, 5) if high < 50 * low else ()
+        return f"{value:,.12g}" if digit in wanted else ""
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    axes.xaxis.set_minor_formatter(between)
 
 
 def quiet(axes: Axes) -> None:

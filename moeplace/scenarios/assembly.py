@@ -71,6 +71,11 @@ def all_bytes(models: Iterable[Model]) -> int:
     return sum(model.experts * sum(layer_bytes(model)) for model in models)
 
 
+def mean_bytes(model: Model) -> int:
+    """Return the bytes of an expert in the mean over the layers: the size that times are computed for."""
+    return sum(layer_bytes(model)) // model.layers
+
+
 def storage(models: Iterable[Model], percent: int, shares: Sequence[int]) -> list[int]:
     """Divide storage among servers.
 
@@ -136,8 +141,7 @@ def assemble(
     for part in parts:
         tokens = np.zeros(len(part.user), dtype=np.int64)
         tokens[: len(part.counts.tokens)] = part.counts.tokens
-        mean_bytes = sum(layer_bytes(part.model)) // part.model.layers
-        server_ns, cloud_ns, device_ns = topology.latencies(part.message_bits, mean_bytes)
+        server_ns, cloud_ns, device_ns = topology.latencies(part.message_bits, mean_bytes(part.model))
         number = np.cumsum(tokens > 0) - 1 + len(demands)
         for d, u in enumerate(part.user):
             if not tokens[d]:

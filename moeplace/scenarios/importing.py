@@ -107,6 +107,8 @@ class Report:
         Tokens counted.
     idle : list of str
         Users of the topology without any token; they are not in the instance.
+    empty_layers : list of int
+        Layers of the model without any row that counts.
     seconds : float
         Wall time of reading and counting.
     """
@@ -123,6 +125,7 @@ class Report:
     profiles: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     idle: list[str] = field(default_factory=list)
+    empty_layers: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
     def document(self) -> dict[str, Any]:
@@ -204,6 +207,7 @@ def count_traces(
     report.tokens = int(counts.tokens.sum())
     if not report.tokens:
         raise InputError("has no row that counts", file=str(traces[0].path))
+    report.empty_layers = np.flatnonzero(counts.layer_tokens.sum(axis=0) == 0).tolist()
     report.seconds = time.monotonic() - began
     return counts, names
 

@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 from moeplace.documents import LatencyModel, Model, parse, show
 from moeplace.errors import InputError
 from moeplace.instance import Instance, layer_bytes
-from moeplace.scenarios.assembly import Part, assemble, catalogue_model, storage
+from moeplace.scenarios.assembly import Part, assemble, catalogue_model, mean_bytes, storage
 from moeplace.scenarios.catalogue import HIDDEN_BITS, Architecture, find_architecture
 from moeplace.scenarios.counting import SetCounts
 from moeplace.scenarios.routing import Routing
@@ -323,6 +323,19 @@ def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, dict[str, Scenario]
     except InputError as error:
         raise error.in_file(file) from None
     return suite, scenarios
+
+
+def check_places(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> None:
+    """Refuse a scenario that :func:`generate` would refuse for its files or places, without drawing any routing.
+
+    Raises
+    ------
+    InputError
+        A file is not there or not usable, there are too few sites, or a user's radio carries nothing.
+    """
+    made = setting(scenario, folder)
+    for model, bits in zip(made.models, made.message_bits, strict=True):
+        made.topology.latencies(bits, mean_bytes(model))
 
 
 def generate_suite(path: str | os.PathLike[str]) -> Iterator[Instance]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import csv
 import gzip
 import io
 import itertools
@@ -320,7 +321,7 @@ class ArrayTrace(TraceFile):
             return None
         if len(label) != requests:
             raise InputError(f"{len(label)} entries, there are {requests} requests", place=name, file=str(self.path))
-        return [str(value) for value in label.tolist()]
+        return [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in label.tolist()]
 
     def _chunks(self, array: _Array, step: int) -> Iterator[tuple[int, Integers]]:
         with self._errors():
@@ -363,7 +364,9 @@ class _Damage:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        damage = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+        damage = (
+            OSError, EOFError, ValueError, KeyError, csv.Error, zipfile.BadZipFile, zlib.error, NotImplementedError
+        )  # fmt: skip
         if isinstance(error, InputError) or not isinstance(error, damage):
             return
         text = " ".join(str(getattr(error, "strerror", None) or error).split())
@@ -571,6 +574,16 @@ def _text(label: object) -> str | None:
     return None if label is None else str(label)
 
 
+def _label(value: dict[str, Any], name: str, line: int, path: Path) -> Any:
+    """Return a label of a JSON object; a list or an object is none."""
+    label = value.get(name)
+    if isinstance(label, list | dict):
+        raise InputError(
+            f"{name} is {json.dumps(label)[:60]}; expected a text or a number", place=f"line {line}", file=str(path)
+        )
+    return label
+
+
 class _ArrowTrace(TableTrace):
     """What CSV and Parquet have in common: record batches of pyarrow."""
 
@@ -584,6 +597,8 @@ class _ArrowTrace(TableTrace):
 
     def frames(self, *, experts: bool) -> Iterator[_Frame]:
         """Yield the table piece by piece."""
+        import pyarrow as pa
+
         with _Damage(self.path):
             expert_columns, labels = self._layout(self.names())
             chosen = ["token", "layer", *labels, *(expert_columns if experts else [])]
@@ -592,6 +607,10 @@ class _ArrowTrace(TableTrace):
                 if not batch.num_rows:
                     continue
                 columns = {name: batch.column(name) for name in chosen}
+                for name in labels:
+                    if pa.types.is_nested(columns[name].type):
+                        kind = columns[name].type
+                        raise InputError(f"column {name} holds {kind}; expected texts or numbers", file=str(self.path))
                 yield _Frame(
                     token=self._integers(columns["token"], "token", first),
                     layer=self._integers(columns["layer"], "layer", first),
@@ -668,8 +687,6 @@ class CsvTrace(_ArrowTrace):
 
     def names(self) -> list[str]:
         """Return the names of all columns."""
-        import csv
-
         opener = gzip.open if self.path.suffix.lower() == ".gz" else open
         with opener(self.path, "rt", encoding="utf-8-sig", newline="") as file:
             return next(csv.reader(file), [])
@@ -677,16 +694,16 @@ class CsvTrace(_ArrowTrace):
     def record_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Yield the table with some of its columns."""
         import pyarrow as pa
-        from pyarrow import csv
+        from pyarrow import csv as arrow_csv
 
         texts = ("experts", self.columns.request, self.columns.profile, self.columns.user)
-        options = csv.ConvertOptions(
+        options = arrow_csv.ConvertOptions(
             include_columns=columns,
             column_types={name: pa.string() if name in texts else pa.int64() for name in columns},
         )
-        block = csv.ReadOptions(block_size=_CHUNK_BYTES // 4, use_threads=False)
+        block = arrow_csv.ReadOptions(block_size=_CHUNK_BYTES // 4, use_threads=False)
         with pa.input_stream(str(self.path), compression="detect") as file:
-            yield from csv.open_csv(file, read_options=block, convert_options=options)
+            yield from arrow_csv.open_csv(file, read_options=block, convert_options=options)
 
 
 class ParquetTrace(_ArrowTrace):
@@ -762,7 +779,10 @@ class _RowLines(TableTrace):
             token = self._column(chunk, "token")
             layer = self._column(chunk, "layer")
             values = self._values(chunk, expert_columns) if experts else None
-            label = [[value.get(name) for _, value in chunk] if name in labels else None for name in self._label_names]
+            label = [
+                [_label(value, name, line, self.path) for line, value in chunk] if name in labels else None
+                for name in self._label_names
+            ]
             yield _LineFrame(token, layer, values, label, first=numbers[0], unit="line", lines=numbers)
 
     def _column(self, chunk: list[tuple[int, dict[str, Any]]], name: str) -> Int64:
@@ -816,8 +836,8 @@ class _ResponseLines(TraceFile):
         layers = self.shape.depth
         return [
             Request(
-                _text(value.get(self.columns.profile)),
-                _text(value.get(self.columns.user)),
+                _text(_label(value, self.columns.profile, line, self.path)),
+                _text(_label(value, self.columns.user, line, self.path)),
                 sum(len(array) for array in self._arrays(line, value)) * layers,
             )
             for line, value in self.objects()
@@ -840,7 +860,8 @@ class _ResponseLines(TraceFile):
     def _arrays(self, line: int, value: dict[str, Any]) -> list[Integers]:
         """Return the arrays of a response: of its prompt and of each of its completions."""
         outer = [value, value.get("meta_info")]
-        for choice in itertools.chain(value.get("choices") or [], value.get("outputs") or []):
+        lists = (part for part in (value.get("choices"), value.get("outputs")) if isinstance(part, list))
+        for choice in itertools.chain(*lists):
             if isinstance(choice, dict):
                 outer += [choice, choice.get("meta_info"), choice.get("sgl_ext")]
         found = [

@@ -57,11 +57,11 @@
     const units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     let unit = 0;
     while (n >= 1000 && unit < units.length - 1) { n /= 1000; unit += 1; }
-    return `${unit ? n.toPrecision(3) : n} ${units[unit]}`;
+    return `${unit ? Number(n.toPrecision(3)) : n} ${units[unit]}`;
   };
   const duration = (ns) => {
     const units = [[1e9, "s"], [1e6, "ms"], [1e3, "µs"]];
-    for (const [size, name] of units) if (ns >= size) return `${(ns / size).toPrecision(4)} ${name}`;
+    for (const [size, name] of units) if (ns >= size) return `${Number((ns / size).toPrecision(4))} ${name}`;
     return `${Number(ns.toPrecision(4))} ns`;
   };
   const held = (hex, i) => (parseInt(hex.substr(2 * (i >> 3), 2), 16) >> (7 - (i & 7))) & 1;
