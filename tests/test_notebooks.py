@@ -17,9 +17,10 @@ if NOTEBOOKS:
     nbclient = pytest.importorskip("nbclient", reason="the notebooks are run with the extra 'dev'")
 
 SECONDS = 120
-"""Most that a cell may take, on a busy machine."""
+"""Most that a notebook may take."""
 
 
+@pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
