@@ -18,6 +18,7 @@ import os
 import re
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ class Batch:
     place: Callable[[int], str]
 
 
-class TraceFile:
+class TraceFile(ABC):
     """A trace of one file; see :func:`open_trace`.
 
     Parameters
@@ -124,6 +125,7 @@ class TraceFile:
     def __init__(self, path: str | os.PathLike[str], shape: Shape, columns: Columns, block: int) -> None:
         self.path, self.shape, self.columns, self.block = Path(path), shape, columns, block
 
+    @abstractmethod
     def requests(self) -> list[Request]:
         """Return the requests in their order.
 
@@ -132,8 +134,8 @@ class TraceFile:
         InputError
             The file is damaged, empty, or not such a trace.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def batches(self) -> Iterator[Batch]:
         """Yield all rows; requests are numbered as in :meth:`requests`, which has to be called before.
 
@@ -142,7 +144,6 @@ class TraceFile:
         InputError
             As there, and where a row has another form than the trace.
         """
-        raise NotImplementedError
 
 
 def open_trace(
@@ -394,9 +395,9 @@ class _Frame:
 class TableTrace(TraceFile):
     """A table with the columns token, layer and experts; the formats differ in how pieces of it are read."""
 
+    @abstractmethod
     def frames(self, *, experts: bool) -> Iterator[_Frame]:
         """Yield the table piece by piece."""
-        raise NotImplementedError
 
     def requests(self) -> list[Request]:
         """Return the requests; see :meth:`TraceFile.requests`."""
@@ -587,13 +588,13 @@ def _label(value: dict[str, Any], name: str, line: int, path: Path) -> Any:
 class _ArrowTrace(TableTrace):
     """What CSV and Parquet have in common: record batches of pyarrow."""
 
+    @abstractmethod
     def record_batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Yield the table with some of its columns."""
-        raise NotImplementedError
 
+    @abstractmethod
     def names(self) -> list[str]:
         """Return the names of all columns."""
-        raise NotImplementedError
 
     def frames(self, *, experts: bool) -> Iterator[_Frame]:
         """Yield the table piece by piece."""
