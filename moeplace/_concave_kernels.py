@@ -184,62 +184,94 @@ def smooth(experts, size, chain, weight, table, steps, mu):
 def exact(experts, size, chain, weight, table, steps, unit, mu):
     """Return the cut of a layer in integers: the multipliers that docs/certificates.md defines, summed up.
 
-    ``table`` holds integers, ``unit`` stands for 1. Every sum is ``high * 2**32 + low`` in units of
-    ``2**-SHARE_BITS``: weights sum to less than ``2**63``, so the high halves never overflow.
+    ``table`` holds integers, ``unit`` stands for 1. Floats hold whole numbers below ``2**53`` here, and a quotient of
+    two of them below ``2**40`` is rounded down correctly: it is either whole or further from the next whole number than
+    an error can reach. Every sum is ``high * 2**32 + low`` in units of ``2**-SHARE_BITS``: weights sum to less than
+    ``2**63``, so the high halves never overflow. Returns the sums of the experts ``[2, E, C * J]`` and, by steps, the
+    constant's ``[2, J]``.
     """
-    n_rows, width = experts.shape
+    n_rows = len(experts)
     total = np.zeros((2, table.shape[0], table.shape[1]), np.int64)
-    constant_high, constant_low = 0, 0
-    z = np.empty(width + 1, np.int64)
-    ordered = np.empty(width + 1, np.int64)
+    constant = np.zeros((2, steps), np.int64)
+    values = table.astype(np.float64)
+    one = float(unit)
+    whole_share = float(1 << SHARE_BITS)
+    low = np.empty(steps, np.float64)
+    tau = np.empty(steps, np.float64)
+    over = np.empty(steps, np.float64)
+    support = np.empty(steps, np.float64)
+    least = np.empty(steps, np.int64)
+    left = np.empty(steps, np.int64)
+    upper = np.empty(steps, np.int64)
+    lower = np.empty(steps, np.int64)
     for r in range(n_rows):
-        m = size[r] + 1
+        base = chain[r] * steps
+        m = size[r]
         for j in range(steps):
-            w = weight[r, j]
-            if w == 0:
-                continue
-            at = chain[r] * steps + j
-            z[0] = unit
-            for k in range(1, m):
-                z[k] = table[experts[r, k - 1], at]
-            least = 0
+            low[j] = one
+            least[j] = -1
+            upper[j] = weight[r, j] >> 32
+            lower[j] = weight[r, j] & MASK
+        for k in range(m):
+            row = values[experts[r, k], base : base + steps]
+            for j in range(steps):
+                least[j] = k if row[j] < low[j] else least[j]
+                low[j] = min(low[j], row[j])
+        for j in range(steps):
+            tau[j] = low[j] + mu
+        moving = mu > 0
+        while moving:
+            for j in range(steps):
+                d = tau[j] - one
+                over[j] = max(d, 0.0)
+                support[j] = 1.0 if d > 0 else 0.0
             for k in range(m):
-                if z[k] < z[least]:
-                    least = k
-                i = k
-                while i > 0 and ordered[i - 1] > z[k]:
-                    ordered[i] = ordered[i - 1]
-                    i -= 1
-                ordered[i] = z[k]
-            support, below = 1, ordered[0]
-            while support < m and ordered[support] * support - below < mu:
-                below += ordered[support]
-                support += 1
-            tau = -((-mu - below) // support)
-            whole = 0
-            for k in range(m):
-                whole += max(0, tau - z[k])
-            left = 1 << SHARE_BITS
-            for turn in range(2):
-                for k in range(m):
-                    if turn == 0:
-                        share = (max(0, tau - z[k]) << SHARE_BITS) // max(whole, 1)
-                        left -= share
-                    elif k == least:
-                        share = left
-                    else:
-                        continue
-                    high, low = (w >> 32) * share, (w & MASK) * share
-                    if k == 0:
-                        constant_low += low
-                        constant_high += high + (constant_low >> 32)
-                        constant_low &= MASK
-                    else:
-                        e = experts[r, k - 1]
-                        low += total[1, e, at]
-                        total[0, e, at] += high + (low >> 32)
-                        total[1, e, at] = low & MASK
-    return total, constant_high, constant_low
+                row = values[experts[r, k], base : base + steps]
+                for j in range(steps):
+                    d = tau[j] - row[j]
+                    over[j] += max(d, 0.0)
+                    support[j] += 1.0 if d > 0 else 0.0
+            moved = 0.0
+            for j in range(steps):
+                step = np.floor((over[j] - mu) / support[j])
+                tau[j] -= step
+                moved += step
+            moving = moved > 0
+        for j in range(steps):
+            over[j] = max(tau[j] - one, 0.0)
+        for k in range(m):
+            row = values[experts[r, k], base : base + steps]
+            for j in range(steps):
+                over[j] += max(tau[j] - row[j], 0.0)
+        for j in range(steps):
+            over[j] = max(over[j], 1.0)
+            share = int(max(tau[j] - one, 0.0) * whole_share / over[j])
+            left[j] = (1 << SHARE_BITS) - share
+            part = constant[1, j] + lower[j] * share
+            constant[0, j] += upper[j] * share + (part >> 32)
+            constant[1, j] = part & MASK
+        for k in range(m):
+            e = experts[r, k]
+            row = values[e, base : base + steps]
+            high_row = total[0, e, base : base + steps]
+            low_row = total[1, e, base : base + steps]
+            for j in range(steps):
+                share = int(max(tau[j] - row[j], 0.0) * whole_share / over[j])
+                left[j] -= share
+                part = low_row[j] + lower[j] * share
+                high_row[j] += upper[j] * share + (part >> 32)
+                low_row[j] = part & MASK
+        for j in range(steps):
+            if least[j] < 0:
+                part = constant[1, j] + lower[j] * left[j]
+                constant[0, j] += upper[j] * left[j] + (part >> 32)
+                constant[1, j] = part & MASK
+            else:
+                e = experts[r, least[j]]
+                part = total[1, e, base + j] + lower[j] * left[j]
+                total[0, e, base + j] += upper[j] * left[j] + (part >> 32)
+                total[1, e, base + j] = part & MASK
+    return total, constant
 
 
 @compiled

@@ -208,11 +208,11 @@ class _Cut:
 
         def cut(layer: LayerTerms) -> int:
             table = k.spread(np.ascontiguousarray(units[:, layer.items]), layer.level, layer.steps)
-            total, high, low = k.exact(
+            total, constant = k.exact(
                 layer.experts, layer.size, layer.chain, layer.weight, table, layer.steps, UNIT, smoothing
             )
             self.halves[:, :, layer.items] = k.collect_exact(total, layer.level, layer.steps)
-            return (int(high) << 32) + int(low)
+            return sum((high << 32) + low for high, low in constant.T.tolist())
 
         self.constants = bound.each(cut)
         scale = 2.0**-SHARE_BITS / bound.total_weight
