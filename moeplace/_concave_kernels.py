@@ -112,11 +112,11 @@ def collect(table, level, steps):
 
 @compiled
 def smooth(experts, size, chain, weight, table, steps, mu):
-    """Return the smoothed concave function of a layer: its multipliers summed into a table, and its parts.
+    """Return the multipliers of the smoothed concave function of a layer, times their weights, summed into a table.
 
     Per term the multipliers are the point of the simplex that minimises ``alpha . z + mu / 2 |alpha|^2``, ``z`` being
     1 and the row's entries of the table: ``alpha = max(0, tau - z) / mu`` with ``tau`` found by Newton's steps from
-    above. Returns the summed multipliers ``[E, C * J]``, and the constant ``sum W alpha_1``.
+    above. Returns the sums ``[E, C * J]``; those of 1 are of no use to the ascent.
     """
     n_rows = len(experts)
     total = np.zeros(table.shape, np.float32)
@@ -127,7 +127,6 @@ def smooth(experts, size, chain, weight, table, steps, mu):
     tau = np.empty(steps, np.float32)
     over = np.empty(steps, np.float32)
     support = np.empty(steps, np.float32)
-    constant = 0.0
     for r in range(n_rows):
         base = chain[r] * steps
         m = size[r]
@@ -160,15 +159,8 @@ def smooth(experts, size, chain, weight, table, steps, mu):
             for j in range(steps):
                 d = tau[j] - row[j]
                 over[j] += d if d > zero else zero
-        first = zero
         for j in range(steps):
-            w = weight[r, j]
-            share = w / over[j]
-            d = tau[j] - one
-            d = d if d > zero else zero
-            first += d * share
-            support[j] = share
-        constant += first
+            support[j] = weight[r, j] / over[j]
         for k in range(m):
             e = experts[r, k]
             row = table[e, base : base + steps]
@@ -177,7 +169,7 @@ def smooth(experts, size, chain, weight, table, steps, mu):
                 d = tau[j] - row[j]
                 d = d if d > zero else zero
                 out[j] += d * support[j]
-    return total, constant
+    return total
 
 
 @compiled

@@ -12,10 +12,11 @@ multipliers are taken at a fractional placement, a *point*, by a rule (docs/cert
 that a certificate needs to hold. The average of cuts with weights that sum to 1 in every layer is a cut again.
 
 Points come from two sources. First accelerated gradient ascent on a smoothed ``Phi`` (Nesterov 2005): the minimum is
-replaced by ``min over alpha of alpha . z + mu / 2 |alpha|^2``, with ``mu`` falling. Then cutting planes, layer by
-layer (Kelley 1960): the linear program over all cuts so far gives the best weights and a placement ``x``; the next
-point lies between it and the best placement so far (in-out separation, Ben-Ameur and Neto 2007). The search is in
-floats, cuts and bounds are in integers.
+replaced by ``min over alpha of alpha . z + mu / 2 |alpha|^2``, with ``mu`` falling; the cuts at its points, averaged,
+are near the optimum before single ones are. Then cutting planes, layer by layer (Kelley 1960): the linear program over
+all cuts so far gives the best weights and a placement ``x``, where the next cut is made. The program is not solved to
+its end, so that ``x`` is central among the good placements and no corner (Gondzio, Gonzalez-Brevis and Munari 2013).
+The search is in floats, cuts and bounds are in integers.
 """
 
 from __future__ import annotations
@@ -25,14 +26,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
-from scipy.optimize import linprog
 
 from moeplace.certificates import SHARE_BITS, Certificate, Cut, Point
+from moeplace.cut_program import maximise
 from moeplace.incremental import Layer, SavingForm, each
 from moeplace.instance import Instance, Int32, Int64
 from moeplace.keys import row_keys
@@ -44,32 +44,30 @@ UNIT: Final = 2**15
 """What stands for 1 in a certificate's placements."""
 
 PRICE_UNIT: Final = 2**20
-WEIGHT_UNIT: Final = 2**11
+WEIGHT_UNIT: Final = 2**15
 
-STAGES: Final = (
-    (0.1, 15, 1.0),
-    (0.03, 30, 0.3),
-    (0.03, 10, 1.0),
-    (0.01, 100, 0.3),
-    (0.01, 30, 1.0),
-)
-"""Smoothing, steps and metric of the ascent. Steps that are longer than is safe (a metric below 1) get nearer sooner,
-but single cuts are only good after some safe ones."""
+STAGES: Final = ((0.05, 25), (0.02, 50))
+"""Smoothing and steps of the ascent."""
 
-EVERY: Final = 10
+EVERY: Final = 5
 """Steps of the ascent between two cuts that are kept."""
 
-TOWARDS: Final = 0.3
-"""How far the next point lies on the way to the optimum of all cuts."""
+CUT_SMOOTHING: Final = 0.01
+"""Of the cuts of the cutting planes, until they no longer help; then none."""
 
-CUT_SMOOTHING: Final = 0.004
+LOOSE: Final = 0.5
+"""How exactly the program over the cuts is solved, as a share of what is still open: its points are central then."""
+
+MOST_CUTS: Final = 120
+MOST_NUMBERS: Final = 16_000_000
+"""Cuts, and numbers in all of them, that the program is given at most; with more, those that count least are let go."""
+
+LEAST_CUTS: Final = 12
+
 CLOSE: Final = 1e-7
-MOST_NUMBERS: Final = 4_000_000
-"""Numbers in the linear program over the cuts; with more, old cuts are forgotten."""
-
-PATIENCE: Final = 20
+PATIENCE: Final = 10
 PROGRESS: Final = 1e-5
-"""The search ends when the bound fell by less than this share in so many rounds."""
+"""Cutting planes no longer help when the bound fell by less than this share in so many rounds."""
 
 
 def kernels() -> ModuleType:
@@ -221,8 +219,6 @@ class _Cut:
         value = self.gradient * (units / UNIT)
         self.value = float(self.constant.sum() + value.sum())
         """The smoothed function at the point, never below ``Phi``."""
-        # In how many more rounds each layer's cut is forgotten, unless the bound rests on it.
-        self.age = np.full(len(bound.layers), 6)
 
 
 class ConcaveBound:
@@ -250,6 +246,7 @@ class ConcaveBound:
         self.layers = each(layer_terms, form.layers, threads)
         self.total_weight = sum(layer.total_weight for layer in self.layers)
         self._threads = threads
+        self._items = [layer.items for layer in self.layers]
         self._cuts: list[_Cut] = []
         # The first proof: no placement saves more than everything everywhere does, the cut of alpha_1 = 1.
         shape = (len(self.instance.servers), self.instance.n_items)
@@ -279,113 +276,86 @@ class ConcaveBound:
             return
         report = report or (lambda bound, proof: None)
         search = _Search(self)
-        for mu, steps, metric in STAGES:
-            lowest = math.inf
-            for step, (x, estimate) in enumerate(search.ascend(mu, steps, metric)):
-                better = estimate < lowest - 1e-2
-                if better or step % EVERY == EVERY - 1 or step == steps - 1:
-                    lowest = min(lowest, estimate)
-                    cut = self._add(x, mu)
-                    self._offer([cut], np.ones((len(self.layers), 1)), search.x, report)
+        for mu, steps in STAGES:
+            averaged, counts = list[_Cut](), list[float]()
+            for step, (x, count) in enumerate(search.ascend(mu, steps)):
+                if step % EVERY == EVERY - 1:
+                    averaged.append(self._cut(x, mu))
+                    counts.append(count)
+                    self._offer(averaged[-1:], np.ones((len(self.layers), 1)), search.x, report)
+                    share = np.array(counts) / sum(counts)
+                    self._offer(averaged, np.tile(share, (len(self.layers), 1)), search.x, report)
                 if stop():
                     return
-            if metric == 1.0 and (found := self._optimum()) is not None:
-                self._offer(self._cuts, found[2], found[1], report)
-        centre = search.x
-        best = self._add(centre, CUT_SMOOTHING).value
-        history: list[float] = []
+            self._cuts += averaged
+        self._cut_planes(stop, report)
+
+    def _cut_planes(self, stop: Callable[[], bool], report: Callable[[int, Proof], None]) -> None:
+        """Go on with cutting planes until the bound hardly moves any more or somebody says stop."""
+        smoothing, best = CUT_SMOOTHING, max(cut.value for cut in self._cuts)
+        bounds = [self.saving_bound / self.total_weight]
         while not stop():
-            found = self._optimum()
+            found = self._optimum(max(LOOSE * (bounds[-1] - best), CLOSE), stop)
             if found is None:
                 return
             upper, x, weights = found
             self._offer(self._cuts, weights, x, report)
-            history.append(upper)
-            if len(history) > PATIENCE and history[-PATIENCE] - upper < PROGRESS:
+            bounds.append(self.saving_bound / self.total_weight)
+            still = [len(bounds) > many and bounds[-many] - bounds[-1] < PROGRESS for many in (PATIENCE, 2 * PATIENCE)]
+            if still[0] and smoothing:
+                smoothing, best = 0.0, 0.0
+            elif still[1]:
                 return
-            self._forget(weights)
-            # Where the bound hardly moves, plain cutting planes: on small instances they end at the optimum.
-            if len(history) > PATIENCE // 2 and history[-PATIENCE // 2] - upper < PROGRESS:
-                if upper - self._add(x, 0.0).value < CLOSE:
-                    return
-                continue
-            point = centre + TOWARDS * (x - centre)
-            cut = self._add(point, CUT_SMOOTHING)
-            if cut.value > best:
-                best, centre = cut.value, point
+            cut = self._cut(x, smoothing)
+            best = max(best, cut.value)
+            if not smoothing and upper - best < CLOSE:
+                return
+            if len(self._cuts) >= min(MOST_CUTS, max(LEAST_CUTS, MOST_NUMBERS // x.size)):
+                del self._cuts[int(weights.sum(axis=0).argmin())]
+            self._cuts.append(cut)
 
-    def _add(self, x: Float, mu: float) -> _Cut:
-        cut = _Cut(self, x, round(mu * UNIT))
-        self._cuts.append(cut)
-        return cut
+    def _cut(self, x: Float, mu: float) -> _Cut:
+        return _Cut(self, x, round(mu * UNIT))
 
-    def _forget(self, weights: Float) -> None:
-        """Let go of cuts that the bound has not rested on for some rounds, and of the oldest where there are many."""
-        for cut, weight in zip(self._cuts, weights.T, strict=True):
-            cut.age = np.where(weight > 1e-6, 6, cut.age - 1)
-        kept = [cut for cut in self._cuts if cut.age.max() > 0]
-        most = max(4, MOST_NUMBERS // max(1, self.best.x.size))
-        self._cuts = sorted(kept, key=lambda cut: -int((cut.age == 6).sum()))[:most]
-
-    def _optimum(self) -> tuple[float, Float, Float] | None:
+    def _optimum(self, tolerance: float, stop: Callable[[], bool]) -> tuple[float, Float, Float] | None:
         """Maximise the least of all cuts, layer by layer, within the capacities.
 
         Returns
         -------
         float, float64 array [N, I], float64 array [L, P]
             The maximum (relative to the total weight), where it is, and the weight of each cut in each layer. None
-            where the solver fails.
+            where there is no time.
         """
-        instance, cuts, layers = self.instance, self._cuts, self.layers
-        servers, items = len(instance.servers), instance.n_items
-        lines: list[Any] = []
-        for i, layer in enumerate(layers):
-            columns = (np.arange(servers)[:, None] * items + np.arange(layer.items.start, layer.items.stop)).ravel()
-            slope = -np.array([cut.gradient[:, layer.items].ravel() for cut in cuts])
-            rows = np.repeat(np.arange(len(cuts)), len(columns))
-            left = sp.csr_array((slope.ravel(), (rows, np.tile(columns, len(cuts)))), (len(cuts), servers * items))
-            own = sp.csr_array(
-                (np.ones(len(cuts)), (np.arange(len(cuts)), np.full(len(cuts), i))), (len(cuts), len(layers))
-            )
-            lines.append(sp.hstack([left, own]))
-        size, capacity, most = _scaled(instance)
-        room = sp.kron(sp.eye_array(servers), size[None, :])
-        lines.append(sp.hstack([room, sp.csr_array((servers, len(layers)))]))
-        constants = np.array([[cut.constant[i] for cut in cuts] for i in range(len(layers))])
-        result = linprog(
-            np.concatenate((np.zeros(servers * items), -np.ones(len(layers)))),
-            A_ub=sp.csr_array(sp.vstack(lines)),
-            b_ub=np.concatenate((constants.ravel(), capacity)),
-            bounds=np.concatenate(
-                (
-                    np.column_stack((np.zeros(most.size), most.ravel())),
-                    np.tile([-np.inf, np.inf], (len(layers), 1)),
-                )
-            ),
-            method="highs-ipm",
+        size, room, most = _scaled(self.instance)
+        found = maximise(
+            [np.array([cut.constant[i] for cut in self._cuts]) for i in range(len(self.layers))],
+            [np.array([cut.gradient[:, i] * most[:, i] for cut in self._cuts]) for i in self._items],
+            self._items,
+            size * most,
+            room,
+            tolerance,
+            stop,
         )
-        if result.status != 0:
-            return None
-        weights = np.maximum(0, -result.ineqlin.marginals[: constants.size].reshape(constants.shape))
-        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
-        return -float(result.fun), result.x[: servers * items].reshape(servers, items), weights
+        return None if found is None else (found.value, found.x, np.array(found.weights))
 
     def _offer(self, cuts: list[_Cut], weights: Float, x: Float, report: Callable[[int, Proof], None]) -> None:
         """Take the average of some cuts, weights ``[L, P]``, as the bound if it is better; all in integers."""
-        whole = np.floor(weights * WEIGHT_UNIT).astype(np.int64)
-        whole[np.arange(len(whole)), weights.argmax(axis=1)] += WEIGHT_UNIT - whole.sum(axis=1)
+        whole = _whole(weights)
         instance = self.instance
-        halves = np.zeros((2, len(instance.servers), instance.n_items), dtype=np.int64)
+        # Whole sums of weight * value, the value's high half (below 2**51) once more in two: no sum reaches 2**48.
+        sums = np.zeros((3, len(instance.servers), instance.n_items), dtype=np.int64)
         constant = 0
         block_weights = np.zeros((len(cuts), instance.n_blocks), dtype=np.int64)
         block_weights[0] = WEIGHT_UNIT  # of layers without rows, where any cut is zero
         for i, layer in enumerate(self.layers):
             block_weights[:, instance.item_block[layer.items.start]] = whole[i]
             for cut, weight in zip(cuts, whole[i].tolist(), strict=True):
-                if weight:  # high halves stay below 2**51 and weights sum to 2**11: no overflow
-                    halves[:, :, layer.items] += weight * cut.halves[:, :, layer.items]
+                if weight:
+                    high, low = cut.halves[:, :, layer.items]
+                    sums[:, :, layer.items] += weight * np.stack((high >> 26, high & (2**26 - 1), low))
                     constant += weight * cut.constants[i]
-        bound, prices = _maximum(instance, constant, halves[0].astype(object) * 2**32 + halves[1].astype(object))
+        gradient = ((sums[0].astype(object) << 26) + sums[1] << 32) + sums[2]
+        bound, prices = _maximum(instance, constant, gradient)
         if bound < self.saving_bound:
             points = [
                 Point.make(cut.smoothing, block_weight.tolist(), cut.units)
@@ -396,22 +366,37 @@ class ConcaveBound:
             report(bound, self.best)
 
 
+def _whole(weights: Float) -> Int64:
+    """Round each layer's weights ``[L, P]`` to multiples of ``1 / WEIGHT_UNIT`` that sum to 1."""
+    whole = np.floor(weights * WEIGHT_UNIT).astype(np.int64)
+    missing = WEIGHT_UNIT - whole.sum(axis=1)
+    # Those that lost most gain one; sums of floats that are off by a rounding error are mended by the largest.
+    rank = np.argsort(np.argsort(whole - weights * WEIGHT_UNIT, axis=1, kind="stable"), axis=1, kind="stable")
+    whole += rank < missing[:, None]
+    whole[np.arange(len(whole)), whole.argmax(axis=1)] += WEIGHT_UNIT - whole.sum(axis=1)
+    return whole
+
+
+def _rooms(instance: Instance) -> Int64:
+    """Return what the experts on each server can fill at most, bytes: all sums of sizes are multiples of one unit."""
+    unit = np.gcd.reduce(instance.item_bytes, initial=0) or 1
+    return instance.capacity_bytes // unit * unit
+
+
 def _scaled(instance: Instance) -> tuple[Float, Float, Float]:
-    """Return sizes and capacities relative to the largest expert, and which experts fit: 0 or 1, [N, I]."""
-    sizes, capacity = instance.item_bytes, instance.capacity_bytes
+    """Return sizes and rooms relative to the largest expert, and which experts fit: 0 or 1, [N, I]."""
+    sizes, rooms = instance.item_bytes, _rooms(instance)
     largest = int(sizes.max(initial=1))
-    most = (sizes[None, :] <= capacity[:, None]).astype(np.float64)
-    return sizes / largest, np.minimum(capacity / largest, sizes.sum(dtype=np.float64) / largest), most
+    most = (sizes[None, :] <= rooms[:, None]).astype(np.float64)
+    return sizes / largest, np.minimum(rooms / largest, sizes.sum(dtype=np.float64) / largest), most
 
 
 def _maximum(instance: Instance, constant: int, gradient: npt.NDArray[np.object_]) -> tuple[int, list[int]]:
     """Return a bound on the maximum of a cut within the capacities, token-ns, and the prices that prove it."""
     sizes = instance.item_bytes.tolist()
-    unit = math.gcd(*sizes) if sizes else 1
     total = constant * PRICE_UNIT
     prices = []
-    for values, capacity in zip(gradient.tolist(), instance.capacity_bytes.tolist(), strict=True):
-        room = capacity // unit * unit  # any sum of sizes is a multiple of the unit
+    for values, room in zip(gradient.tolist(), _rooms(instance).tolist(), strict=True):
         fitting = [(value, size) for value, size in zip(values, sizes, strict=True) if size <= room]
         price = _price(fitting, room)
         prices.append(price)
@@ -451,42 +436,34 @@ class _Search:
         bound.each(curvature)
         self._metric = np.maximum(metric, 1e-6 * metric.max(initial=1e-9))
 
-    def ascend(self, mu: float, steps: int, safety: float) -> Iterator[tuple[Float, float]]:
-        """Yield the points of an ascent at one smoothing, and what a cut there would prove."""
+    def ascend(self, mu: float, steps: int) -> Iterator[tuple[Float, float]]:
+        """Yield the points of an ascent at one smoothing, and what their cuts count in an average.
+
+        By these weights, which grow, the average of all cuts is as near to the optimum as the ascent itself
+        (Nesterov 2005, theorem 3), while single cuts still swing.
+        """
         x = y = self.x
         momentum = 1.0
-        metric = self._metric * (safety / mu)
+        metric = self._metric / mu
         for _ in range(steps):
-            gradient, constant = self._pass(y, mu)
-            yield y, constant + self._filling(gradient)
+            yield y, momentum
+            gradient = self._pass(y, mu)
             following = kernels().project(y + gradient / metric, metric, self._size, self._capacity, self._most)
-            if float((gradient * (following - x)).sum()) < 0:
-                momentum = 1.0
             grown = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             y = np.clip(following + (momentum - 1) / grown * (following - x), 0, 1)
             self.x = x = following
             momentum = grown
 
-    def _pass(self, x: Float, mu: float) -> tuple[Float, float]:
-        """Return gradient and constant of the cut at a point."""
+    def _pass(self, x: Float, mu: float) -> Float:
+        """Return the gradient at a point."""
         k = kernels()
         gradient = np.zeros_like(x)
 
-        def one(layer: LayerTerms) -> float:
+        def one(layer: LayerTerms) -> None:
             table = k.spread(np.ascontiguousarray(x[:, layer.items], dtype=np.float32), layer.level, layer.steps)
             weight = self._weight[id(layer)]
-            total, constant = k.smooth(layer.experts, layer.size, layer.chain, weight, table, layer.steps, mu)
+            total = k.smooth(layer.experts, layer.size, layer.chain, weight, table, layer.steps, mu)
             gradient[:, layer.items] = k.collect(total, layer.level, layer.steps)
-            return float(constant)
 
-        return gradient, sum(self._bound.each(one))
-
-    def _filling(self, gradient: Float) -> float:
-        """Return what the most valuable fractional filling of all servers is worth."""
-        total = 0.0
-        for values, capacity, most in zip(gradient * self._most, self._capacity, self._most, strict=True):
-            order = np.argsort(-values / self._size)
-            size = self._size[order] * most[order]
-            taken = np.clip((capacity - np.cumsum(size) + size) / self._size[order], 0, 1)
-            total += float(taken @ values[order])
-        return total
+        self._bound.each(one)
+        return gradient

@@ -1,0 +1,260 @@
+"""The linear program over cuts, by an interior-point method that knows its structure.
+
+Maximise ``sum over layers l of t_l`` over fractional placements within the capacities, subject to
+``t_l <= c_lp + G_lp . x_l`` for the cuts ``p`` of layer ``l``: a dense matrix with many columns and few rows. Newton's
+equations fold into one small symmetric system for each layer (cuts by cuts) and one for the prices (servers by
+servers), all of them products and factors of dense matrices. General solvers treat the same matrix as sparse: HiGHS's
+interior-point method takes 20 to 30 times as long (docs/benchmarks/certified.md).
+
+The method is the primal-dual one with Mehrotra's predictor and corrector (Wright 1997, *Primal-Dual Interior-Point
+Methods*, chapter 10). It starts feasible on both sides and stays so: whenever it ends, the weights of each layer's cuts
+are not negative and sum to 1. It is in floats and nothing is proven by it: weights and points are suggestions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from threadpoolctl import threadpool_limits
+
+Float = npt.NDArray[np.float64]
+
+MOST_STEPS = 60
+SHORTENED = 0.9
+"""How much of the way to the nearest wall a step goes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """Where the least of all cuts is largest.
+
+    Attributes
+    ----------
+    value : float
+        No fractional placement has a larger least cut: the objective at the weights below.
+    x : float64 array [N, I]
+        Strictly between 0 and 1, within the capacities.
+    weights : list of float64 array [P_l]
+        What each layer's cuts count; not negative, sum 1.
+    """
+
+    value: float
+    x: Float
+    weights: list[Float]
+
+
+@dataclass
+class _Point:
+    """A strictly feasible point of both programs, or a step. Slacks and their multipliers have equal shapes."""
+
+    x: Float  # [N, I], and its distance from 1
+    rest: Float
+    t: Float  # [L]
+    below: list[Float]  # [P_l]: how far t is below each cut
+    room: Float  # [N]: what is left of the capacity
+    at_zero: Float  # [N, I]: multipliers of x >= 0 and x <= 1
+    at_one: Float
+    weights: list[Float]  # [P_l]: multipliers of the cuts
+    prices: Float  # [N]: multipliers of the capacities
+
+    def pairs(self) -> list[tuple[Float, Float]]:
+        """Slacks, each with its multiplier."""
+        return [
+            (self.x, self.at_zero),
+            (self.rest, self.at_one),
+            (self.room, self.prices),
+            *zip(self.below, self.weights, strict=True),
+        ]
+
+    def moved(self, step: _Point, primal: float, dual: float) -> _Point:
+        """Go along a step, so far in the primal and so far in the dual variables."""
+        return _Point(
+            self.x + primal * step.x,
+            self.rest + primal * step.rest,
+            self.t + primal * step.t,
+            [a + primal * b for a, b in zip(self.below, step.below, strict=True)],
+            self.room + primal * step.room,
+            self.at_zero + dual * step.at_zero,
+            self.at_one + dual * step.at_one,
+            [a + dual * b for a, b in zip(self.weights, step.weights, strict=True)],
+            self.prices + dual * step.prices,
+        )
+
+
+def maximise(
+    constants: list[Float],
+    gradients: list[Float],
+    columns: list[slice],
+    size: Float,
+    capacity: Float,
+    tolerance: float,
+    ended: Callable[[], bool],
+) -> Optimum | None:
+    """Maximise the least of each layer's cuts, summed over the layers, within the capacities.
+
+    Parameters
+    ----------
+    constants : list of float64 array [P_l]
+        Of the cuts of each layer.
+    gradients : list of float64 array [P_l, N, E_l]
+        Of the cuts of each layer.
+    columns : list of slice
+        The items of each layer; disjoint.
+    size : float64 array [N, I]
+        What an item takes of a server's capacity; 0 where a server has no use for it (and the gradients are 0).
+    capacity : float64 array [N]
+    tolerance : float
+        Between the objectives of the two programs.
+    ended : callable
+        Asked before every step; True gives the work up.
+
+    Returns
+    -------
+    Optimum or None
+        None where there was no time, or where the equations could not be solved.
+    """
+    with threadpool_limits(1, "blas"):  # other threads have the other cores
+        program = _Program(constants, gradients, columns, size, capacity)
+        point = program.start()
+        for _ in range(MOST_STEPS):
+            if ended():
+                return None
+            gap = sum(float((a * b).sum()) for a, b in point.pairs())
+            if gap <= tolerance:
+                break
+            try:
+                point = program.step(point, gap)
+            except LinAlgError:
+                break
+        return Optimum(program.dual_value(point), point.x, [np.maximum(w, 0) / w.sum() for w in point.weights])
+
+
+class _Program:
+    def __init__(
+        self, constants: list[Float], gradients: list[Float], columns: list[slice], size: Float, capacity: Float
+    ) -> None:
+        self.constants, self.columns, self.size, self.capacity = constants, columns, size, capacity
+        self.servers = len(capacity)
+        self.shapes = [gradient.shape[1:] for gradient in gradients]
+        self.slopes = [gradient.reshape(len(gradient), -1) for gradient in gradients]
+        self.count = 2 * size.size + self.servers + sum(map(len, constants))
+
+    def start(self) -> _Point:
+        """Fill every server evenly to a half at most; give all cuts of a layer the same weight."""
+        full = np.maximum(self.size.sum(axis=1), 1e-300)
+        x = np.repeat(np.minimum(0.5, 0.5 * self.capacity / full)[:, None], self.size.shape[1], axis=1)
+        x = np.maximum(x, 1e-9)
+        lines = [c + s @ x[:, i].ravel() for c, s, i in zip(self.constants, self.slopes, self.columns, strict=True)]
+        scale = max(sum(abs(float(line.min())) for line in lines), 1e-9)
+        t = np.array([line.min() - scale / len(lines) for line in lines])
+        weights = [np.full(len(line), 1 / len(line)) for line in lines]
+        room = np.maximum(self.capacity - (self.size * x).sum(axis=1), 1e-12)
+        # Prices that leave about half of the values above them.
+        value = self._values(weights)
+        worth = (value * x).sum() / max(float((self.size * x).sum()), 1e-300)
+        prices = np.full(self.servers, max(worth, 1e-12))
+        net = value - prices[:, None] * self.size
+        typical = float(np.abs(net).mean()) + 1e-15
+        return _Point(
+            x=x,
+            rest=1 - x,
+            t=t,
+            below=[line - low for line, low in zip(lines, t, strict=True)],
+            room=room,
+            at_zero=np.maximum(-net, 0) + typical,
+            at_one=np.maximum(net, 0) + typical,
+            weights=weights,
+            prices=prices,
+        )
+
+    def _values(self, weights: list[Float]) -> Float:
+        """Return what an item is worth on a server by some weights of the cuts."""
+        values = np.zeros_like(self.size)
+        for w, slope, shape, i in zip(weights, self.slopes, self.shapes, self.columns, strict=True):
+            values[:, i] = (w @ slope).reshape(shape)
+        return values
+
+    def dual_value(self, point: _Point) -> float:
+        """Return the objective of the dual program: no placement has a larger least cut."""
+        constant = sum(float(w @ c) for w, c in zip(point.weights, self.constants, strict=True))
+        net = self._values(point.weights) - point.prices[:, None] * self.size
+        return constant + float(point.prices @ self.capacity) + float(np.maximum(net, 0).sum())
+
+    def step(self, point: _Point, gap: float) -> _Point:
+        """Return the next point: Mehrotra's predictor and corrector."""
+        solve = self._factor(point)
+        pairs = point.pairs()
+        ahead = solve([-a * b for a, b in pairs])
+        reach = point.moved(ahead, *_reach(point, ahead, 1.0))
+        centring = (sum(float((a * b).sum()) for a, b in reach.pairs()) / gap) ** 3
+        aim = centring * gap / self.count
+        step = solve([aim - a * b - da * db for (a, b), (da, db) in zip(pairs, ahead.pairs(), strict=True)])
+        return point.moved(step, *_reach(point, step, SHORTENED))
+
+    def _factor(self, point: _Point) -> Callable[[list[Float]], _Point]:
+        """Factor Newton's equations; the result solves them for given changes of all products slack * multiplier."""
+        inverse = 1 / (point.at_zero / point.x + point.at_one / point.rest)
+        sized = self.size * inverse
+        outer = np.diag(point.room / point.prices + (self.size * sized).sum(axis=1))
+        layers = []
+        for below, w, slope, shape, i in zip(
+            point.below, point.weights, self.slopes, self.shapes, self.columns, strict=True
+        ):
+            scaled = slope * inverse[:, i].ravel()
+            matrix = scaled @ slope.T
+            matrix[np.diag_indices_from(matrix)] += below / w
+            factor = cho_factor(matrix, overwrite_a=True, check_finite=False)
+            priced = (scaled.reshape(-1, *shape) * self.size[None, :, i]).sum(axis=2)
+            solved = cho_solve(factor, np.column_stack((np.ones(len(w)), priced)), check_finite=False)
+            level, total = solved[:, 0], solved[:, 1:].sum(axis=0)
+            # What a change of the prices makes of the weights when their sum must not change.
+            apart = solved[:, 1:] - np.outer(level / level.sum(), total)
+            outer -= priced.T @ apart
+            layers.append((factor, scaled, level, total, apart))
+        prices_factor = cho_factor(outer, overwrite_a=True, check_finite=False)
+
+        def solve(change: list[Float]) -> _Point:
+            at_zero, at_one, room, *cuts = change
+            pull = at_zero / point.x - at_one / point.rest
+            right = room / point.prices + (sized * pull).sum(axis=1)
+            lines = []
+            for line, w, (_, scaled, _, _, apart), i in zip(cuts, point.weights, layers, self.columns, strict=True):
+                lines.append(line / w - scaled @ pull[:, i].ravel())
+                right += apart.T @ lines[-1]
+            prices = cho_solve(prices_factor, right, check_finite=False)
+            x = (pull - self.size * prices[:, None]) * inverse
+            t, below, weights = np.zeros(len(lines)), [], []
+            for j, (line, (factor, scaled, level, total, apart)) in enumerate(zip(lines, layers, strict=True)):
+                free = cho_solve(factor, line, check_finite=False)
+                t[j] = -(free.sum() + total @ prices) / level.sum()
+                weights.append(free - level * (free.sum() / level.sum()) + apart @ prices)
+                x[:, self.columns[j]] += (weights[j] @ scaled).reshape(self.shapes[j])
+                below.append(self.slopes[j] @ x[:, self.columns[j]].ravel() - t[j])
+            return _Point(
+                x=x,
+                rest=-x,
+                t=t,
+                below=below,
+                room=-(self.size * x).sum(axis=1),
+                at_zero=(at_zero - point.at_zero * x) / point.x,
+                at_one=(at_one + point.at_one * x) / point.rest,
+                weights=weights,
+                prices=prices,
+            )
+
+        return solve
+
+
+def _reach(point: _Point, step: _Point, share: float) -> tuple[float, float]:
+    """Return how far to go along a step, at most all of it, so that slacks and multipliers stay positive."""
+    reach = [1.0, 1.0]
+    for values, changes in zip(point.pairs(), step.pairs(), strict=True):
+        for side in (0, 1):
+            falling = float(np.min(changes[side] / values[side], initial=0.0))
+            if falling * reach[side] < -share:
+                reach[side] = -share / falling
+    return reach[0], reach[1]
