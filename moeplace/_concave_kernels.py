@@ -1,10 +1,11 @@
 """The compiled inner loops of the concave bound. Only :mod:`moeplace.concave` imports this module, when it runs.
 
-Names: ``experts [A, K]`` experts of each row of a layer, of which the first ``size [A]`` count; ``chain [A]`` the chain
-of radius sets that its demands see, nearest first; ``level [C, N]`` from which step of a chain on a server belongs to
-it (``J``: never); ``weight [A, J]`` of a row at each step. ``table [E, C * J]`` holds, for every expert and step, how
-much of the expert lies within the step's radius set. Loops over the steps are innermost and without branches, so that
-the compiler turns them into vector instructions.
+Names: ``experts [A, K]`` experts of each row of a layer, of which the first ``size [A]`` count; rows ``start[c]`` to
+``start[c + 1]`` are those of chain ``c``, the radius sets that their demands see, nearest first; ``level [C, N]`` from
+which step of a chain on a server belongs to it (``J``: never); ``weight [A, J]`` of a row at each step; ``x [N, E]`` a
+fractional placement. Chain by chain a small ``table [E, J]`` holds how much of each expert lies within each radius set,
+so that what the rows look up stays in the cache. Loops over the steps are innermost and without branches, so that the
+compiler turns them into vector instructions.
 """
 
 from __future__ import annotations
@@ -77,49 +78,62 @@ def expand(experts, group, count, order, rank, near, floor, steps):
 
 
 @compiled
-def spread(x, level, steps):
-    """Return the table of ``x [N, E]``: how much of each expert lies within each step's radius set."""
-    n_servers, n_experts = x.shape
-    n_chains = len(level)
-    table = np.zeros((n_experts, n_chains * steps), x.dtype)
+def spread(x, level, table):
+    """Fill the table of a chain."""
+    n_experts, steps = table.shape
+    table[:] = 0
+    for n in range(len(x)):
+        if level[n] < steps:
+            for e in range(n_experts):
+                table[e, level[n]] += x[n, e]
     for e in range(n_experts):
-        for c in range(n_chains):
-            base = c * steps
-            for n in range(n_servers):
-                if level[c, n] < steps:
-                    table[e, base + level[c, n]] += x[n, e]
-            for j in range(1, steps):
-                table[e, base + j] += table[e, base + j - 1]
-    return table
+        for j in range(1, steps):
+            table[e, j] += table[e, j - 1]
 
 
 @compiled
-def collect(table, level, steps):
-    """Return, per server and expert, the sum of a table over the radius sets that hold the server, ``[N, E]``."""
-    n_experts = len(table)
-    n_chains, n_servers = level.shape
-    gradient = np.zeros((n_servers, n_experts), np.float64)
-    suffix = np.zeros(steps + 1, np.float64)
+def collect(total, level, gradient):
+    """Add to ``gradient [N, E]`` the sums of a chain's ``total [E, J]`` over the radius sets that hold the server."""
+    n_experts, steps = total.shape
     for e in range(n_experts):
-        for c in range(n_chains):
-            base = c * steps
-            for j in range(steps - 1, -1, -1):
-                suffix[j] = suffix[j + 1] + table[e, base + j]
-            for n in range(n_servers):
-                gradient[n, e] += suffix[level[c, n]]
-    return gradient
+        for j in range(steps - 2, -1, -1):
+            total[e, j] += total[e, j + 1]
+    for n in range(len(gradient)):
+        if level[n] < steps:
+            for e in range(n_experts):
+                gradient[n, e] += total[e, level[n]]
 
 
 @compiled
-def smooth(experts, size, chain, weight, table, steps, mu):
-    """Return the multipliers of the smoothed concave function of a layer, times their weights, summed into a table.
+def collect_exact(total, level, gradient):
+    """Do what :func:`collect` does with sums in two halves, ``total [2, E, J]`` and ``gradient [2, N, E]``."""
+    n_experts, steps = total.shape[1:]
+    for e in range(n_experts):
+        for j in range(steps - 2, -1, -1):
+            low = total[1, e, j] + total[1, e, j + 1]
+            total[0, e, j] += total[0, e, j + 1] + (low >> 32)
+            total[1, e, j] = low & MASK
+    for n in range(gradient.shape[1]):
+        if level[n] < steps:
+            for e in range(n_experts):
+                low = gradient[1, n, e] + total[1, e, level[n]]
+                gradient[0, n, e] += total[0, e, level[n]] + (low >> 32)
+                gradient[1, n, e] = low & MASK
+
+
+@compiled
+def smooth(experts, size, start, weight, level, x, mu):
+    """Return the gradient of the smoothed concave function of a layer, float64 ``[N, E]``.
 
     Per term the multipliers are the point of the simplex that minimises ``alpha . z + mu / 2 |alpha|^2``, ``z`` being
     1 and the row's entries of the table: ``alpha = max(0, tau - z) / mu`` with ``tau`` found by Newton's steps from
-    above. Returns the sums ``[E, C * J]``; those of 1 are of no use to the ascent.
+    above.
     """
-    n_rows = len(experts)
-    total = np.zeros(table.shape, np.float32)
+    n_servers, n_experts = x.shape
+    steps = weight.shape[1]
+    gradient = np.zeros((n_servers, n_experts), np.float64)
+    table = np.empty((n_experts, steps), np.float32)
+    total = np.empty((n_experts, steps), np.float32)
     one = np.float32(1)
     zero = np.float32(0)
     mu = np.float32(mu)
@@ -127,65 +141,70 @@ def smooth(experts, size, chain, weight, table, steps, mu):
     tau = np.empty(steps, np.float32)
     over = np.empty(steps, np.float32)
     support = np.empty(steps, np.float32)
-    for r in range(n_rows):
-        base = chain[r] * steps
-        m = size[r]
-        for j in range(steps):
-            low[j] = one
-        for k in range(m):
-            row = table[experts[r, k], base : base + steps]
+    for c in range(len(level)):
+        spread(x, level[c], table)
+        total[:] = 0
+        for r in range(start[c], start[c + 1]):
+            m = size[r]
             for j in range(steps):
-                low[j] = min(low[j], row[j])
-        for j in range(steps):
-            tau[j] = low[j] + mu
-        for _ in range(3):
+                low[j] = one
+            for k in range(m):
+                row = table[experts[r, k]]
+                for j in range(steps):
+                    low[j] = min(low[j], row[j])
+            for j in range(steps):
+                tau[j] = low[j] + mu
+            for _ in range(3):
+                for j in range(steps):
+                    d = tau[j] - one
+                    over[j] = d if d > zero else zero
+                    support[j] = one if d > zero else zero
+                for k in range(m):
+                    row = table[experts[r, k]]
+                    for j in range(steps):
+                        d = tau[j] - row[j]
+                        over[j] += d if d > zero else zero
+                        support[j] += one if d > zero else zero
+                for j in range(steps):
+                    tau[j] -= (over[j] - mu) / support[j]
             for j in range(steps):
                 d = tau[j] - one
                 over[j] = d if d > zero else zero
-                support[j] = one if d > zero else zero
             for k in range(m):
-                row = table[experts[r, k], base : base + steps]
+                row = table[experts[r, k]]
                 for j in range(steps):
                     d = tau[j] - row[j]
                     over[j] += d if d > zero else zero
-                    support[j] += one if d > zero else zero
             for j in range(steps):
-                tau[j] -= (over[j] - mu) / support[j]
-        for j in range(steps):
-            d = tau[j] - one
-            over[j] = d if d > zero else zero
-        for k in range(m):
-            row = table[experts[r, k], base : base + steps]
-            for j in range(steps):
-                d = tau[j] - row[j]
-                over[j] += d if d > zero else zero
-        for j in range(steps):
-            support[j] = weight[r, j] / over[j]
-        for k in range(m):
-            e = experts[r, k]
-            row = table[e, base : base + steps]
-            out = total[e, base : base + steps]
-            for j in range(steps):
-                d = tau[j] - row[j]
-                d = d if d > zero else zero
-                out[j] += d * support[j]
-    return total
+                support[j] = weight[r, j] / over[j]
+            for k in range(m):
+                e = experts[r, k]
+                row = table[e]
+                out = total[e]
+                for j in range(steps):
+                    d = tau[j] - row[j]
+                    d = d if d > zero else zero
+                    out[j] += d * support[j]
+        collect(total, level[c], gradient)
+    return gradient
 
 
 @compiled
-def exact(experts, size, chain, weight, table, steps, unit, mu):
+def exact(experts, size, start, weight, level, x, unit, mu):
     """Return the cut of a layer in integers: the multipliers that docs/certificates.md defines, summed up.
 
-    ``table`` holds integers, ``unit`` stands for 1. Floats hold whole numbers below ``2**53`` here, and a quotient of
+    ``x`` holds integers, ``unit`` stands for 1. Floats hold whole numbers below ``2**53`` here, and a quotient of
     two of them below ``2**40`` is rounded down correctly: it is either whole or further from the next whole number than
     an error can reach. Every sum is ``high * 2**32 + low`` in units of ``2**-SHARE_BITS``: weights sum to less than
-    ``2**63``, so the high halves never overflow. Returns the sums of the experts ``[2, E, C * J]`` and, by steps, the
-    constant's ``[2, J]``.
+    ``2**63``, so the high halves never overflow. Returns the slopes ``[2, N, E]`` and, by steps, the constant's parts
+    ``[2, J]``.
     """
-    n_rows = len(experts)
-    total = np.zeros((2, table.shape[0], table.shape[1]), np.int64)
+    n_servers, n_experts = x.shape
+    steps = weight.shape[1]
+    gradient = np.zeros((2, n_servers, n_experts), np.int64)
+    values = np.empty((n_experts, steps), np.float64)
+    total = np.empty((2, n_experts, steps), np.int64)
     constant = np.zeros((2, steps), np.int64)
-    values = table.astype(np.float64)
     one = float(unit)
     whole_share = float(1 << SHARE_BITS)
     low = np.empty(steps, np.float64)
@@ -196,94 +215,77 @@ def exact(experts, size, chain, weight, table, steps, unit, mu):
     left = np.empty(steps, np.int64)
     upper = np.empty(steps, np.int64)
     lower = np.empty(steps, np.int64)
-    for r in range(n_rows):
-        base = chain[r] * steps
-        m = size[r]
-        for j in range(steps):
-            low[j] = one
-            least[j] = -1
-            upper[j] = weight[r, j] >> 32
-            lower[j] = weight[r, j] & MASK
-        for k in range(m):
-            row = values[experts[r, k], base : base + steps]
+    for c in range(len(level)):
+        spread(x, level[c], values)
+        total[:] = 0
+        for r in range(start[c], start[c + 1]):
+            m = size[r]
             for j in range(steps):
-                least[j] = k if row[j] < low[j] else least[j]
-                low[j] = min(low[j], row[j])
-        for j in range(steps):
-            tau[j] = low[j] + mu
-        moving = mu > 0
-        while moving:
-            for j in range(steps):
-                d = tau[j] - one
-                over[j] = max(d, 0.0)
-                support[j] = 1.0 if d > 0 else 0.0
+                low[j] = one
+                least[j] = -1
+                upper[j] = weight[r, j] >> 32
+                lower[j] = weight[r, j] & MASK
             for k in range(m):
-                row = values[experts[r, k], base : base + steps]
+                row = values[experts[r, k]]
                 for j in range(steps):
-                    d = tau[j] - row[j]
-                    over[j] += max(d, 0.0)
-                    support[j] += 1.0 if d > 0 else 0.0
-            moved = 0.0
+                    least[j] = k if row[j] < low[j] else least[j]
+                    low[j] = min(low[j], row[j])
             for j in range(steps):
-                step = np.floor((over[j] - mu) / support[j])
-                tau[j] -= step
-                moved += step
-            moving = moved > 0
-        for j in range(steps):
-            over[j] = max(tau[j] - one, 0.0)
-        for k in range(m):
-            row = values[experts[r, k], base : base + steps]
+                tau[j] = low[j] + mu
+            moving = mu > 0
+            while moving:
+                for j in range(steps):
+                    d = tau[j] - one
+                    over[j] = max(d, 0.0)
+                    support[j] = 1.0 if d > 0 else 0.0
+                for k in range(m):
+                    row = values[experts[r, k]]
+                    for j in range(steps):
+                        d = tau[j] - row[j]
+                        over[j] += max(d, 0.0)
+                        support[j] += 1.0 if d > 0 else 0.0
+                moved = 0.0
+                for j in range(steps):
+                    step = np.floor((over[j] - mu) / support[j])
+                    tau[j] -= step
+                    moved += step
+                moving = moved > 0
             for j in range(steps):
-                over[j] += max(tau[j] - row[j], 0.0)
-        for j in range(steps):
-            over[j] = max(over[j], 1.0)
-            share = int(max(tau[j] - one, 0.0) * whole_share / over[j])
-            left[j] = (1 << SHARE_BITS) - share
-            part = constant[1, j] + lower[j] * share
-            constant[0, j] += upper[j] * share + (part >> 32)
-            constant[1, j] = part & MASK
-        for k in range(m):
-            e = experts[r, k]
-            row = values[e, base : base + steps]
-            high_row = total[0, e, base : base + steps]
-            low_row = total[1, e, base : base + steps]
+                over[j] = max(tau[j] - one, 0.0)
+            for k in range(m):
+                row = values[experts[r, k]]
+                for j in range(steps):
+                    over[j] += max(tau[j] - row[j], 0.0)
             for j in range(steps):
-                share = int(max(tau[j] - row[j], 0.0) * whole_share / over[j])
-                left[j] -= share
-                part = low_row[j] + lower[j] * share
-                high_row[j] += upper[j] * share + (part >> 32)
-                low_row[j] = part & MASK
-        for j in range(steps):
-            if least[j] < 0:
-                part = constant[1, j] + lower[j] * left[j]
-                constant[0, j] += upper[j] * left[j] + (part >> 32)
+                over[j] = max(over[j], 1.0)
+                share = int(max(tau[j] - one, 0.0) * whole_share / over[j])
+                left[j] = (1 << SHARE_BITS) - share
+                part = constant[1, j] + lower[j] * share
+                constant[0, j] += upper[j] * share + (part >> 32)
                 constant[1, j] = part & MASK
-            else:
-                e = experts[r, least[j]]
-                part = total[1, e, base + j] + lower[j] * left[j]
-                total[0, e, base + j] += upper[j] * left[j] + (part >> 32)
-                total[1, e, base + j] = part & MASK
-    return total, constant
-
-
-@compiled
-def collect_exact(table, level, steps):
-    """Do what :func:`collect` does with sums in two halves; return the halves ``[2, N, E]``."""
-    n_experts = table.shape[1]
-    n_chains, n_servers = level.shape
-    gradient = np.zeros((2, n_servers, n_experts), np.int64)
-    suffix = np.zeros((2, steps + 1), np.int64)
-    for e in range(n_experts):
-        for c in range(n_chains):
-            for j in range(steps - 1, -1, -1):
-                low = suffix[1, j + 1] + table[1, e, c * steps + j]
-                suffix[0, j] = suffix[0, j + 1] + table[0, e, c * steps + j] + (low >> 32)
-                suffix[1, j] = low & MASK
-            for n in range(n_servers):
-                low = gradient[1, n, e] + suffix[1, level[c, n]]
-                gradient[0, n, e] += suffix[0, level[c, n]] + (low >> 32)
-                gradient[1, n, e] = low & MASK
-    return gradient
+            for k in range(m):
+                e = experts[r, k]
+                row = values[e]
+                high_row = total[0, e]
+                low_row = total[1, e]
+                for j in range(steps):
+                    share = int(max(tau[j] - row[j], 0.0) * whole_share / over[j])
+                    left[j] -= share
+                    part = low_row[j] + lower[j] * share
+                    high_row[j] += upper[j] * share + (part >> 32)
+                    low_row[j] = part & MASK
+            for j in range(steps):
+                if least[j] < 0:
+                    part = constant[1, j] + lower[j] * left[j]
+                    constant[0, j] += upper[j] * left[j] + (part >> 32)
+                    constant[1, j] = part & MASK
+                else:
+                    e = experts[r, least[j]]
+                    part = total[1, e, j] + lower[j] * left[j]
+                    total[0, e, j] += upper[j] * left[j] + (part >> 32)
+                    total[1, e, j] = part & MASK
+        collect_exact(total, level[c], gradient)
+    return gradient, constant
 
 
 @compiled
@@ -315,12 +317,20 @@ def project(point, metric, size, capacity, most):
 
 
 @compiled
-def curvature(experts, size, chain, weight, table_shape, steps, within):
-    """Return the sums of ``W |R|`` over the terms that ask for an expert within each radius set, ``[E, C * J]``."""
-    total = np.zeros(table_shape, np.float32)
-    for r in range(len(experts)):
-        base = chain[r] * steps
-        for k in range(size[r]):
-            for j in range(steps):
-                total[experts[r, k], base + j] += weight[r, j] * within[chain[r], j]
-    return total
+def curvature(experts, size, start, weight, level, n_experts):
+    """Return the sums of ``W |R|`` over the terms that ask for an expert within a radius set with a server, [N, E]."""
+    n_servers = level.shape[1]
+    steps = weight.shape[1]
+    gradient = np.zeros((n_servers, n_experts), np.float64)
+    total = np.empty((n_experts, steps), np.float32)
+    within = np.empty(steps, np.float32)
+    for c in range(len(level)):
+        total[:] = 0
+        for j in range(steps):
+            within[j] = (level[c] <= j).sum()
+        for r in range(start[c], start[c + 1]):
+            for k in range(size[r]):
+                for j in range(steps):
+                    total[experts[r, k], j] += weight[r, j] * within[j]
+        collect(total, level[c], gradient)
+    return gradient

@@ -92,7 +92,8 @@ class LayerTerms:
         Experts of each row, padded with the first.
     size : int32 array [A]
         How many of them count.
-    chain : int32 array [A]
+    start : int64 array [C + 1]
+        The rows of chain ``c`` are ``start[c]`` to ``start[c + 1]``.
     weight : int64 array [A, J]
         Token-ns; 0 where a chain is shorter.
     level : int64 array [C, N]
@@ -102,7 +103,7 @@ class LayerTerms:
     items: slice
     experts: Int32
     size: Int32
-    chain: Int32
+    start: Int64
     weight: Int64
     level: Int64
 
@@ -142,7 +143,7 @@ def layer_terms(layer: Layer) -> LayerTerms:
         items=layer.items,
         experts=experts[rows],
         size=size[rows],
-        chain=chain[rows],
+        start=np.searchsorted(chain[rows], np.arange(len(level) + 1)),
         weight=np.add.reduceat(weight[order], first) if len(rows) else weight,
         level=level.astype(np.int64),
     )
@@ -205,11 +206,11 @@ class _Cut:
         self.halves = np.zeros((2, *units.shape), dtype=np.int64)
 
         def cut(layer: LayerTerms) -> int:
-            table = k.spread(np.ascontiguousarray(units[:, layer.items]), layer.level, layer.steps)
-            total, constant = k.exact(
-                layer.experts, layer.size, layer.chain, layer.weight, table, layer.steps, UNIT, smoothing
+            at = np.ascontiguousarray(units[:, layer.items])
+            slopes, constant = k.exact(
+                layer.experts, layer.size, layer.start, layer.weight, layer.level, at, UNIT, smoothing
             )
-            self.halves[:, :, layer.items] = k.collect_exact(total, layer.level, layer.steps)
+            self.halves[:, :, layer.items] = slopes
             return sum((high << 32) + low for high, low in constant.T.tolist())
 
         self.constants = bound.each(cut)
@@ -427,11 +428,9 @@ class _Search:
         metric = np.zeros_like(self.x)
 
         def curvature(layer: LayerTerms) -> None:
-            within = (layer.level[:, :, None] <= np.arange(layer.steps)).sum(axis=1).astype(np.float32)
-            shape = (layer.items.stop - layer.items.start, len(layer.level) * layer.steps)
+            n_experts = layer.items.stop - layer.items.start
             weight = self._weight[id(layer)]
-            table = k.curvature(layer.experts, layer.size, layer.chain, weight, shape, layer.steps, within)
-            metric[:, layer.items] = k.collect(table, layer.level, layer.steps)
+            metric[:, layer.items] = k.curvature(layer.experts, layer.size, layer.start, weight, layer.level, n_experts)
 
         bound.each(curvature)
         self._metric = np.maximum(metric, 1e-6 * metric.max(initial=1e-9))
@@ -460,10 +459,9 @@ class _Search:
         gradient = np.zeros_like(x)
 
         def one(layer: LayerTerms) -> None:
-            table = k.spread(np.ascontiguousarray(x[:, layer.items], dtype=np.float32), layer.level, layer.steps)
+            at = np.ascontiguousarray(x[:, layer.items], dtype=np.float32)
             weight = self._weight[id(layer)]
-            total = k.smooth(layer.experts, layer.size, layer.chain, weight, table, layer.steps, mu)
-            gradient[:, layer.items] = k.collect(total, layer.level, layer.steps)
+            gradient[:, layer.items] = k.smooth(layer.experts, layer.size, layer.start, weight, layer.level, at, mu)
 
         self._bound.each(one)
         return gradient
