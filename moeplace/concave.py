@@ -158,8 +158,8 @@ class Proof:
     instance : Instance
     saving_bound : int
         No placement saves more, token-ns.
-    points : list of Point
-        Where the cut's multipliers are taken.
+    points : list of (int, list of int, uint16 array [N, I])
+        Where the cut's multipliers are taken: smoothing, weights and placement, as a certificate's :class:`Point`.
     price_units : list of int
         What a byte of each server costs in the proof, as a certificate holds it.
     x : float64 array [N, I]
@@ -169,7 +169,7 @@ class Proof:
 
     instance: Instance
     saving_bound: int
-    points: list[Point]
+    points: list[tuple[int, list[int], npt.NDArray[np.uint16]]]
     price_units: list[int]
     x: Float
 
@@ -192,7 +192,8 @@ class Proof:
 
     def certificate(self) -> Certificate:
         """Return the document that proves :attr:`bound_ns`."""
-        cut = Cut(UNIT, self.points, WEIGHT_UNIT, self.price_units, PRICE_UNIT)
+        points = [Point.make(*point) for point in self.points]
+        cut = Cut(UNIT, points, WEIGHT_UNIT, self.price_units, PRICE_UNIT)
         return Certificate.make(self.instance, self.bound_ns, cut)
 
 
@@ -251,7 +252,7 @@ class ConcaveBound:
         self._cuts: list[_Cut] = []
         # The first proof: no placement saves more than everything everywhere does, the cut of alpha_1 = 1.
         shape = (len(self.instance.servers), self.instance.n_items)
-        everything = Point.make(0, [WEIGHT_UNIT] * self.instance.n_blocks, np.full(shape, UNIT, dtype=np.uint16))
+        everything = (0, [WEIGHT_UNIT] * self.instance.n_blocks, np.full(shape, UNIT, dtype=np.uint16))
         self.best = Proof(self.instance, self.total_weight, [everything], [0] * shape[0], np.ones(shape))
 
     @property
@@ -359,7 +360,7 @@ class ConcaveBound:
         bound, prices = _maximum(instance, constant, gradient)
         if bound < self.saving_bound:
             points = [
-                Point.make(cut.smoothing, block_weight.tolist(), cut.units)
+                (cut.smoothing, block_weight.tolist(), cut.units)
                 for cut, block_weight in zip(cuts, block_weights, strict=True)
                 if block_weight.any()
             ]

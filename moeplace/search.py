@@ -64,7 +64,7 @@ class Search:
         self.placement, self.latency_ns = start, latency_ns(instance, start)
         self.bound_ns: int | None = None
         self.bound_source: str | None = None
-        self._certificate: Certificate | None = None
+        self._certificate: Callable[[], Certificate] | None = None
         self._gap, self._progress, self._lock = gap, progress, threading.Lock()
         self._turns: _Turns | None = None
         self._failed = False
@@ -88,8 +88,8 @@ class Search:
             self._report()
             return True
 
-    def prove(self, bound_ns: int, source: str, certificate: Certificate | None = None) -> None:
-        """Take a proven lower bound, whose proof it is, and what shows it, if it is better.
+    def prove(self, bound_ns: int, source: str, certificate: Callable[[], Certificate] | None = None) -> None:
+        """Take a proven lower bound, whose proof it is, and what writes down the proof, if it is better.
 
         Raises
         ------
@@ -183,7 +183,8 @@ class Search:
             self._progress = None  # nobody listens any more to a solver that was left behind
             # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
             ending = self._ending or "gap_limit"
-            return Outcome(self.placement, self.bound_ns, self.bound_source, ending, certificate=self._certificate)
+            certificate = self._certificate() if self._certificate is not None else None
+            return Outcome(self.placement, self.bound_ns, self.bound_source, ending, certificate=certificate)
 
     def _report(self) -> None:
         if self._progress is not None:

@@ -138,7 +138,7 @@ def prove(form: SavingForm, search: Search) -> None:
 
     def report(saving_bound: int, found: ConcaveProof) -> None:
         if search.bound_ns is None or found.bound_ns > search.bound_ns:
-            search.prove(found.bound_ns, "concave bound", found.certificate())
+            search.prove(found.bound_ns, "concave bound", found.certificate)
 
     by_layers = form.most_terms <= MOST_TERMS and refuses(form.instance, MOST_CELLS_LATER) is None
     at_once = by_layers and refuses(form.instance) is None
