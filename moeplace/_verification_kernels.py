@@ -22,33 +22,36 @@ def compiled(function):
 
 
 @compiled
-def shares(values, smoothing, share):
+def shares(values, smoothing, share, ascending):
     """Fill ``share`` with the multipliers of one term, whole numbers of ``2**-SHARE_BITS`` that sum to 1.
 
     In proportion to ``max(0, tau - values)``, rounded down, where ``tau`` is the least integer at which these sum to at
-    least ``smoothing``; what rounding leaves goes to the first of the smallest values.
+    least ``smoothing``; what rounding leaves goes to the first of the smallest values. ``ascending`` is scratch space.
     """
+    n = len(values)
     smallest = 0
-    for k in range(1, len(values)):
-        if values[k] < values[smallest]:
+    for k in range(n):
+        value = values[k]
+        if value < values[smallest]:
             smallest = k
-    # The sum grows with tau: it is 0 at the smallest value and at least the smoothing that much further.
-    low, tau = values[smallest] - 1, values[smallest] + smoothing
-    while tau - low > 1:
-        middle = (low + tau) // 2
-        total = 0
-        for value in values:
-            total += max(0, middle - value)
-        if total >= smoothing:
-            tau = middle
-        else:
-            low = middle
+        at = k
+        while at > 0 and ascending[at - 1] > value:
+            ascending[at] = ascending[at - 1]
+            at -= 1
+        ascending[at] = value
+    # Where only the first k values lie below tau, the sum is k * tau - their sum.
+    below, tau = 0, 0
+    for k in range(1, n + 1):
+        below += ascending[k - 1]
+        tau = (smoothing + below + k - 1) // k
+        if k == n or tau <= ascending[k]:
+            break
     total = 0
     for value in values:
         total += max(0, tau - value)
     left = 1 << SHARE_BITS
-    for k in range(len(values)):
-        share[k] = 0 if total == 0 else (max(0, tau - values[k]) << SHARE_BITS) // total
+    for k in range(n):
+        share[k] = ((tau - values[k]) << SHARE_BITS) // total if values[k] < tau else 0
         left -= share[k]
     share[smallest] += left
 
@@ -69,6 +72,7 @@ def add_terms(demand, tokens, expert, asked, on_device, radius, width, device, c
     members = np.empty(most, np.int64)
     values = np.empty(most + 1, np.int64)
     share = np.empty(most + 1, np.int64)
+    ascending = np.empty(most + 1, np.int64)
     low_bits = (1 << HALF) - 1
     for row in range(len(demand)):
         d = demand[row]
@@ -85,7 +89,7 @@ def add_terms(demand, tokens, expert, asked, on_device, radius, width, device, c
                     values[n] = copies[r, expert[row, k]]
             if n == 0:  # all of them are on the device by now: saved without any server
                 continue
-            shares(values[: n + 1], smoothing, share)
+            shares(values[: n + 1], smoothing, share, ascending)
             weight = tokens[row] * width[d, j]
             high, low = weight >> HALF, weight & low_bits
             for k in range(n + 1):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -173,21 +175,31 @@ def _bound(instance: Instance, cut: Cut, placements: list[Int64]) -> int:
     constant = 0
     gradient: list[list[int]] = [[0] * instance.n_items for _ in range(servers)]
     baseline = 0
-    for b, block in enumerate(_blocks(instance)):
+
+    def sums(b: int, block: _Block) -> tuple[int, list[list[int]]]:
+        """Average the cuts of a block at all points, in units of ``2**-SHARE_BITS / weight_unit``."""
+        first, last = int(instance.block_start[b]), int(instance.block_start[b + 1])
+        total, slopes = 0, [[0] * (last - first) for _ in range(servers)]
+        for point, placement in zip(cut.points, placements, strict=True):
+            if weight := point.weights[b]:
+                part, slope = _cut(steps, block, placement[:, first:last], point, cut.unit)
+                total += weight * part
+                slopes = [
+                    [a + weight * b for a, b in zip(*lines, strict=True)] for lines in zip(slopes, slope, strict=True)
+                ]
+        return total, slopes
+
+    blocks = _blocks(instance)
+    for block in blocks:
         away = (block.asked & ~block.on_device).any(axis=1)
         near = np.minimum(instance.device_ns, instance.cloud_ns)[block.demand]
         # The instance was refused if its latency with empty servers did not fit in 63 bits.
         baseline += int(np.dot(block.tokens, np.where(away, instance.cloud_ns[block.demand], near)))
-        first, last = int(instance.block_start[b]), int(instance.block_start[b + 1])
-        for point, placement in zip(cut.points, placements, strict=True):
-            if not (weight := point.weights[b]):
-                continue
-            part, slope = _cut(steps, block, placement[:, first:last], point, cut.unit)
-            constant += weight * part
-            for n in range(servers):
-                line = gradient[n]
-                for e, value in enumerate(slope[n]):
-                    line[first + e] += weight * value
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for b, (part, slopes) in enumerate(pool.map(sums, range(len(blocks)), blocks)):
+            constant += part
+            for line, values in zip(gradient, slopes, strict=True):
+                line[int(instance.block_start[b]) : int(instance.block_start[b + 1])] = values
     saving = _most(instance, cut, constant, gradient) // (cut.price_unit * cut.weight_unit << SHARE_BITS)
     return max(0, baseline - saving)
 
