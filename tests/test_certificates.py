@@ -22,9 +22,9 @@ from scipy.optimize import linprog
 import moeplace
 from moeplace import Instance, Outcome, Placement
 from moeplace.aggregation import aggregate
+from moeplace.bounds.concave import WEIGHT_UNIT, ConcaveBound, Proof
 from moeplace.certificates import SHARE_BITS, Certificate, Cut, Trusted, read_certificate
 from moeplace.cli import main
-from moeplace.concave import WEIGHT_UNIT, ConcaveBound, Proof
 from moeplace.documents import parse
 from moeplace.errors import InputError, MethodError
 from moeplace.incremental import saving_form

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from scipy.optimize import linprog
 
-from moeplace.cut_program import Optimum, maximise
+from moeplace.bounds.cut_program import Optimum, maximise
 
 Float = npt.NDArray[np.float64]
 

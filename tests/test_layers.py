@@ -15,13 +15,14 @@ from random_instances import brute_force, random_document, random_instance, rand
 from test_exact import assert_honest, assert_optimal, choice, larger, solved
 
 import moeplace
-from moeplace import Instance, MethodLimitError, Placement, Progress, layer_oracle, merging
+from moeplace import Instance, MethodLimitError, Placement, Progress
 from moeplace.aggregation import aggregate
+from moeplace.bounds import layer_oracle, merging
+from moeplace.bounds.layer_oracle import LayerOracle
+from moeplace.bounds.merging import Menu, merge
 from moeplace.instance import Int64
 from moeplace.interrupt import Stop
-from moeplace.layer_oracle import LayerOracle
 from moeplace.library import best_known, instance_files
-from moeplace.merging import Menu, merge
 from moeplace.methods import layer_enumeration
 from moeplace.methods.layer_enumeration import Proof
 from moeplace.search import Search

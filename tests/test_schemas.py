@@ -13,7 +13,7 @@ from run_directories import solved_run
 from test_bad_input import DOCUMENT, INSTANCES, SOLUTIONS, solution
 
 import moeplace
-from moeplace.concave import ConcaveBound
+from moeplace.bounds.concave import ConcaveBound
 from moeplace.errors import InputError
 from moeplace.files import read_json
 from moeplace.incremental import saving_form

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from moeplace.bounds.concave import ConcaveBound
+from moeplace.bounds.concave import Proof as ConcaveProof
 from moeplace.columns import Column, ColumnPool, Float, peeled, price
-from moeplace.concave import ConcaveBound
-from moeplace.concave import Proof as ConcaveProof
 from moeplace.errors import InputError
 from moeplace.incremental import SavingForm, saving_form
 from moeplace.instance import Bool, Instance, Int64
@@ -29,7 +29,7 @@ from moeplace.registry import MethodInfo, describe, method_info
 from moeplace.result import Outcome, ProgressCallback
 from moeplace.search import Search
 
-IMPORTS = (*method_info(layer_enumeration).imports, "moeplace._concave_kernels", "moeplace.solvers.master")
+IMPORTS = (*method_info(layer_enumeration).imports, "moeplace.bounds._concave_kernels", "moeplace.solvers.master")
 
 ROUNDS = 12
 """Most rounds of pricing in a row."""

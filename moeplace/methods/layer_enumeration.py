@@ -5,14 +5,14 @@ greatest common divisor of the experts' sizes) they fall apart, and::
 
     UB(p) = sum over layers of max over plans of (saving - p.used)  +  p.capacity
 
-bounds every saving (M1). :mod:`moeplace.layer_oracle` computes each maximum exactly. The method
+bounds every saving (M1). :mod:`moeplace.bounds.layer_oracle` computes each maximum exactly. The method
 
 1. descends the smoothed bound in shares and prices at once, in floats: a good beginning;
 2. minimises ``UB`` exactly by cutting planes: a master problem over the plans found proposes prices, and between
    these and the best ones so far the oracle is asked again (in-out separation);
 3. with ``Delta`` growing, lists all plans of each layer whose value is within ``Delta`` of the layer's best, and merges
-   the layers (:mod:`moeplace.merging`). By (M1) that finds a best placement if one saves at least ``UB - Delta``, and
-   proves that none does otherwise.
+   the layers (:mod:`moeplace.bounds.merging`). By (M1) that finds a best placement if one saves at least
+   ``UB - Delta``, and proves that none does otherwise.
 
 Why the last is a proof: a placement that saves at least ``UB - Delta`` has, by (M1), deficits of at most ``Delta`` in
 sum, so each of its layers is on its list, or one that uses the same and saves no less is. ``Delta`` never needs to grow
@@ -31,14 +31,14 @@ import scipy.sparse as sp
 from scipy.optimize import linprog
 
 from moeplace.aggregation import AggregatedProblem, aggregate
+from moeplace.bounds.layer_oracle import KERNELS as ORACLE
+from moeplace.bounds.layer_oracle import MOST_SERVERS, Float, LayerOracle, Plans, Priced
+from moeplace.bounds.merging import KERNELS as MERGING
+from moeplace.bounds.merging import MOST_STATES, Menu, merge
 from moeplace.incremental import KERNELS as HEURISTICS
 from moeplace.incremental import each, saving_form
 from moeplace.instance import Bool, Instance, Int64
 from moeplace.interrupt import stopping
-from moeplace.layer_oracle import KERNELS as ORACLE
-from moeplace.layer_oracle import MOST_SERVERS, Float, LayerOracle, Plans, Priced
-from moeplace.merging import KERNELS as MERGING
-from moeplace.merging import MOST_STATES, Menu, merge
 from moeplace.methods.local_search import local_search
 from moeplace.placement import Placement
 from moeplace.plan import Plan

@@ -1,4 +1,4 @@
-"""The compiled loops that merge layers. Only :mod:`moeplace.merging` imports this module, when it runs.
+"""The compiled loops that merge layers. Only :mod:`moeplace.bounds.merging` imports this module, when it runs.
 
 Plans of all layers lie one after the other: layer ``l`` has the plans ``start[l]`` to ``start[l + 1]``, with their
 ``saving [P]`` and ``used [P, N]``. All integers but in :func:`descend`, which only proposes prices.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from moeplace._kernels import compiled
-from moeplace._layer_kernels import place, rehash  # noqa: F401
+from moeplace.bounds._layer_kernels import place, rehash  # noqa: F401
 
 
 @compiled

@@ -31,8 +31,8 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.bounds.cut_program import maximise
 from moeplace.certificates import SHARE_BITS, Certificate, Cut, Point
-from moeplace.cut_program import maximise
 from moeplace.incremental import Layer, SavingForm, each
 from moeplace.instance import Instance, Int32, Int64
 from moeplace.keys import row_keys
@@ -72,7 +72,7 @@ PROGRESS: Final = 1e-5
 
 def kernels() -> ModuleType:
     """Return the compiled loops; loaded here, since numba takes a second."""
-    from moeplace import _concave_kernels
+    from moeplace.bounds import _concave_kernels
 
     return _concave_kernels
 

@@ -27,8 +27,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.bounds.layer_oracle import hash_salt, never
 from moeplace.instance import Int64
-from moeplace.layer_oracle import hash_salt, never
 
 MOST_STATES: Final = 1 << 21
 """States that are kept of one step; beyond, those of the smallest bounds are dropped and the result is no proof."""
@@ -43,12 +43,12 @@ DESCENT: Final = 60
 CHUNK: Final = 1 << 21
 """Pairs of a state and a plan between two looks at the clock."""
 
-KERNELS: Final = ("moeplace._merge_kernels",)
+KERNELS: Final = ("moeplace.bounds._merge_kernels",)
 
 
 def kernels() -> ModuleType:
     """Return the compiled loops; loaded here, since numba takes a second and most commands never need it."""
-    from moeplace import _merge_kernels
+    from moeplace.bounds import _merge_kernels
 
     return _merge_kernels
 

@@ -42,14 +42,14 @@ TUNING: Final = ((0.1, 1.0, 30), (0.03, 0.5, 40), (0.01, 0.3, 50))
 CHUNK: Final = 20_000
 """Nodes between two looks at the clock."""
 
-KERNELS: Final = ("moeplace._layer_kernels",)
+KERNELS: Final = ("moeplace.bounds._layer_kernels",)
 
 Float = npt.NDArray[np.float64]
 
 
 def kernels() -> ModuleType:
     """Return the compiled loops; loaded here, since numba takes a second and most commands never need it."""
-    from moeplace import _layer_kernels
+    from moeplace.bounds import _layer_kernels
 
     return _layer_kernels
 
