@@ -375,7 +375,7 @@ def main() -> None:
         if name == "traces" and realdata is None:
             continue
         title, run = known[name]
-        write(output, {title: f"{run()}\n\n{machine()}"}, titles, HEAD)
+        write(output, {title: f"{run()}\n\n{machine(f'`auto` on {THREADS} threads')}"}, titles, HEAD)
         print(f"{title}: written to {output}", file=sys.stderr)
 
 

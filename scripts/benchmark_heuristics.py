@@ -472,7 +472,7 @@ def exactness(realdata: Path | None) -> str:
     return text + table(header, rows)
 
 
-def machine() -> str:
+def machine(threads: str = "One process on one thread") -> str:
     """Return the machine, the versions and how busy the machine is, in one line."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -482,8 +482,8 @@ def machine() -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("moeplace", "numpy", "numba", "scipy", "ortools"))
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
-        f"*{cpu}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, {versions}. One "
-        f"process on one thread; load of the machine over the last 1, 5 and 15 minutes: {load}.*"
+        f"*{cpu}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, {versions}. "
+        f"{threads}; load of the machine over the last 1, 5 and 15 minutes: {load}.*"
     )
 
 
