@@ -228,9 +228,9 @@ def geometric(output: Path, limit: float, seeds: int) -> str:
         "the given share of the model. Seconds count from the start of a fresh process: libraries are loaded "
         "and the instance is read within them.\n\n"
         f"`auto` has {THREADS} threads. On the first seed beside it: HiGHS on the aggregated model (`milp`), CP-SAT, "
-        "and HiGHS on the textbook model, at a family's first capacity, each with one thread, two at a time. HiGHS ends at "
-        "its tolerance, which is 0.99999 in exact integers. Last column: seconds of the textbook model over those of "
-        "`auto`, at least where the limit ended it.\n\n"
+        "and HiGHS on the textbook model, at a family's first capacity, each with one thread, two at a time. HiGHS "
+        "ends at its tolerance, which is 0.99999 in exact integers. Last column: seconds of the textbook model over "
+        "those of `auto`, at least where the limit ended it.\n\n"
     )
     header = ["instance", "capacity", "proven", "least ratio", "seconds: median / most", "first seed", *ALONE,
               "textbook", "textbook / auto"]  # fmt: skip
