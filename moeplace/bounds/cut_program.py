@@ -3,8 +3,9 @@
 Maximise ``sum over layers l of t_l`` over fractional placements within the capacities, subject to
 ``t_l <= c_lp + G_lp . x_l`` for the cuts ``p`` of layer ``l``: a dense matrix with many columns and few rows. Newton's
 equations fold into one small symmetric system for each layer (cuts by cuts) and one for the prices (servers by
-servers), all of them products and factors of dense matrices. General solvers treat the same matrix as sparse: HiGHS's
-interior-point method takes 20 to 30 times as long (docs/benchmarks/certified.md).
+servers), all of them products and factors of dense matrices. General solvers treat the same matrix as sparse: with 40
+cuts in 6 layers of 256 experts on 20 servers, HiGHS 1.13's interior-point method took 4.0 seconds without its
+crossover, this one 0.5.
 
 The method is the primal-dual one with Mehrotra's predictor and corrector (Wright 1997, *Primal-Dual Interior-Point
 Methods*, chapter 10). It starts feasible on both sides and stays so: whenever it ends, the weights of each layer's cuts
