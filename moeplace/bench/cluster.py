@@ -16,6 +16,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,14 @@ def cluster_pool(address: str, threads: int, modules: Sequence[str] = ()) -> Clu
                 raise InputError(f"the Dask worker {worker} has moeplace {there}, here it is {here}")
         return ClusterPool(client, threads, modules)
     except BaseException:
-        client.close()
+        _close(client)
         raise
+
+
+def _close(client: Any) -> None:
+    """Close a client. Dask asserts that this went smoothly; if not, that must not hide what happened before."""
+    with suppress(AssertionError, OSError):
+        client.close()
 
 
 class ClusterPool:
@@ -173,7 +180,7 @@ class ClusterPool:
 
     def close(self) -> None:
         """Give up what is under way and leave the cluster."""
-        self._client.close()
+        _close(self._client)
 
     def __enter__(self) -> ClusterPool:
         return self
