@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from scipy.optimize import linprog
 
+from moeplace.bounds import cut_program
 from moeplace.bounds.cut_program import Optimum, maximise
 
 Float = npt.NDArray[np.float64]
@@ -117,6 +118,24 @@ def test_equal_cuts_share_their_weight() -> None:
     assert found.value == pytest.approx(6, abs=1e-8)
     assert found.weights[0] == pytest.approx([0.5, 0.5])
     assert found.x == pytest.approx(np.eye(2), abs=1e-6)
+
+
+def test_a_step_that_fails_leaves_the_last_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program(3)
+    step = cut_program._Program.step
+    asked = itertools.count()
+
+    def failing(self: cut_program._Program, point: cut_program._Point, gap: float) -> cut_program._Point:
+        following = step(self, point, gap)
+        if next(asked) == 2:
+            following.x[:] = np.nan
+        return following
+
+    monkeypatch.setattr(cut_program._Program, "step", failing)
+    found = program.solved(1e-9)
+    assert next(asked) == 3
+    assert found.value >= program.optimum() - 1e-9
+    assert all((weights >= 0).all() and abs(weights.sum() - 1) < 1e-12 for weights in found.weights)
 
 
 def test_it_gives_up_when_it_is_told() -> None:

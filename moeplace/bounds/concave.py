@@ -376,6 +376,8 @@ def _whole(weights: Float) -> Int64:
     rank = np.argsort(np.argsort(whole - weights * WEIGHT_UNIT, axis=1, kind="stable"), axis=1, kind="stable")
     whole += rank < missing[:, None]
     whole[np.arange(len(whole)), whole.argmax(axis=1)] += WEIGHT_UNIT - whole.sum(axis=1)
+    if whole.min(initial=0) < 0:  # only averages of cuts are cuts
+        raise AssertionError("weights of cuts must not be negative")
     return whole
 
 

@@ -14,6 +14,7 @@ are not negative and sum to 1. It is in floats and nothing is proven by it: weig
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,6 +72,10 @@ class _Point:
             *zip(self.below, self.weights, strict=True),
         ]
 
+    def gap(self) -> float:
+        """Return how far the objectives of the two programs are apart."""
+        return sum(float((slack * multiplier).sum()) for slack, multiplier in self.pairs())
+
     def moved(self, step: _Point, primal: float, dual: float) -> _Point:
         """Go along a step, so far in the primal and so far in the dual variables."""
         return _Point(
@@ -116,21 +121,25 @@ def maximise(
     Returns
     -------
     Optimum or None
-        None where there was no time, or where the equations could not be solved.
+        None where there was no time. Where the equations could not be solved any further, the last point.
     """
     with threadpool_limits(1, "blas"):  # other threads have the other cores
         program = _Program(constants, gradients, columns, size, capacity)
         point = program.start()
+        gap = point.gap()
         for _ in range(MOST_STEPS):
             if ended():
                 return None
-            gap = sum(float((a * b).sum()) for a, b in point.pairs())
             if gap <= tolerance:
                 break
             try:
-                point = program.step(point, gap)
+                following = program.step(point, gap)
             except LinAlgError:
                 break
+            gap = following.gap()
+            if not math.isfinite(gap):  # a factor without digits left: weights that are no numbers prove nothing
+                break
+            point = following
         return Optimum(program.dual_value(point), point.x, [np.maximum(w, 0) / w.sum() for w in point.weights])
 
 
@@ -139,10 +148,9 @@ class _Program:
         self, constants: list[Float], gradients: list[Float], columns: list[slice], size: Float, capacity: Float
     ) -> None:
         self.constants, self.columns, self.size, self.capacity = constants, columns, size, capacity
-        self.servers = len(capacity)
         self.shapes = [gradient.shape[1:] for gradient in gradients]
         self.slopes = [gradient.reshape(len(gradient), -1) for gradient in gradients]
-        self.count = 2 * size.size + self.servers + sum(map(len, constants))
+        self.count = 2 * size.size + len(capacity) + sum(map(len, constants))
 
     def start(self) -> _Point:
         """Fill every server evenly to a half at most; give all cuts of a layer the same weight."""
@@ -157,7 +165,7 @@ class _Program:
         # Prices that leave about half of the values above them.
         value = self._values(weights)
         worth = (value * x).sum() / max(float((self.size * x).sum()), 1e-300)
-        prices = np.full(self.servers, max(worth, 1e-12))
+        prices = np.full(len(self.capacity), max(worth, 1e-12))
         net = value - prices[:, None] * self.size
         typical = float(np.abs(net).mean()) + 1e-15
         return _Point(
@@ -191,7 +199,7 @@ class _Program:
         pairs = point.pairs()
         ahead = solve([-a * b for a, b in pairs])
         reach = point.moved(ahead, *_reach(point, ahead, 1.0))
-        centring = (sum(float((a * b).sum()) for a, b in reach.pairs()) / gap) ** 3
+        centring = (reach.gap() / gap) ** 3
         aim = centring * gap / self.count
         step = solve([aim - a * b - da * db for (a, b), (da, db) in zip(pairs, ahead.pairs(), strict=True)])
         return point.moved(step, *_reach(point, step, SHORTENED))
