@@ -183,8 +183,7 @@ class Search:
             self._progress = None  # nobody listens any more to a solver that was left behind
             # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
             ending = self._ending or "gap_limit"
-            certificate = self._certificate() if self._certificate is not None else None
-            return Outcome(self.placement, self.bound_ns, self.bound_source, ending, certificate=certificate)
+            return Outcome(self.placement, self.bound_ns, self.bound_source, ending, certificate=self._certificate)
 
     def _report(self) -> None:
         if self._progress is not None:
