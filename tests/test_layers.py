@@ -20,6 +20,7 @@ from moeplace.aggregation import aggregate
 from moeplace.bounds import layer_oracle, merging
 from moeplace.bounds.layer_oracle import LayerOracle
 from moeplace.bounds.merging import Menu, merge
+from moeplace.incremental import saving_form
 from moeplace.instance import Int64
 from moeplace.interrupt import Stop
 from moeplace.library import best_known, instance_files
@@ -232,7 +233,7 @@ def stopped_after(instance: Instance, asked: int, placement: Placement | None = 
         def stop(self) -> bool:
             return next(calls) >= asked or super().stop()
 
-    Stopped(search, 1).run()
+    Stopped(saving_form(instance), search, 1).run()
     return search, next(calls)
 
 

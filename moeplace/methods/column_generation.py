@@ -112,7 +112,7 @@ def column_generation(
             details.update(found.details)
 
         if prices_exactly(instance):
-            search.run(lambda: columns(Proof(search, threads)))
+            search.run(lambda: columns(Proof(form, search, threads)))
         else:
             search.run(
                 lambda: columns(None),
@@ -143,11 +143,11 @@ def prove(form: SavingForm, search: Search) -> None:
     by_layers = form.most_terms <= MOST_TERMS and refuses(form.instance, MOST_CELLS_LATER) is None
     at_once = by_layers and refuses(form.instance) is None
     if at_once:
-        Proof(search, 1).run()
+        Proof(form, search, 1).run()
     if not search.ended and not prices_exactly(form.instance):
         ConcaveBound(form).improve(lambda: search.ended is not None, report)
     if not search.ended and by_layers and not at_once:
-        Proof(search, 1).run()
+        Proof(form, search, 1).run()
 
 
 class Heeding(Stop):
