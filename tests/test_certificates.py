@@ -27,9 +27,9 @@ from moeplace.certificates import SHARE_BITS, Certificate, Cut, Trusted, read_ce
 from moeplace.cli import main
 from moeplace.documents import parse
 from moeplace.errors import InputError, MethodError
+from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
 from moeplace.interrupt import Stop
-from moeplace.search import Search
 from moeplace.solving import _finish, certified
 from moeplace.verification import verify
 
@@ -370,7 +370,7 @@ def test_a_certificate_is_packed_only_when_it_is_asked_for() -> None:
         return proof.certificate()
 
     def method(instance: Instance, **_: Any) -> Outcome:
-        search = Search(instance, Stop(), Placement.empty(instance))
+        search = caching_incumbent(instance, Stop(), Placement.empty(instance))
         search.prove(proof.bound_ns, "concave bound", packed)
         return search.outcome()
 

@@ -20,13 +20,14 @@ from moeplace.aggregation import aggregate
 from moeplace.bounds import layer_oracle, merging
 from moeplace.bounds.layer_oracle import LayerOracle
 from moeplace.bounds.merging import Menu, merge
+from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
 from moeplace.instance import Int64
 from moeplace.interrupt import Stop
 from moeplace.library import best_known, instance_files
 from moeplace.methods import layer_enumeration
 from moeplace.methods.layer_enumeration import Proof
-from moeplace.search import Search
+from moeplace.search import Incumbent
 
 TESTS = Path(__file__).parent
 METHOD = "layer-enumeration"
@@ -224,9 +225,9 @@ def test_equal_to_brute_force(part: int) -> None:
         assert_optimal(instance, METHOD, brute_force(instance))
 
 
-def stopped_after(instance: Instance, asked: int, placement: Placement | None = None) -> tuple[Search, int]:
+def stopped_after(instance: Instance, asked: int, placement: Placement | None = None) -> tuple[Incumbent, int]:
     """Run a proof until it has asked so often whether to stop."""
-    search = Search(instance, Stop(), placement or Placement.empty(instance))
+    search = caching_incumbent(instance, Stop(), placement or Placement.empty(instance))
     calls = itertools.count()
 
     class Stopped(Proof):

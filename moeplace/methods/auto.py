@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from moeplace.documents import Termination
+from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
 from moeplace.instance import Instance
 from moeplace.interrupt import stopping
@@ -23,7 +24,6 @@ from moeplace.methods.exact import aggregated_rows
 from moeplace.placement import Placement
 from moeplace.registry import MethodInfo, describe, find_formulation
 from moeplace.result import Outcome, ProgressCallback
-from moeplace.search import Search
 
 EXACT_ROWS = 200_000
 """Constraint rows of the aggregated model up to which CP-SAT is given the time that is left."""
@@ -71,7 +71,7 @@ def auto(
         Stop at this proven gap.
     """
     with stopping(time_limit) as stop:
-        search = Search(instance, stop, start or Placement.empty(instance), gap, progress)
+        search = caching_incumbent(instance, stop, start or Placement.empty(instance), gap, progress)
         form = saving_form(instance)
         search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
         columns = ColumnSearch(form, search, seed=seed, started=start is not None)

@@ -35,6 +35,7 @@ from moeplace.bounds.layer_oracle import KERNELS as ORACLE
 from moeplace.bounds.layer_oracle import MOST_SERVERS, Float, LayerOracle, Plans, Priced
 from moeplace.bounds.merging import KERNELS as MERGING
 from moeplace.bounds.merging import MOST_STATES, Menu, merge
+from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import KERNELS as HEURISTICS
 from moeplace.incremental import SavingForm, each, saving_form
 from moeplace.instance import Bool, Instance, Int64
@@ -44,7 +45,7 @@ from moeplace.placement import Placement
 from moeplace.plan import Plan
 from moeplace.registry import MethodInfo, describe
 from moeplace.result import Outcome, ProgressCallback
-from moeplace.search import Search
+from moeplace.search import Incumbent
 
 SOURCE = "layer enumeration"
 
@@ -142,7 +143,7 @@ def layer_enumeration(
     with stopping(time_limit) as stop:
         limit = None if stop.remaining is None else stop.remaining / 5
         form = saving_form(instance)
-        search = Search(instance, stop, climbed(form, start, limit, threads), gap, progress)
+        search = caching_incumbent(instance, stop, climbed(form, start, limit, threads), gap, progress)
         if start is not None:
             search.offer(start)
         if not search.ended:
@@ -153,7 +154,7 @@ def layer_enumeration(
 class Proof:
     """The state of one proof. Savings, prices and values are in scaled units: ``scale / unit`` times token-ns."""
 
-    def __init__(self, form: SavingForm, search: Search, threads: int) -> None:
+    def __init__(self, form: SavingForm, search: Incumbent, threads: int) -> None:
         self.form, self.search, self.threads = form, search, threads
         self.instance = form.instance
         problem = aggregate(self.instance)
@@ -176,7 +177,7 @@ class Proof:
 
     def stop(self) -> bool:
         """Whether the search has ended."""
-        return self.search.ended is not None
+        return self.search.checkpoint() is not None
 
     def run(self) -> None:
         """Prove as much as there is time for."""

@@ -180,7 +180,7 @@ class Climb:
         """Fill the server that gains most, again and again, as ``successive-greedy`` does in its first pass."""
         for chosen in by_gain(self.plan, self.servers, lambda plan, n: plan.refill(n, self.enumerated), self.stop):
             self.plan.take(chosen)
-            self._tell()
+            self._report_if_better()
 
     def refill(self, servers: list[int]) -> None:
         """Fill servers anew, round and round until a whole round improves nothing."""
@@ -189,7 +189,7 @@ class Climb:
             chosen = self.plan.refill(servers[at % len(servers)], self.enumerated)
             same = 0 if self.plan.take(chosen) else same + 1
             at += 1
-            self._tell()
+            self._report_if_better()
 
     def exchange(self) -> None:
         """Take the best exchange of two moves (or single move, or cycle of three) while there is one."""
@@ -213,7 +213,7 @@ class Climb:
             for layer, _, _ in steps:
                 gain[layer] = plan.moves(layer).gain
             self.exchanges += 1
-            self._tell()
+            self._report_if_better()
 
     def relayer(self) -> None:
         """Empty one layer on all servers and fill it server by server; keep the old one unless that is better."""
@@ -233,7 +233,7 @@ class Climb:
                 self.plan.put(i, old, saving)
             else:
                 self.settled[i] = key
-            self._tell()
+            self._report_if_better()
 
     def attempt(self, change: Callable[[], None]) -> None:
         """Change the plan and climb from there; go back unless that is as good."""
@@ -264,7 +264,7 @@ class Climb:
                 same = 0
             at += 1
 
-    def _tell(self) -> None:
+    def _report_if_better(self) -> None:
         if self.plan.saving > self.best:
             self.best = self.plan.saving
             self.report(self.best)

@@ -10,7 +10,7 @@ import highspy
 
 
 @contextmanager
-def alone(ended: Callable[[], bool]) -> Iterator[bool]:
+def scheduler_lock(ended: Callable[[], bool]) -> Iterator[bool]:
     """Wait until nobody else in this process runs HiGHS, which has one scheduler; say whether that came in time.
 
     Parameters
