@@ -22,6 +22,7 @@ from moeplace.columns import ColumnPool, exchanged, peeled, price
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
 from moeplace.interrupt import stopping
+from moeplace.methods import column_generation
 from moeplace.solvers.master import Master
 from moeplace.solving import certified
 
@@ -300,6 +301,25 @@ def test_the_gap_table_has_them(
 def test_column_generation_refuses_negative_kicks() -> None:
     with pytest.raises(moeplace.InputError, match="kicks must be at least 0, found -1"):
         solve(random_instance(0), "column-generation", kicks=-1)
+
+
+def test_all_threads_but_one_value_the_layers_of_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    instance, used = Instance.from_document(wide_document(0)), []
+
+    class Counted:
+        def __init__(self, *given: Any) -> None:
+            used.append(given[-1])
+
+        def run(self) -> None: ...
+
+        def improve(self, *_: Any) -> None: ...
+
+    monkeypatch.setattr(column_generation, "Proof", Counted)
+    monkeypatch.setattr(column_generation, "ConcaveBound", Counted)
+    for threads, expected in ((1, 1), (2, 1), (4, 3)):
+        solve(instance, "column-generation", threads=threads, kicks=0)
+        assert used == [expected, expected], threads
+        used.clear()
 
 
 # --- works that take turns -----------------------------------------------------------------------------------------

@@ -257,6 +257,18 @@ def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped(part: int, mo
     assert reached > 2  # some were stopped before the bound was closed
 
 
+def test_a_proof_is_the_same_on_any_number_of_threads() -> None:
+    for seed in range(3):
+        instance, found = random_instance(seed, 12), []
+        for threads in (1, 3):
+            search = caching_incumbent(instance, Stop(), Placement.empty(instance))
+            proof = Proof(saving_form(instance), search, threads)
+            proof.run()
+            found.append((search.bound_ns, search.latency_ns, proof.upper, proof.price.tolist()))
+            found[-1] += (search.placement.cached.tobytes(),)
+        assert found[0] == found[1], seed
+
+
 def test_a_time_limit_ends_it() -> None:
     instance = larger(users=40, layers=6, experts=14)
     bounds = []

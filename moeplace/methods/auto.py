@@ -45,7 +45,8 @@ KICKS = 8
         summary="Exchanges first; then proof and better placements side by side, by methods picked for the instance.",
         exact=True,
         guarantee=f"a proven bound; optimal, given time, up to {EXACT_ROWS:,} constraint rows",
-        limits="with threads=1 bound and placement take turns, with 2 or more they go on at the same time",
+        limits="with threads=1 bound and placement take turns, with 2 or more they go on at the same time,"
+        " the proof of layers on all threads but one",
         imports=IMPORTS,  # CP-SAT's take seconds to load and are mostly not needed
     )
 )
@@ -100,7 +101,7 @@ def auto(
             return not search.ended and form.most_terms <= MOST_TERMS and aggregated_rows(instance) <= EXACT_ROWS
 
         def both() -> None:
-            prove(form, search)
+            prove(form, search, max(1, threads - 1))  # one is for the placement
             if last():
                 tried.append("cpsat")
                 solve()

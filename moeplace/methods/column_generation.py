@@ -117,7 +117,7 @@ def column_generation(
         else:
             search.run(
                 lambda: columns(None),
-                lambda: prove(form, search),
+                lambda: prove(form, search, max(1, threads - 1)),
                 turns=TURNS if threads == 1 else None,
             )
         return replace(search.outcome(), termination=search.ended or "completed", details=details)
@@ -130,11 +130,12 @@ def prices_exactly(instance: Instance) -> bool:
     return refuses(instance) is None
 
 
-def prove(form: SavingForm, search: Incumbent) -> None:
+def prove(form: SavingForm, search: Incumbent, threads: int = 1) -> None:
     """Prove what can be proven by layers; where they are too large for that, the concave bound after it.
 
     The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
-    it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows.
+    it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows. Both
+    value their layers on so many threads.
     """
 
     def report(saving_bound: int, found: ConcaveProof) -> None:
@@ -144,11 +145,11 @@ def prove(form: SavingForm, search: Incumbent) -> None:
     by_layers = form.most_terms <= MOST_TERMS and refuses(form.instance, MOST_CELLS_LATER) is None
     at_once = by_layers and refuses(form.instance) is None
     if at_once:
-        Proof(form, search, 1).run()
+        Proof(form, search, threads).run()
     if not search.checkpoint() and not prices_exactly(form.instance):
-        ConcaveBound(form).improve(lambda: search.checkpoint() is not None, report)
+        ConcaveBound(form, threads).improve(lambda: search.checkpoint() is not None, report)
     if not search.checkpoint() and by_layers and not at_once:
-        Proof(form, search, 1).run()
+        Proof(form, search, threads).run()
 
 
 class CheckpointStop(Stop):
