@@ -428,10 +428,10 @@ def _fold_devices(
     there = item < instance.n_items
     complete = (on_device | ~there).all(axis=1)
     # Where no server is nearer than the device, a row waits for its other experts alone.
-    never = (device >= near.max(axis=1, initial=0))[demand]
-    item = np.where(on_device & (never & ~complete)[:, None], instance.n_items, item)
+    device_nearest = (device >= near.max(axis=1, initial=0))[demand]
+    item = np.where(on_device & (device_nearest & ~complete)[:, None], instance.n_items, item)
     floored = np.zeros(len(instance.demands), dtype=np.bool_)
-    floored[demand[~complete & ~never & on_device.any(axis=1)]] = True
+    floored[demand[~complete & ~device_nearest & on_device.any(axis=1)]] = True
     return np.where(complete, demand + len(instance.demands), demand), item, floored
 
 

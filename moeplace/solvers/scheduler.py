@@ -1,4 +1,4 @@
-"""HiGHS has one scheduler of threads in a process: who runs it has to be alone."""
+"""HiGHS has one scheduler of threads in a process: one run at a time may use it."""
 
 from __future__ import annotations
 
