@@ -21,7 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.instance import UNREACHABLE, Bool, Instance, Int64, Rows
+from moeplace.interrupt import Stop
 from moeplace.placement import Placement
+from moeplace.result import ProgressCallback
+from moeplace.search import Incumbent
 
 DEVICE, EDGE, CLOUD = 0, 1, 2
 
@@ -253,3 +256,34 @@ def _two_nearest(instance: Instance, placement: Placement, demand: int) -> tuple
 def _row_latency(instance: Instance, view: _View, reach: Int64) -> Int64:
     combine = np.maximum if instance.latency_model == "max" else np.add
     return combine.reduceat(reach[view.item], view.start)
+
+
+def caching_incumbent(
+    instance: Instance, stop: Stop, start: Placement, gap: float = 0.0, progress: ProgressCallback | None = None
+) -> Incumbent:
+    """Return the incumbent of a search on an instance, valued by :func:`latency_ns`.
+
+    Parameters
+    ----------
+    instance : Instance
+    stop : Stop
+        Time limit and interruption.
+    start : Placement
+        The first incumbent.
+    gap : float
+        The search may end when the gap is proven to be at most this.
+    progress : callable, optional
+        Told of every improvement.
+
+    Returns
+    -------
+    Incumbent
+    """
+    return Incumbent(
+        start,
+        cost=lambda placement: latency_ns(instance, placement),
+        fits=lambda placement: not placement.overfull(instance),
+        stop=stop,
+        gap=gap,
+        progress=progress,
+    )

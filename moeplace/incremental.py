@@ -286,10 +286,13 @@ class SavingForm:
     ----------
     instance : Instance
     layers : list of Layer
+    capacity_bytes : int64 array [N]
+        Of the servers that the layers know: the instance's, or those that :func:`saving_form` was given.
     """
 
     instance: Instance
     layers: list[Layer]
+    capacity_bytes: Int64
 
     @property
     def additive(self) -> bool:
@@ -329,12 +332,18 @@ def held_by(instance: Instance, start: Placement | None) -> Bool:
     return (start or Placement.empty(instance)).cached.copy()
 
 
-def saving_form(instance: Instance) -> SavingForm:
+def saving_form(
+    instance: Instance, *, server_ns: Int64 | None = None, capacity_bytes: Int64 | None = None
+) -> SavingForm:
     """Bring an instance into saving form.
 
     Parameters
     ----------
     instance : Instance
+    server_ns : int64 array [D, N], optional
+        Times to other servers than the instance's, for all of its demands.
+    capacity_bytes : int64 array [N], optional
+        What these servers hold.
 
     Returns
     -------
@@ -342,9 +351,9 @@ def saving_form(instance: Instance) -> SavingForm:
         Rows that no server can make faster are gone; groups and rows that are alike are one.
     """
     n_demands = len(instance.demands)
-    near = np.where(
-        instance.server_ns == UNREACHABLE, 0, np.maximum(0, instance.cloud_ns[:, None] - instance.server_ns)
-    ).astype(np.int64)
+    server_ns = instance.server_ns if server_ns is None else server_ns
+    capacity_bytes = instance.capacity_bytes if capacity_bytes is None else capacity_bytes
+    near = np.where(server_ns == UNREACHABLE, 0, np.maximum(0, instance.cloud_ns[:, None] - server_ns)).astype(np.int64)
     device = np.maximum(0, instance.cloud_ns - instance.device_ns)
     demand, count, item = _padded_rows(instance)
     floored = np.zeros(n_demands, dtype=np.bool_)
@@ -391,7 +400,7 @@ def saving_form(instance: Instance) -> SavingForm:
                 floor=_floor(instance, keys[groups, 1], items, device),
             )
         )
-    return SavingForm(instance, layers)
+    return SavingForm(instance, layers, capacity_bytes)
 
 
 def _padded_rows(instance: Instance) -> tuple[Int64, Int64, Int64]:
@@ -419,10 +428,10 @@ def _fold_devices(
     there = item < instance.n_items
     complete = (on_device | ~there).all(axis=1)
     # Where no server is nearer than the device, a row waits for its other experts alone.
-    never = (device >= near.max(axis=1, initial=0))[demand]
-    item = np.where(on_device & (never & ~complete)[:, None], instance.n_items, item)
+    device_nearest = (device >= near.max(axis=1, initial=0))[demand]
+    item = np.where(on_device & (device_nearest & ~complete)[:, None], instance.n_items, item)
     floored = np.zeros(len(instance.demands), dtype=np.bool_)
-    floored[demand[~complete & ~never & on_device.any(axis=1)]] = True
+    floored[demand[~complete & ~device_nearest & on_device.any(axis=1)]] = True
     return np.where(complete, demand + len(instance.demands), demand), item, floored
 
 

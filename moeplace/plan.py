@@ -85,7 +85,7 @@ class Plan:
     @property
     def free(self) -> Int64:
         """Free bytes of each server, int64 [N]."""
-        return self.form.instance.capacity_bytes - self.held @ self.form.instance.item_bytes
+        return self.form.capacity_bytes - self.held @ self.form.instance.item_bytes
 
     def part(self, i: int) -> Bool:
         """Return what the servers hold of a layer, bool [N, E], a copy (also where the layer is all there is)."""
@@ -133,7 +133,7 @@ class Plan:
         """Solve one server's problem, all others fixed. Changes nothing: see :meth:`take`."""
         layers = range(len(self.form.layers))
         functions = each(lambda i: self.function(i, server, enumerated, cuts, nodes), layers, self.threads)
-        capacity = int(self.form.instance.capacity_bytes[server])
+        capacity = int(self.form.capacity_bytes[server])
         filling = fill([f.values for f in functions], [layer.size for layer in self.form.layers], capacity, epsilon)
         return Refill(server, filling.value - self.saving, filling.ratio, functions, filling.counts)
 

@@ -94,8 +94,9 @@ class Outcome:
         What ran in the method's place and why, where it picked another.
     details : dict
         What the method says of its run (counts, shares), by name.
-    certificate : Certificate, optional
-        What proves exactly ``bound_ns``, where the method can show it; without, the bound rests on ``bound_source``.
+    certificate : Certificate or callable, optional
+        What proves exactly ``bound_ns``, where the method can show it; without, the bound rests on ``bound_source``. A
+        callable returns it, and is called only where somebody asks for the certificate: packing one takes a while.
     """
 
     placement: Placement
@@ -106,7 +107,7 @@ class Outcome:
     method: str | None = None
     picked_because: str | None = None
     details: dict[str, int | float | str] = field(default_factory=dict)
-    certificate: Certificate | None = None
+    certificate: Certificate | Callable[[], Certificate] | None = None
 
 
 class InstanceReference(Struct, frozen=True):

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from moeplace.certificates import Certificate
 from moeplace.documents import Termination
 from moeplace.errors import BoundError
-from moeplace.evaluation import latency_ns
-from moeplace.instance import Instance
 from moeplace.interrupt import Stop
-from moeplace.placement import Placement
 from moeplace.result import Outcome, Progress, ProgressCallback, gap
+from moeplace.workers import Turns, run_workers
 
-GRACE_S = 1.0
-LEFT_BEHIND = "moeplace solver"
-_POLL_S = 0.02
-
-
-def left_behind() -> bool:
-    """Return whether a solver still runs that a search has left behind."""
-    return any(thread.name == LEFT_BEHIND for thread in threading.enumerate())
+if TYPE_CHECKING:
+    from moeplace.certificates import Certificate
+    from moeplace.placement import Placement
 
 
-class Search:
-    """Keeps the incumbent and the bound of a search on one instance; safe to call from solver threads.
+class Incumbent:
+    """Keeps the best placement and the best bound of a search; safe to call from worker threads.
+
+    It knows no problem: what a placement costs and whether it fits it is told by functions.
+    :func:`moeplace.evaluation.caching_incumbent` makes the one of a caching instance.
 
     Parameters
     ----------
-    instance : Instance
-    stop : Stop
-        Time limit and interruption.
     start : Placement
         The first incumbent.
+    cost : callable
+        The exact cost of a placement, token-ns.
+    fits : callable
+        Whether a placement is within all capacities.
+    stop : Stop
+        Time limit and interruption.
     gap : float
         The search may end when the gap is proven to be at most this.
     progress : callable, optional
@@ -54,19 +52,21 @@ class Search:
 
     def __init__(
         self,
-        instance: Instance,
-        stop: Stop,
         start: Placement,
+        *,
+        cost: Callable[[Placement], int],
+        fits: Callable[[Placement], bool],
+        stop: Stop,
         gap: float = 0.0,
         progress: ProgressCallback | None = None,
     ) -> None:
-        self.instance, self.stop = instance, stop
-        self.placement, self.latency_ns = start, latency_ns(instance, start)
+        self._cost, self._fits, self.stop = cost, fits, stop
+        self.placement, self.latency_ns = start, cost(start)
         self.bound_ns: int | None = None
         self.bound_source: str | None = None
         self._certificate: Callable[[], Certificate] | None = None
         self._gap, self._progress, self._lock = gap, progress, threading.Lock()
-        self._turns: _Turns | None = None
+        self._turns: Turns | None = None
         self._failed = False
         self._report()
 
@@ -78,9 +78,9 @@ class Search:
         BoundError
             It costs less than the bound that was claimed.
         """
-        cost = latency_ns(self.instance, placement)
+        cost = self._cost(placement)
         with self._lock:
-            if cost >= self.latency_ns or placement.overfull(self.instance):
+            if cost >= self.latency_ns or not self._fits(placement):
                 return False
             if self.bound_ns is not None and cost < self.bound_ns:
                 raise BoundError(f"a bound of {self.bound_ns} was claimed, but there is a placement of cost {cost}")
@@ -107,14 +107,7 @@ class Search:
 
     @property
     def ended(self) -> Termination | None:
-        """Why the search should end now, or None while it should go on. Waits where works take turns."""
-        turns = self._turns
-        if turns is not None and self._ending is None:
-            turns.next(self)
-        return self._ending
-
-    @property
-    def _ending(self) -> Termination | None:
+        """Why the search should end now, or None while it should go on. Neither waits nor counts."""
         if self._failed:
             return "interrupted"
         if self.bound_ns is not None and self.bound_ns == self.latency_ns:
@@ -126,20 +119,30 @@ class Search:
         reached = gap(self.latency_ns, self.bound_ns)
         return "gap_limit" if reached is not None and reached <= self._gap else None
 
+    def checkpoint(self) -> Termination | None:
+        """Return :attr:`ended`, after waiting for the next turn where works take turns.
+
+        Works call this in their loops: what a turn lasts is a number of checkpoints.
+        """
+        turns = self._turns
+        if turns is not None and self.ended is None:
+            turns.checkpoint()
+        return self.ended
+
     def run(self, *works: Callable[[], None], turns: Sequence[int] | None = None) -> None:
         """Do some works that feed this search, each in a thread of its own, for as long as the search goes on.
 
         A solver may look neither at its time limit nor at an interruption for a minute (HiGHS in its root LP),
         and building a large model looks at nothing. So when the search has ended, the works are given
-        ``GRACE_S`` to end by themselves and are then left behind: they end when they next look at :attr:`ended`, and
-        what they still find comes to nothing.
+        :data:`moeplace.workers.GRACE_S` to end by themselves and are then abandoned: they end at their next
+        :meth:`checkpoint`, and what they still find comes to nothing.
 
         Parameters
         ----------
         *works : callable
-            They end by themselves or soon after :attr:`ended` says why.
+            They end by themselves or soon after :meth:`checkpoint` says why.
         turns : sequence of int, optional
-            Do the works in turns, one at a time: each goes on until it has looked so often at :attr:`ended`. What
+            Do the works in turns, one at a time: each goes on for so many calls of :meth:`checkpoint`. What
             comes of it does then not depend on the clock. Without turns the works go on at the same time.
 
         Raises
@@ -147,92 +150,26 @@ class Search:
         BaseException
             Whatever a work raised.
         """
-        failure: list[BaseException] = []
-        order = _Turns(turns) if turns else None
-
-        def guarded(i: int, work: Callable[[], None]) -> None:
-            try:
-                if order is not None:
-                    order.enter(i, self)
-                work()
-            except BaseException as error:
-                failure.append(error)
-            finally:
-                if order is not None:
-                    order.leave(i)
-
-        threads = [threading.Thread(target=guarded, args=(i, work), name=LEFT_BEHIND) for i, work in enumerate(works)]
-        self._turns = order
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive() and not self._ending and not failure:
-                thread.join(_POLL_S)
-        if failure:
-            self._failed = True  # the others end, too
-        deadline = time.monotonic() + GRACE_S
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        self._turns = None
-        if failure:
-            raise failure[0]
+        self._turns = Turns(turns, self._has_ended) if turns else None
+        try:
+            run_workers(works, self._has_ended, self._fail, self._turns)
+        finally:
+            self._turns = None
 
     def outcome(self) -> Outcome:
         """Return the search's state as what a method returns."""
         with self._lock:
-            self._progress = None  # nobody listens any more to a solver that was left behind
+            self._progress = None  # nobody listens any more to a worker that was abandoned
             # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
-            ending = self._ending or "gap_limit"
-            certificate = self._certificate() if self._certificate is not None else None
-            return Outcome(self.placement, self.bound_ns, self.bound_source, ending, certificate=certificate)
+            ending = self.ended or "gap_limit"
+            return Outcome(self.placement, self.bound_ns, self.bound_source, ending, certificate=self._certificate)
+
+    def _has_ended(self) -> bool:
+        return self.ended is not None
+
+    def _fail(self) -> None:
+        self._failed = True
 
     def _report(self) -> None:
         if self._progress is not None:
             self._progress(Progress(self.stop.elapsed, self.latency_ns, self.bound_ns))
-
-
-class _Turns:
-    """Lets one of some threads go on at a time, for a number of looks each."""
-
-    def __init__(self, looks: Sequence[int]) -> None:
-        self._looks = list(looks)
-        self._left = list(looks)
-        self._present = [True] * len(looks)
-        self._at = 0
-        self._number: dict[int, int] = {}
-        self._changed = threading.Condition()
-
-    def enter(self, i: int, search: Search) -> None:
-        """Begin thread ``i``; wait for its first turn."""
-        self._number[threading.get_ident()] = i
-        self._wait(i, search)
-
-    def next(self, search: Search) -> None:
-        """Count a look of the calling thread, and wait for its next turn when this one is over."""
-        i = self._number.get(threading.get_ident())
-        if i is None:
-            return
-        self._left[i] -= 1
-        if self._left[i] <= 0:
-            self._left[i] = self._looks[i]
-            self._pass_on(i)
-            self._wait(i, search)
-
-    def leave(self, i: int) -> None:
-        """End thread ``i``; the others no longer wait for it."""
-        self._number.pop(threading.get_ident(), None)
-        self._present[i] = False
-        self._pass_on(i)
-
-    def _pass_on(self, i: int) -> None:
-        with self._changed:
-            if self._at == i:
-                n = len(self._looks)
-                later = [(i + k) % n for k in range(1, n + 1)]
-                self._at = next((j for j in later if self._present[j]), -1)
-                self._changed.notify_all()
-
-    def _wait(self, i: int, search: Search) -> None:
-        with self._changed:
-            while self._at != i and search._ending is None:
-                self._changed.wait(_POLL_S)

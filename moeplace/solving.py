@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from operator import index
@@ -81,7 +82,7 @@ def solve(
     MethodLimitError
         The instance is larger than the method accepts.
     """
-    return certified(
+    return _run(
         instance,
         method,
         time_limit=time_limit,
@@ -90,7 +91,7 @@ def solve(
         threads=threads,
         start=start,
         progress=progress,
-        **parameters,
+        parameters=parameters,
     )[0]
 
 
@@ -120,6 +121,44 @@ def certified(
     InputError, MethodError, MethodLimitError
         As :func:`solve`.
     """
+    solution, given = _run(
+        instance,
+        method,
+        time_limit=time_limit,
+        gap=gap,
+        seed=seed,
+        threads=threads,
+        start=start,
+        progress=progress,
+        parameters=parameters,
+    )
+    if given is not None and not isinstance(given, Certificate):
+        try:
+            given = given()
+        except MoeplaceError:
+            raise
+        except Exception as error:
+            raise MethodError(f"method {method} failed to certify: {type(error).__name__}: {error}") from error
+        _check_certificate(instance, method, solution, given)
+    bound = solution.objective.bound_ns
+    if given is not None or bound is None:
+        return solution, given
+    return solution, Certificate.make(instance, bound, Trusted(solution.bound_source or method))
+
+
+def _run(
+    instance: Instance,
+    method: str,
+    *,
+    time_limit: float | None,
+    gap: float,
+    seed: int,
+    threads: int,
+    start: Solution | Placement | None,
+    progress: ProgressCallback | None,
+    parameters: dict[str, Any],
+) -> tuple[Solution, Certificate | Callable[[], Certificate] | None]:
+    """Run a method; return its solution and its certificate, which may still have to be packed."""
     check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)
     own = parameters | ({"gap": gap} if gap else {})
     function = find_method(method)
@@ -149,16 +188,17 @@ def certified(
     if not isinstance(outcome, Outcome):
         raise MethodError(f"method {method} returned {type(outcome).__name__}, not a Placement or an Outcome")
     solution = _finish(instance, method, outcome, own, seed, threads, wall_s)
-    return solution, _certificate(instance, method, solution, outcome.certificate)
+    if isinstance(outcome.certificate, Certificate):
+        _check_certificate(instance, method, solution, outcome.certificate)
+    return solution, outcome.certificate
 
 
-def _certificate(instance: Instance, method: str, solution: Solution, given: Certificate | None) -> Certificate | None:
+def _check_certificate(instance: Instance, method: str, solution: Solution, given: Any) -> None:
+    if not isinstance(given, Certificate):
+        raise MethodError(f"method {method} gives {type(given).__name__} for a certificate")
     bound = solution.objective.bound_ns
-    if given is not None and (given.bound_ns != bound or given.instance.sha256 != instance.sha256):
+    if given.bound_ns != bound or given.instance.sha256 != instance.sha256:
         raise MethodError(f"method {method} claims the bound {bound}, but its certificate says {given.bound_ns}")
-    if given is not None or bound is None:
-        return given
-    return Certificate.make(instance, bound, Trusted(solution.bound_source or method))
 
 
 def check_limits(*, time_limit: float | None, gap: float = 0.0, seed: int, threads: int) -> None:

@@ -27,7 +27,9 @@ from moeplace.certificates import SHARE_BITS, Certificate, Cut, Trusted, read_ce
 from moeplace.cli import main
 from moeplace.documents import parse
 from moeplace.errors import InputError, MethodError
+from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
+from moeplace.interrupt import Stop
 from moeplace.solving import _finish, certified
 from moeplace.verification import verify
 
@@ -356,6 +358,42 @@ def test_a_method_gives_its_certificate_or_the_name_of_its_solver() -> None:
     odd_methods.given = method(proof.certificate(), 0 if proof.bound_ns else None)  # type: ignore[attr-defined]
     with pytest.raises(MethodError, match="its certificate says"):
         certified(instance, "odd_methods:given")
+
+
+def test_a_certificate_is_packed_only_when_it_is_asked_for() -> None:
+    instance = random_instance(7)
+    proof = proofs(instance)[-1]
+    packs: list[int] = []
+
+    def packed() -> Certificate:
+        packs.append(1)
+        return proof.certificate()
+
+    def method(instance: Instance, **_: Any) -> Outcome:
+        search = caching_incumbent(instance, Stop(), Placement.empty(instance))
+        search.prove(proof.bound_ns, "concave bound", packed)
+        return search.outcome()
+
+    import odd_methods
+
+    odd_methods.given = method  # type: ignore[attr-defined]
+    assert moeplace.solve(instance, "odd_methods:given").objective.bound_ns == proof.bound_ns
+    assert packs == []
+    _, certificate = certified(instance, "odd_methods:given")
+    assert packs == [1]
+    assert certificate == proof.certificate()
+
+
+def test_a_certificate_that_cannot_be_packed_fails_only_who_asks_for_it() -> None:
+    instance = random_instance(7)
+    import odd_methods
+
+    for given, message in ((lambda: 1 // 0, "failed to certify: ZeroDivisionError"), (lambda: 1, "gives int")):
+        outcome: Any = Outcome(Placement.empty(instance), 0, "somebody", certificate=given)  # type: ignore[arg-type]
+        odd_methods.given = lambda instance, _outcome=outcome, **_: _outcome  # type: ignore[attr-defined]
+        moeplace.solve(instance, "odd_methods:given")
+        with pytest.raises(MethodError, match=message):
+            certified(instance, "odd_methods:given")
 
 
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

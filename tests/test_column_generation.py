@@ -14,13 +14,15 @@ import pytest
 from random_instances import brute_force, random_instance, random_placement
 from scipy.optimize import linprog
 
-import moeplace
+import moeplace.search
+import moeplace.workers
 from moeplace import Instance, MethodError, Placement, solve
 from moeplace.cli import main
 from moeplace.columns import ColumnPool, exchanged, peeled, price
+from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
 from moeplace.interrupt import stopping
-from moeplace.search import Search
+from moeplace.methods import column_generation
 from moeplace.solvers.master import Master
 from moeplace.solving import certified
 
@@ -301,13 +303,32 @@ def test_column_generation_refuses_negative_kicks() -> None:
         solve(random_instance(0), "column-generation", kicks=-1)
 
 
+def test_all_threads_but_one_value_the_layers_of_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    instance, used = Instance.from_document(wide_document(0)), []
+
+    class Counted:
+        def __init__(self, *given: Any) -> None:
+            used.append(given[-1])
+
+        def run(self) -> None: ...
+
+        def improve(self, *_: Any) -> None: ...
+
+    monkeypatch.setattr(column_generation, "Proof", Counted)
+    monkeypatch.setattr(column_generation, "ConcaveBound", Counted)
+    for threads, expected in ((1, 1), (2, 1), (4, 3)):
+        solve(instance, "column-generation", threads=threads, kicks=0)
+        assert used == [expected, expected], threads
+        used.clear()
+
+
 # --- works that take turns -----------------------------------------------------------------------------------------
 
 
 def searching(time_limit: float | None = None) -> Any:
     instance = Instance.from_document(wide_document(0))
     context = stopping(time_limit)
-    return Search(instance, context.__enter__(), Placement.empty(instance)), context
+    return caching_incumbent(instance, context.__enter__(), Placement.empty(instance)), context
 
 
 def test_works_take_turns() -> None:
@@ -317,11 +338,33 @@ def test_works_take_turns() -> None:
     def work(name: str, looks: int) -> None:
         for _ in range(looks):
             log.append(name)
-            assert not search.ended
+            assert not search.checkpoint()
 
     search.run(lambda: work("a", 6), lambda: work("b", 2), turns=(2, 1))
     context.__exit__(None, None, None)
     assert "".join(log) == "aabaabaa"
+
+
+def test_asking_whether_a_search_has_ended_neither_waits_nor_counts() -> None:
+    search, context = searching()
+    log: list[str] = []
+
+    def work(name: str, checkpoints: int) -> None:
+        for _ in range(checkpoints):
+            log.append(name)
+            for _ in range(5):
+                assert search.ended is None
+            assert not search.checkpoint()
+
+    search.run(lambda: work("a", 6), lambda: work("b", 2), turns=(2, 1))
+    context.__exit__(None, None, None)
+    assert "".join(log) == "aabaabaa"
+
+
+def test_incumbent_and_workers_know_no_problem() -> None:
+    for module in (moeplace.search, moeplace.workers):
+        imported = {value.__module__ for value in vars(module).values() if hasattr(value, "__module__")}
+        assert not imported & {"moeplace.evaluation", "moeplace.instance", "moeplace.placement"}, module
 
 
 def test_a_work_that_fails_ends_the_others() -> None:
@@ -329,7 +372,7 @@ def test_a_work_that_fails_ends_the_others() -> None:
     ended = threading.Event()
 
     def endless() -> None:
-        while not search.ended:
+        while not search.checkpoint():
             pass
         ended.set()
 
@@ -348,7 +391,7 @@ def test_works_end_with_the_time() -> None:
     search, context = searching(0.1)
 
     def endless() -> None:
-        while not search.ended:
+        while not search.checkpoint():
             pass
 
     search.run(endless, endless, turns=(3, 3))

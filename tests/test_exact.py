@@ -14,8 +14,8 @@ from random_instances import brute_force, random_document, random_instance, rand
 
 import moeplace
 from moeplace import Instance, MethodError, Placement, Progress, Solution
+from moeplace.evaluation import caching_incumbent
 from moeplace.interrupt import Stop
-from moeplace.search import Search
 
 TESTS = Path(__file__).parent
 METHODS = ["milp", "milp-textbook", "cpsat", "auto"]
@@ -381,7 +381,7 @@ def test_a_search_refuses_what_cannot_be() -> None:
     instance = choice([5, 3])
     start = Placement.from_pairs(instance, [(0, 1)])
     best = Placement.from_pairs(instance, [(0, 0)])
-    search = Search(instance, Stop(), start)
+    search = caching_incumbent(instance, Stop(), start)
     assert (search.latency_ns, search.bound_ns, search.ended) == (5, None, None)
     with pytest.raises(MethodError, match="a bound of 6 is claimed, but there is a placement of cost 5"):
         search.prove(6, "nobody")
@@ -396,7 +396,7 @@ def test_a_search_refuses_what_cannot_be() -> None:
 
 def test_a_search_takes_what_is_better_and_fits() -> None:
     instance = choice([5, 3])
-    search = Search(instance, Stop(), Placement.empty(instance))
+    search = caching_incumbent(instance, Stop(), Placement.empty(instance))
     assert not search.offer(Placement.from_pairs(instance, [(0, 0), (0, 1)]))  # too full
     assert search.offer(Placement.from_pairs(instance, [(0, 1)]))
     assert not search.offer(Placement.from_pairs(instance, [(0, 1)]))
@@ -411,7 +411,7 @@ def test_a_search_takes_what_is_better_and_fits() -> None:
 def test_what_is_found_after_the_end_comes_to_nothing() -> None:
     instance = choice([5, 3])
     told: list[Progress] = []
-    search = Search(instance, Stop(0), Placement.empty(instance), progress=told.append)
+    search = caching_incumbent(instance, Stop(0), Placement.empty(instance), progress=told.append)
     outcome = search.outcome()
     n = len(told)
     search.offer(Placement.from_pairs(instance, [(0, 0)]))

@@ -15,9 +15,10 @@ from random_instances import brute_force, random_document, random_instance
 
 import moeplace
 from moeplace import Instance, MethodLimitError, Placement, latency_ns, solve
-from moeplace.incremental import saving_form
+from moeplace.incremental import SavingForm, saving_form
 from moeplace.knapsack import fill
 from moeplace.library import instance_files
+from moeplace.methods import layer_enumeration, local_search
 
 HEURISTICS = ["local-search", "max-convolution", "successive-greedy", "greedy"]
 
@@ -523,3 +524,21 @@ def test_numba_is_not_loaded_before_it_is_needed() -> None:
         "assert 'numba' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_saving_form_is_built_once_and_no_instance_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[bool] = []
+
+    def counted(instance: Instance, **others: Any) -> SavingForm:
+        assert instance is given
+        built.append(bool(others))
+        return saving_form(instance, **others)
+
+    for module in (local_search, layer_enumeration):
+        monkeypatch.setattr(module, "saving_form", counted)
+    given = random_instance(3, 12)
+    for method in ("local-search", "layer-enumeration"):
+        solve(given, method)
+        # One of the instance; one of its servers' storage in one pool.
+        assert sorted(built) in ([False], [False, True]), method
+        built.clear()

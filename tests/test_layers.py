@@ -20,12 +20,14 @@ from moeplace.aggregation import aggregate
 from moeplace.bounds import layer_oracle, merging
 from moeplace.bounds.layer_oracle import LayerOracle
 from moeplace.bounds.merging import Menu, merge
+from moeplace.evaluation import caching_incumbent
+from moeplace.incremental import saving_form
 from moeplace.instance import Int64
 from moeplace.interrupt import Stop
 from moeplace.library import best_known, instance_files
 from moeplace.methods import layer_enumeration
 from moeplace.methods.layer_enumeration import Proof
-from moeplace.search import Search
+from moeplace.search import Incumbent
 
 TESTS = Path(__file__).parent
 METHOD = "layer-enumeration"
@@ -223,16 +225,16 @@ def test_equal_to_brute_force(part: int) -> None:
         assert_optimal(instance, METHOD, brute_force(instance))
 
 
-def stopped_after(instance: Instance, asked: int, placement: Placement | None = None) -> tuple[Search, int]:
+def stopped_after(instance: Instance, asked: int, placement: Placement | None = None) -> tuple[Incumbent, int]:
     """Run a proof until it has asked so often whether to stop."""
-    search = Search(instance, Stop(), placement or Placement.empty(instance))
+    search = caching_incumbent(instance, Stop(), placement or Placement.empty(instance))
     calls = itertools.count()
 
     class Stopped(Proof):
         def stop(self) -> bool:
             return next(calls) >= asked or super().stop()
 
-    Stopped(search, 1).run()
+    Stopped(saving_form(instance), search, 1).run()
     return search, next(calls)
 
 
@@ -253,6 +255,18 @@ def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped(part: int, mo
             assert search.bound_ns <= optimum <= search.latency_ns
             reached += search.bound_ns < optimum
     assert reached > 2  # some were stopped before the bound was closed
+
+
+def test_a_proof_is_the_same_on_any_number_of_threads() -> None:
+    for seed in range(3):
+        instance, found = random_instance(seed, 12), []
+        for threads in (1, 3):
+            search = caching_incumbent(instance, Stop(), Placement.empty(instance))
+            proof = Proof(saving_form(instance), search, threads)
+            proof.run()
+            found.append((search.bound_ns, search.latency_ns, proof.upper, proof.price.tolist()))
+            found[-1] += (search.placement.cached.tobytes(),)
+        assert found[0] == found[1], seed
 
 
 def test_a_time_limit_ends_it() -> None:

@@ -257,7 +257,7 @@ class _Watch:
 
 
 def kill_descendants() -> None:
-    """Kill every process below this one, and take leave of those that have ended."""
+    """Kill every process below this one, and reap ended children."""
     for _ in range(20):  # one that is just being started escapes the first round
         found = descendants(os.getpid())
         for pid in found:

@@ -86,8 +86,8 @@ def console() -> None:
     # Whoever ends the process politely (a scheduler, a time-out) gets what Ctrl-C gets: the best so far.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     code = main()
-    search = sys.modules.get("moeplace.search")
-    if search is not None and search.left_behind():
+    workers = sys.modules.get("moeplace.workers")
+    if workers is not None and workers.abandoned_workers():
         # A solver that heeds no request to stop would keep the process for as long as it likes.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from moeplace.documents import Termination
+from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
 from moeplace.instance import Instance
 from moeplace.interrupt import stopping
@@ -23,7 +24,6 @@ from moeplace.methods.exact import aggregated_rows
 from moeplace.placement import Placement
 from moeplace.registry import MethodInfo, describe, find_formulation
 from moeplace.result import Outcome, ProgressCallback
-from moeplace.search import Search
 
 EXACT_ROWS = 200_000
 """Constraint rows of the aggregated model up to which CP-SAT is given the time that is left."""
@@ -45,7 +45,8 @@ KICKS = 8
         summary="Exchanges first; then proof and better placements side by side, by methods picked for the instance.",
         exact=True,
         guarantee=f"a proven bound; optimal, given time, up to {EXACT_ROWS:,} constraint rows",
-        limits="with threads=1 bound and placement take turns, with 2 or more they go on at the same time",
+        limits="with threads=1 bound and placement take turns, with 2 or more they go on at the same time,"
+        " the proof of layers on all threads but one",
         imports=IMPORTS,  # CP-SAT's take seconds to load and are mostly not needed
     )
 )
@@ -71,7 +72,7 @@ def auto(
         Stop at this proven gap.
     """
     with stopping(time_limit) as stop:
-        search = Search(instance, stop, start or Placement.empty(instance), gap, progress)
+        search = caching_incumbent(instance, stop, start or Placement.empty(instance), gap, progress)
         form = saving_form(instance)
         search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
         columns = ColumnSearch(form, search, seed=seed, started=start is not None)
@@ -100,7 +101,7 @@ def auto(
             return not search.ended and form.most_terms <= MOST_TERMS and aggregated_rows(instance) <= EXACT_ROWS
 
         def both() -> None:
-            prove(form, search)
+            prove(form, search, max(1, threads - 1))  # one is for the placement
             if last():
                 tried.append("cpsat")
                 solve()

@@ -18,6 +18,7 @@ from moeplace.bounds.concave import ConcaveBound
 from moeplace.bounds.concave import Proof as ConcaveProof
 from moeplace.columns import Column, ColumnPool, Float, peeled, price
 from moeplace.errors import InputError
+from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import SavingForm, saving_form
 from moeplace.instance import Bool, Instance, Int64
 from moeplace.interrupt import Stop, stopping
@@ -27,7 +28,7 @@ from moeplace.placement import Placement
 from moeplace.plan import Plan
 from moeplace.registry import MethodInfo, describe, method_info
 from moeplace.result import Outcome, ProgressCallback
-from moeplace.search import Search
+from moeplace.search import Incumbent
 
 IMPORTS = (*method_info(layer_enumeration).imports, "moeplace.bounds._concave_kernels", "moeplace.solvers.master")
 
@@ -50,7 +51,7 @@ EXACT_NODES = 50_000
 """Nodes of the search for one layer's best column; beyond, its bound counts."""
 
 TURNS = (3, 1)
-"""Looks at the clock that columns and bound have in turn, where they share one thread."""
+"""Checkpoints that columns and bound have in turn, where they share one thread."""
 
 KEPT = 4000
 """Columns above which those that the prices like least are forgotten."""
@@ -100,7 +101,7 @@ def column_generation(
     if kicks < 0:
         raise InputError(f"kicks must be at least 0, found {kicks}")
     with stopping(time_limit) as stop:
-        search = Search(instance, stop, start or Placement.empty(instance), gap, progress)
+        search = caching_incumbent(instance, stop, start or Placement.empty(instance), gap, progress)
         form = saving_form(instance)
         search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
         details: dict[str, int | float | str] = {}
@@ -112,11 +113,11 @@ def column_generation(
             details.update(found.details)
 
         if prices_exactly(instance):
-            search.run(lambda: columns(Proof(search, threads)))
+            search.run(lambda: columns(Proof(form, search, threads)))
         else:
             search.run(
                 lambda: columns(None),
-                lambda: prove(form, search),
+                lambda: prove(form, search, max(1, threads - 1)),
                 turns=TURNS if threads == 1 else None,
             )
         return replace(search.outcome(), termination=search.ended or "completed", details=details)
@@ -129,11 +130,12 @@ def prices_exactly(instance: Instance) -> bool:
     return refuses(instance) is None
 
 
-def prove(form: SavingForm, search: Search) -> None:
+def prove(form: SavingForm, search: Incumbent, threads: int = 1) -> None:
     """Prove what can be proven by layers; where they are too large for that, the concave bound after it.
 
     The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
-    it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows.
+    it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows. Both
+    value their layers on so many threads.
     """
 
     def report(saving_bound: int, found: ConcaveProof) -> None:
@@ -143,22 +145,22 @@ def prove(form: SavingForm, search: Search) -> None:
     by_layers = form.most_terms <= MOST_TERMS and refuses(form.instance, MOST_CELLS_LATER) is None
     at_once = by_layers and refuses(form.instance) is None
     if at_once:
-        Proof(search, 1).run()
-    if not search.ended and not prices_exactly(form.instance):
-        ConcaveBound(form).improve(lambda: search.ended is not None, report)
-    if not search.ended and by_layers and not at_once:
-        Proof(search, 1).run()
+        Proof(form, search, threads).run()
+    if not search.checkpoint() and not prices_exactly(form.instance):
+        ConcaveBound(form, threads).improve(lambda: search.checkpoint() is not None, report)
+    if not search.checkpoint() and by_layers and not at_once:
+        Proof(form, search, threads).run()
 
 
-class Heeding(Stop):
-    """A stop that also knows whether a search has ended."""
+class CheckpointStop(Stop):
+    """A stop that is set when a search has ended; whoever asks it is at a checkpoint of that search."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Incumbent) -> None:
         super().__init__(None)
         self._search = search
 
     def __bool__(self) -> bool:
-        return self._search.ended is not None
+        return self._search.checkpoint() is not None
 
 
 class ColumnSearch:
@@ -167,7 +169,7 @@ class ColumnSearch:
     Parameters
     ----------
     form : SavingForm
-    search : Search
+    search : Incumbent
         Receives placements; its incumbent is the beginning.
     seed : int
     started : bool
@@ -183,7 +185,7 @@ class ColumnSearch:
     def __init__(
         self,
         form: SavingForm,
-        search: Search,
+        search: Incumbent,
         *,
         seed: int,
         started: bool,
@@ -194,7 +196,7 @@ class ColumnSearch:
         self.form, self.search, self.started, self.enumerated = form, search, started, enumerated
         self.exact = exact
         self.capacity = form.instance.capacity_bytes
-        self.stop = Heeding(search)
+        self.stop = CheckpointStop(search)
         self.generator = np.random.default_rng(seed)
         self.plan = Plan(form, search.placement.cached.copy(), threads)
         self.climb = Climb(self.plan, self.stop, self._found, enumerated)
@@ -202,7 +204,7 @@ class ColumnSearch:
         self.held, self.saving = self.plan.held.copy(), self.plan.saving
         self.prices: Float = np.zeros(len(self.capacity))
         self.details: dict[str, int | float | str] = {"kicks": 0, "columns": 0, "merges": 0}
-        self._told = 0.0
+        self._offered_s = 0.0
         self._tuned: set[int] = set()
 
     def improve(self, kicks: int | None) -> None:
@@ -360,8 +362,8 @@ class ColumnSearch:
 
     def _offer(self, force: bool) -> None:
         now = time.monotonic()
-        if force or now - self._told > OFFER_S:
-            self._told = now
+        if force or now - self._offered_s > OFFER_S:
+            self._offered_s = now
             better = self.held if self.saving >= self.plan.saving else self.plan.held
             self.search.offer(Placement(better.copy()))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from moeplace.aggregation import aggregate
 from moeplace.errors import InputError, MethodLimitError
+from moeplace.evaluation import caching_incumbent
 from moeplace.files import write_whole
 from moeplace.instance import UNREACHABLE, Instance
 from moeplace.interrupt import stopping
@@ -17,7 +18,6 @@ from moeplace.methods.baselines import popular
 from moeplace.placement import Placement
 from moeplace.registry import MethodInfo, describe, find_formulation
 from moeplace.result import Outcome, ProgressCallback
-from moeplace.search import Search
 
 MOST_ROWS = 500_000
 """Constraint rows above which a model is not built: it would take tens of seconds and gigabytes."""
@@ -159,7 +159,7 @@ def _solve(
 ) -> Outcome:
     with stopping(time_limit) as stop:
         first = popular(instance, time_limit=None, seed=seed, threads=1, start=None, progress=None).placement
-        search = Search(instance, stop, first, gap, progress)
+        search = caching_incumbent(instance, stop, first, gap, progress)
         if start is not None:
             search.offer(start)
 

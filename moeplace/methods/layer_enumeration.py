@@ -35,16 +35,17 @@ from moeplace.bounds.layer_oracle import KERNELS as ORACLE
 from moeplace.bounds.layer_oracle import MOST_SERVERS, Float, LayerOracle, Plans, Priced
 from moeplace.bounds.merging import KERNELS as MERGING
 from moeplace.bounds.merging import MOST_STATES, Menu, merge
+from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import KERNELS as HEURISTICS
-from moeplace.incremental import each, saving_form
+from moeplace.incremental import SavingForm, each, saving_form
 from moeplace.instance import Bool, Instance, Int64
 from moeplace.interrupt import stopping
-from moeplace.methods.local_search import local_search
+from moeplace.methods.local_search import climbed
 from moeplace.placement import Placement
 from moeplace.plan import Plan
 from moeplace.registry import MethodInfo, describe
 from moeplace.result import Outcome, ProgressCallback
-from moeplace.search import Search
+from moeplace.search import Incumbent
 
 SOURCE = "layer enumeration"
 
@@ -141,21 +142,22 @@ def layer_enumeration(
     """
     with stopping(time_limit) as stop:
         limit = None if stop.remaining is None else stop.remaining / 5
-        first = local_search(instance, time_limit=limit, seed=seed, threads=threads, start=start, progress=None)
-        search = Search(instance, stop, first.placement, gap, progress)
+        form = saving_form(instance)
+        search = caching_incumbent(instance, stop, climbed(form, start, limit, threads), gap, progress)
         if start is not None:
             search.offer(start)
         if not search.ended:
-            search.run(lambda: Proof(search, threads).run())
+            search.run(lambda: Proof(form, search, threads).run())
         return search.outcome()
 
 
 class Proof:
     """The state of one proof. Savings, prices and values are in scaled units: ``scale / unit`` times token-ns."""
 
-    def __init__(self, search: Search, threads: int) -> None:
-        self.search, self.threads = search, threads
-        problem = aggregate(search.instance)
+    def __init__(self, form: SavingForm, search: Incumbent, threads: int) -> None:
+        self.form, self.search, self.threads = form, search, threads
+        self.instance = form.instance
+        problem = aggregate(self.instance)
         self.unit, weights = _units(problem)
         total = int(weights.sum())
         self.scale = 1 << max(0, (FINE // max(total, 1)).bit_length() - 1)
@@ -166,7 +168,7 @@ class Proof:
         self.sizes = [oracle.size // self.size_unit for oracle in self.oracles]
         # No server needs to hold more than everything.
         most = sum(size * oracle.n_experts for size, oracle in zip(self.sizes, self.oracles, strict=True))
-        capacity = search.instance.capacity_bytes // self.size_unit
+        capacity = self.instance.capacity_bytes // self.size_unit
         self.capacity: Int64 = np.minimum(capacity, most).astype(np.int64)
         self.total = total * self.scale
         self.upper = self.total if self.oracles else 0
@@ -175,7 +177,7 @@ class Proof:
 
     def stop(self) -> bool:
         """Whether the search has ended."""
-        return self.search.ended is not None
+        return self.search.checkpoint() is not None
 
     def run(self) -> None:
         """Prove as much as there is time for."""
@@ -199,12 +201,12 @@ class Proof:
     def prove(self, upper: int) -> None:
         """Report a bound on the scaled saving."""
         saving = upper // self.scale * self.unit
-        self.search.prove(self.search.instance.baseline_ns - saving, SOURCE)
+        self.search.prove(self.instance.baseline_ns - saving, SOURCE)
 
     @property
     def lower(self) -> int:
         """What the incumbent saves, scaled; rounded down where weights are coarse."""
-        return (self.search.instance.baseline_ns - self.search.latency_ns) // self.unit * self.scale
+        return (self.instance.baseline_ns - self.search.latency_ns) // self.unit * self.scale
 
     def prices(self, layer: int, price: Int64) -> Int64:
         """Return what one expert of a layer costs on each server."""
@@ -318,7 +320,7 @@ class Proof:
         held = np.zeros_like(self.search.placement.cached)
         for i, oracle in enumerate(self.oracles):
             self._part(held, oracle)[:] = oracle.held(self.columns.best(i, self.prices(i, self.price)))
-        plan = Plan(saving_form(self.search.instance), held, self.threads)
+        plan = Plan(self.form, held, self.threads)
         nowhere = len(held)
         for n in range(nowhere):
             while plan.free[n] < 0 and not self.stop():
@@ -330,11 +332,8 @@ class Proof:
     def climb(self, start: Placement) -> None:
         """Offer what local search makes of a placement."""
         remaining = self.search.stop.remaining
-        found = local_search(
-            self.search.instance, time_limit=None if remaining is None else remaining / 5, seed=0,
-            threads=self.threads, start=start, progress=None,
-        )  # fmt: skip
-        self.search.offer(found.placement)
+        limit = None if remaining is None else remaining / 5
+        self.search.offer(climbed(self.form, start, limit, self.threads))
 
     def combine(self, plans: list[Plans]) -> None:
         """Look for a better placement: merge the plans as far as a few states go, then climb from what that gives."""
@@ -358,7 +357,7 @@ class Proof:
         return much
 
     def _part(self, cached: Bool, oracle: LayerOracle) -> Bool:
-        first = int(self.search.instance.block_start[oracle.block])
+        first = int(self.instance.block_start[oracle.block])
         return cached[:, first : first + oracle.n_experts]
 
     def _master(self) -> tuple[float, Float] | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
-from moeplace.documents import INT64_MAX, Server
+from moeplace.documents import INT64_MAX
 from moeplace.errors import InputError
-from moeplace.incremental import KERNELS, held_by, kernels, saving_form
+from moeplace.incremental import KERNELS, SavingForm, held_by, kernels, saving_form
 from moeplace.instance import UNREACHABLE, Bool, Instance
 from moeplace.interrupt import Stop, stopping
 from moeplace.methods.successive import by_gain
@@ -17,6 +16,9 @@ from moeplace.placement import Placement
 from moeplace.plan import Plan
 from moeplace.registry import MethodInfo, describe
 from moeplace.result import Outcome, Progress, ProgressCallback
+
+ENUMERATED = 12
+"""Most experts of a layer whose sets are all tried, where nobody says otherwise."""
 
 
 @describe(
@@ -36,7 +38,7 @@ def local_search(
     start: Placement | None,
     progress: ProgressCallback | None,
     kicks: int = 0,
-    enumerate: int = 12,
+    enumerate: int = ENUMERATED,
 ) -> Outcome:
     """Climb from a placement to a local optimum of all neighbourhoods, and on from there by kicks.
 
@@ -69,11 +71,7 @@ def local_search(
                 progress(Progress(stop.elapsed, instance.baseline_ns - saving, share=share))
 
         climb = Climb(plan, stop, report, enumerate)
-        if start is None:
-            climb.construct()
-        climb.to_local_optimum()
-        if start is None and len(instance.servers) > 1 and not stop:
-            climb.attempt(lambda: plan.restore(pooled_placement(instance, enumerate)))
+        climb.begin(start is not None)
         generator = np.random.default_rng(seed)
         done = 0
         while done < kicks and not stop and plan.form.layers:
@@ -86,6 +84,27 @@ def local_search(
             termination=stop.termination,
             details={"kicks": done, "exchanges": climb.exchanges},
         )
+
+
+def climbed(form: SavingForm, start: Placement | None, time_limit: float | None, threads: int) -> Placement:
+    """Return what :func:`local_search` makes of a placement without kicks, on a saving form that is there already.
+
+    Parameters
+    ----------
+    form : SavingForm
+    start : Placement or None
+    time_limit : float or None
+        Wall seconds.
+    threads : int
+
+    Returns
+    -------
+    Placement
+    """
+    with stopping(time_limit) as stop:
+        climb = Climb(Plan(form, held_by(form.instance, start), threads), stop, lambda saving: None, ENUMERATED)
+        climb.begin(start is not None)
+        return Placement(climb.plan.held)
 
 
 def pooled_placement(instance: Instance, enumerated: int) -> Bool:
@@ -107,13 +126,12 @@ def pooled_placement(instance: Instance, enumerated: int) -> Bool:
     useful = instance.server_ns < instance.cloud_ns[:, None]
     farthest = np.where(useful, instance.server_ns, -1).max(axis=1, keepdims=True)
     capacity = min(sum(instance.capacity_bytes.tolist()), INT64_MAX)
-    pool = replace(
+    pool = saving_form(
         instance,
-        servers=(Server("all servers", capacity),),
-        capacity_bytes=np.array([capacity], dtype=np.int64),
         server_ns=np.where(farthest < 0, UNREACHABLE, farthest),
+        capacity_bytes=np.array([capacity], dtype=np.int64),
     )
-    plan = Plan(saving_form(pool), held_by(pool, None))
+    plan = Plan(pool, np.zeros((1, instance.n_items), dtype=np.bool_))
     plan.take(plan.refill(0, enumerated))
 
     held = held_by(instance, None)
@@ -138,6 +156,15 @@ class Climb:
         self.exchanges = 0
         self.best = plan.saving
 
+    def begin(self, started: bool) -> None:
+        """Climb to a first local optimum: from what the plan holds, or from the better of two beginnings."""
+        if not started:
+            self.construct()
+        self.to_local_optimum()
+        if not started and len(self.servers) > 1 and not self.stop:
+            instance = self.plan.form.instance
+            self.attempt(lambda: self.plan.restore(pooled_placement(instance, self.enumerated)))
+
     def to_local_optimum(self) -> None:
         """Improve the plan until no neighbourhood does."""
         while not self.stop:
@@ -153,7 +180,7 @@ class Climb:
         """Fill the server that gains most, again and again, as ``successive-greedy`` does in its first pass."""
         for chosen in by_gain(self.plan, self.servers, lambda plan, n: plan.refill(n, self.enumerated), self.stop):
             self.plan.take(chosen)
-            self._tell()
+            self._report_if_better()
 
     def refill(self, servers: list[int]) -> None:
         """Fill servers anew, round and round until a whole round improves nothing."""
@@ -162,7 +189,7 @@ class Climb:
             chosen = self.plan.refill(servers[at % len(servers)], self.enumerated)
             same = 0 if self.plan.take(chosen) else same + 1
             at += 1
-            self._tell()
+            self._report_if_better()
 
     def exchange(self) -> None:
         """Take the best exchange of two moves (or single move, or cycle of three) while there is one."""
@@ -186,7 +213,7 @@ class Climb:
             for layer, _, _ in steps:
                 gain[layer] = plan.moves(layer).gain
             self.exchanges += 1
-            self._tell()
+            self._report_if_better()
 
     def relayer(self) -> None:
         """Empty one layer on all servers and fill it server by server; keep the old one unless that is better."""
@@ -206,7 +233,7 @@ class Climb:
                 self.plan.put(i, old, saving)
             else:
                 self.settled[i] = key
-            self._tell()
+            self._report_if_better()
 
     def attempt(self, change: Callable[[], None]) -> None:
         """Change the plan and climb from there; go back unless that is as good."""
@@ -237,7 +264,7 @@ class Climb:
                 same = 0
             at += 1
 
-    def _tell(self) -> None:
+    def _report_if_better(self) -> None:
         if self.plan.saving > self.best:
             self.best = self.plan.saving
             self.report(self.best)

@@ -17,19 +17,19 @@ from ortools.sat.python import cp_model
 
 from moeplace.errors import MethodError
 from moeplace.placement import Placement
-from moeplace.search import Search
+from moeplace.search import Incumbent
 
 NAME = f"CP-SAT {ortools.__version__}"
 _POLL_S = 0.05
 
 
-def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> None:
+def improve(formulation: Any, search: Incumbent, *, seed: int, threads: int) -> None:
     """Run CP-SAT on a model, from the search's incumbent, until the search has ended or optimality is proven.
 
     Parameters
     ----------
     formulation : moeplace_models.cpsat.CachingModel
-    search : Search
+    search : Incumbent
         Receives every incumbent and every bound.
     seed, threads : int
 
@@ -56,7 +56,7 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> Non
             except BaseException as error:  # an exception must not travel through the solver's own code
                 failure.append(error)
 
-    if search.ended:
+    if search.checkpoint():
         return
     _hint(formulation, search.placement)
     solver = cp_model.CpSolver()
@@ -93,7 +93,7 @@ def improve(formulation: Any, search: Search, *, seed: int, threads: int) -> Non
     thread.start()
     while thread.is_alive():
         thread.join(_POLL_S)
-        if failure or search.ended:
+        if failure or search.checkpoint():
             solver.stop_search()
     if failure:
         raise failure[0]

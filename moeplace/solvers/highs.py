@@ -37,8 +37,8 @@ from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
 from moeplace.errors import MethodError
 from moeplace.placement import Placement
-from moeplace.search import Search
-from moeplace.solvers.scheduler import alone
+from moeplace.search import Incumbent
+from moeplace.solvers.scheduler import scheduler_lock
 
 RANGES = (10**9, 10**6)
 MARGIN = Fraction(1, 2)
@@ -104,14 +104,14 @@ def compile_model(model: Any) -> _Matrix:
     )
 
 
-def improve(model: Any, search: Search, *, seed: int, threads: int) -> None:
+def improve(model: Any, search: Incumbent, *, seed: int, threads: int) -> None:
     """Run HiGHS on a model, from the search's incumbent, until the search has ended or nothing is left to prove.
 
     Parameters
     ----------
     model : pyomo.environ.ConcreteModel
         Minimises a cost in token-ns; binary variables ``x`` indexed by (server, item).
-    search : Search
+    search : Incumbent
         Receives every incumbent and every bound.
     seed, threads : int
 
@@ -120,7 +120,7 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> None:
     MethodError
         HiGHS failed.
     """
-    with alone(lambda: search.ended is not None) as going:
+    with scheduler_lock(lambda: search.checkpoint() is not None) as going:
         if going:
             matrix = compile_model(model)
             # Now and then HiGHS gives up on a wide objective ("Solve error") and solves a narrower one.
@@ -130,7 +130,7 @@ def improve(model: Any, search: Search, *, seed: int, threads: int) -> None:
             raise MethodError(f"HiGHS ended with {highspy.Highs().modelStatusToString(ending)}")
 
 
-def _improve(model: Any, matrix: _Matrix, search: Search, seed: int, threads: int, reach: int) -> HighsModelStatus:
+def _improve(model: Any, matrix: _Matrix, search: Incumbent, seed: int, threads: int, reach: int) -> HighsModelStatus:
     """Run HiGHS once with an objective range of at most ``reach``; say how it ended."""
     column = {id(v): j for j, v in enumerate(matrix.columns)}
     x = [(n, i, column[id(v)]) for (n, i), v in model.x.items() if id(v) in column]
@@ -198,7 +198,7 @@ def _improve(model: Any, matrix: _Matrix, search: Search, seed: int, threads: in
                 prove(event.data_out.mip_dual_bound)
         except BaseException as error:
             failure.append(error)
-        if kind != kinds.kCallbackMipImprovingSolution and (failure or search.ended):
+        if kind != kinds.kCallbackMipImprovingSolution and (failure or search.checkpoint()):
             event.data_in.user_interrupt = True
 
     highs.cbMipImprovingSolution += on_event

@@ -17,7 +17,7 @@ from highspy import HighsModelStatus
 
 from moeplace.errors import MethodError
 from moeplace.instance import Int64
-from moeplace.solvers.scheduler import alone
+from moeplace.solvers.scheduler import scheduler_lock
 
 _REACH = 1e6
 
@@ -45,7 +45,7 @@ class Master:
 
     def prices(self, ended: Callable[[], bool]) -> npt.NDArray[np.float64] | None:
         """Return the LP's duals of the capacities, token-ns a byte, [N]; None where HiGHS fails or has no time."""
-        with alone(ended) as going:
+        with scheduler_lock(ended) as going:
             if not going:
                 return None
             highs, unit, _ = self._model(np.arange(len(self.layer)), integer=False)
@@ -81,7 +81,7 @@ class Master:
                 failure.append(error)
                 event.data_in.user_interrupt = True  # type: ignore[attr-defined]
 
-        with alone(ended) as going:
+        with scheduler_lock(ended) as going:
             if not going:
                 return None
             highs, _, column = self._model(chosen, integer=True)

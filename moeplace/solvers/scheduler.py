@@ -1,4 +1,4 @@
-"""HiGHS has one scheduler of threads in a process: who runs it has to be alone."""
+"""HiGHS has one scheduler of threads in a process: one run at a time may use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import highspy
 
 
 @contextmanager
-def alone(ended: Callable[[], bool]) -> Iterator[bool]:
+def scheduler_lock(ended: Callable[[], bool]) -> Iterator[bool]:
     """Wait until nobody else in this process runs HiGHS, which has one scheduler; say whether that came in time.
 
     Parameters
