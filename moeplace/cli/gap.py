@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.cli import INTERRUPTED, one_line, screen
+from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
     check_output,
@@ -25,6 +25,7 @@ from moeplace.cli.options import (
 )
 from moeplace.cli.solve import headline
 from moeplace.errors import InputError, MethodLimitError, MoeplaceError
+from moeplace.text import NOTHING, gap_percent, number, one_line, percent, time_unit
 
 if TYPE_CHECKING:
     from moeplace import Instance
@@ -183,7 +184,7 @@ def gap(
         for line in wrong:
             click.echo(f"ERROR {one_line(line)}", err=True)
         if stop:
-            left = f"; {screen.number(len(table) - len(done), 'instance')} not begun" if len(done) < len(table) else ""
+            left = f"; {number(len(table) - len(done), 'instance')} not begun" if len(done) < len(table) else ""
             click.echo(f"moeplace gap: interrupted{left}", err=True)
             return INTERRUPTED
     failed = any(run.status == "failed" for comparison in done for run in comparison.runs)
@@ -295,10 +296,10 @@ def _one(instance: Instance, name: str, parameters: dict[str, Any], **options: A
 def _show(comparison: Comparison, *, last: bool) -> None:
     instance = comparison.instance
     tokens = int(instance.tokens.sum()) or 1
-    unit, unit_name = screen.time_unit(instance.baseline_ns / tokens)
+    unit, unit_name = time_unit(instance.baseline_ns / tokens)
 
     def time(ns: int | None) -> str:
-        return screen.NOTHING if ns is None else f"{ns / tokens / unit:.3f}"
+        return NOTHING if ns is None else f"{ns / tokens / unit:.3f}"
 
     latency, bound = f"latency {unit_name}", f"own bound {unit_name}"
     columns = ["method", latency, "saving", "gap", "excess", bound, "time s", "ended"]
@@ -309,11 +310,11 @@ def _show(comparison: Comparison, *, last: bool) -> None:
         cells = {
             "method": run.method,
             latency: time(run.latency_ns),
-            "saving": screen.percent(record["saving"]),
-            "gap": screen.gap_percent(record["gap"]),
-            "excess": screen.gap_percent(record["excess"]),
+            "saving": percent(record["saving"]),
+            "gap": gap_percent(record["gap"]),
+            "excess": gap_percent(record["excess"]),
             bound: time(run.bound_ns),
-            "time s": screen.NOTHING if run.wall_s is None else f"{run.wall_s:.2f}",
+            "time s": NOTHING if run.wall_s is None else f"{run.wall_s:.2f}",
             "ended": _ending(run),
         }
         table.add_row(*(one_line(cells[column]) for column in columns))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from moeplace.cli import one_line, screen
 from moeplace.cli.options import file_name
 from moeplace.errors import InputError
+from moeplace.text import number, one_line
 
 
 @click.command(epilog="Exit codes: 0 done, 1 a bound is false (the report says which), 2 bad usage or input.")
@@ -49,8 +49,8 @@ def report(runs: tuple[str, ...], output: str, title: str, target: float, placem
         click.echo(f"note: {one_line(note)}", err=True)
     for line in collection.contradictions:
         click.echo(f"ERROR {one_line(line)}", err=True)
-    runs_seen = screen.number(len(collection.entries), "run")
-    click.echo(f"{runs_seen}, {screen.number(len(written), 'file')} written to {one_line(output)}")
+    runs_seen = number(len(collection.entries), "run")
+    click.echo(f"{runs_seen}, {number(len(written), 'file')} written to {one_line(output)}")
     return 1 if collection.contradictions else 0
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import msgspec
 
 from moeplace.bench.records import KnownValues, PlannedInstance, Record, RunData, cross_checked, read_run
-from moeplace.cli import screen
 from moeplace.errors import InputError
 from moeplace.report.statistics import Problem, Summary, Trial, pooled, summarise
+from moeplace.text import number
 
 KNOWN = "best_known.json"
 
@@ -128,7 +128,7 @@ def collect(folders: Sequence[str | os.PathLike[str]]) -> Collection:
     if len(entries) < planned:
         notes.append(f"{len(entries)} of {planned} planned runs are recorded; the others are not counted anywhere")
     if twice:
-        notes.append(f"{screen.number(twice, 'run')} recorded in several run directories: counted once, as in the last")
+        notes.append(f"{number(twice, 'run')} recorded in several run directories: counted once, as in the last")
     return Collection(runs, entries, instances, problems, methods, planned, notes, contradictions)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import moeplace
 from moeplace.bench.records import PlannedInstance
-from moeplace.cli import screen
 from moeplace.errors import InputError
+from moeplace.instance import load
 from moeplace.report.collect import Collection, Entry
 from moeplace.report.placement_view import ViewsOf
 from moeplace.report.statistics import pooled
+from moeplace.text import gap_percent, number
 
 MOST_BYTES = 1_200_000
 """Data of the placement view, at most; what does not fit is left out, and the page says so."""
@@ -71,7 +71,7 @@ def choose(collection: Collection, most: int, most_rows: int = 1_500_000) -> Pla
         most_rows -= instance.rows
         result.instances.append(shown)
     total = len(collection.instances)
-    result.facts = f"the best of each method on {len(result.instances)} of {screen.number(total, 'instance')}"
+    result.facts = f"the best of each method on {len(result.instances)} of {number(total, 'instance')}"
     if cut:
         result.facts += "; of the largest ones only the best placements"
     if missing:
@@ -125,7 +125,7 @@ def _spread(instances: list[PlannedInstance], most: int) -> list[PlannedInstance
 
 
 def _instance_document(planned: PlannedInstance, entries: Sequence[Entry]) -> dict[str, Any]:
-    instance = moeplace.load(entries[0].data.instance_path(planned))
+    instance = load(entries[0].data.instance_path(planned))
     if instance.sha256 != planned.sha256:
         raise InputError("is another instance now", file=planned.path)
     views = ViewsOf(instance)
@@ -135,7 +135,7 @@ def _instance_document(planned: PlannedInstance, entries: Sequence[Entry]) -> di
         shown = views.view(placement).document()
         gap, problem = entry.trial.gap, entry.trial.problem
         shown["label"] = entry.trial.method + (f", seed {entry.trial.seed}" if _seeds(entries) else "")
-        shown["gap"] = "" if gap is None else f"gap {screen.gap_percent(gap)} (bound of {problem.bound_by})"
+        shown["gap"] = "" if gap is None else f"gap {gap_percent(gap)} (bound of {problem.bound_by})"
         shown["note"] = "best known cost" if entry.trial.latency_ns == problem.best_ns else ""
         placements.append(shown)
     return views.document() | {"set": planned.set, "placements": placements}

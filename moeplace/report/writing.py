@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from moeplace.cli import one_line, screen
 from moeplace.errors import OutputError
 from moeplace.files import write_bytes
 from moeplace.report import pictures, style, tables
@@ -13,6 +12,7 @@ from moeplace.report.collect import Collection
 from moeplace.report.page import definitions, render, set_facts
 from moeplace.report.placements import choose
 from moeplace.report.statistics import TARGET
+from moeplace.text import number, one_line
 
 TITLE = "Placement methods compared"
 PAGE, MARKDOWN, SUMMARY, RUNS = "index.html", "index.md", "summary.csv", "runs.csv"
@@ -112,9 +112,9 @@ def facts(collection: Collection) -> list[str]:
     threads = sorted({entry.record.threads for entry in collection.entries})
     machines = dict.fromkeys(f"{d.run.environment.cpu}, {d.run.environment.cores} cores" for d in collection.runs)
     return [
-        screen.number(len(collection.entries), "run"),
-        screen.number(len(collection.instances), "instance"),
-        screen.number(len(collection.methods), "method"),
+        number(len(collection.entries), "run"),
+        number(len(collection.instances), "instance"),
+        number(len(collection.methods), "method"),
         f"time limit {' and '.join(f'{limit:g}' for limit in limits)} s",
         f"{' and '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}",
         "; ".join(machines),
