@@ -506,7 +506,12 @@ def test_plot_refuses(cli: Cli, args: list[str], message: str) -> None:
 
 def test_reports_and_benchmarks_do_not_know_the_command_line() -> None:
     package = Path(moeplace.__file__).parent
-    for path in [*package.glob("report/*.py"), *package.glob("bench/*.py"), package / "text.py"]:
+    for path in [
+        *package.glob("report/*.py"),
+        *package.glob("bench/*.py"),
+        package / "text.py",
+        package / "comparing.py",
+    ]:
         assert "moeplace.cli" not in path.read_text(encoding="utf-8"), path
 
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from moeplace.comparing import KNOWN, Costs, Value, highest_bound, lowest_cost
 from moeplace.documents import NonNegative, canonical, parse
 from moeplace.errors import InputError, OutputError
 from moeplace.files import read_json
@@ -276,20 +277,18 @@ class RunData:
             raise InputError(f"the run {record.key} ({record.who} on {record.instance}) has no solution")
         return read_solution(self.folder / record.solution)
 
-    def best_latency(self, sha256: str) -> tuple[int, str] | None:
+    def best_latency(self, sha256: str) -> Value | None:
         """Return the lowest checked cost of an instance and whose it is; the best known one counts, too."""
-        costs = [(r.latency_ns, r.who) for r in self._ok(sha256) if r.latency_ns is not None]
-        if (known := self._known(sha256)) is not None:
-            costs.insert(0, (known.latency_ns, "best_known.json"))
-        return min(costs, key=lambda cost: cost[0], default=None)
+        known = self._known(sha256)
+        costs = [(known.latency_ns, KNOWN)] if known is not None else []
+        return lowest_cost([*costs, *((r.latency_ns, r.who) for r in self._ok(sha256))])
 
-    def best_bound(self, sha256: str) -> tuple[int, str] | None:
+    def best_bound(self, sha256: str) -> Value | None:
         """Return the highest bound of an instance that no checked cost contradicts, and whose it is."""
-        bounds = [(r.bound_ns, r.who) for r in self._ok(sha256) if r.bound_ns is not None]
-        best, known = self.best_latency(sha256), self._known(sha256)
-        if known is not None and known.bound_ns is not None and (best is None or known.bound_ns <= best[0]):
-            bounds.insert(0, (known.bound_ns, "best_known.json"))
-        return max(bounds, key=lambda bound: bound[0], default=None)
+        known = self._known(sha256)
+        bounds = [(known.bound_ns, KNOWN)] if known is not None else []
+        bounds += [(r.bound_ns, r.who) for r in self._ok(sha256)]
+        return highest_bound(bounds, self.best_latency(sha256))
 
     def _ok(self, sha256: str) -> list[Record]:
         return [record for record in self.records if record.sha256 == sha256 and record.status == "ok"]
@@ -393,33 +392,41 @@ def cross_checked(records: Iterable[Record], instances: Iterable[PlannedInstance
         One line for every such bound, and for every best known one.
     """
     records, instances = list(records), list(instances)
-    cheapest: dict[str, tuple[int, str]] = {
-        i.sha256: (i.best_known.latency_ns, "best_known.json") for i in instances if i.best_known is not None
-    }
-    for record in records:
-        if record.status == "ok" and record.latency_ns is not None:
-            best = cheapest.get(record.sha256)
-            if best is None or record.latency_ns < best[0]:
-                cheapest[record.sha256] = record.latency_ns, record.who
+    costs = checked_costs(records, instances)
     result, wrong = [], []
     for record in records:
-        claimed = highest_bound(record) if record.status == "ok" else None
-        if claimed is not None and claimed > cheapest[record.sha256][0]:
-            cost, whose = cheapest[record.sha256]
-            message = f"its bound {claimed} ({record.bound_source}) is above the checked cost {cost} of {whose}"
+        message = refuted(record, costs)
+        if message is not None:
             wrong.append(f"{record.instance}: {record.who}: {message}")
             record = without_result(record, "false_bound", message)
         result.append(record)
     for instance in instances:
         known = instance.best_known
-        if known is not None and known.bound_ns is not None and known.bound_ns > cheapest[instance.sha256][0]:
-            cost, whose = cheapest[instance.sha256]
-            message = f"its bound {known.bound_ns} is above the checked cost {cost} of {whose}"
-            wrong.append(f"{instance.name}: best_known.json: {message}")
+        if known is not None and (message := costs.refutes(instance.sha256, known.bound_ns)) is not None:
+            wrong.append(f"{instance.name}: {KNOWN}: {message}")
     return result, wrong
 
 
-def highest_bound(record: Record) -> int | None:
+def checked_costs(records: Iterable[Record], instances: Iterable[PlannedInstance]) -> Costs:
+    """Return the lowest checked cost of every instance; the best known ones count, too."""
+    costs = Costs()
+    for instance in instances:
+        if instance.best_known is not None:
+            costs.add(instance.sha256, instance.best_known.latency_ns, KNOWN)
+    for record in records:
+        if record.status == "ok":
+            costs.add(record.sha256, record.latency_ns, record.who)
+    return costs
+
+
+def refuted(record: Record, costs: Costs) -> str | None:
+    """Return what shows the bound of an ``ok`` record to be false, whether claimed at its end or on its way."""
+    if record.status != "ok":
+        return None
+    return costs.refutes(record.sha256, claimed_bound(record), f" ({record.bound_source})")
+
+
+def claimed_bound(record: Record) -> int | None:
     """Return the highest bound that a run claims, on its way or at its end."""
     claims = [bound for _, _, bound in record.trajectory if bound is not None]
     if record.bound_ns is not None:
