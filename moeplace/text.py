@@ -6,6 +6,9 @@ What is claimed is rounded to the safe side: a gap upwards, a certified ratio do
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 NOTHING = "-"
 """What stands where a number is not known."""
@@ -123,3 +126,42 @@ def one_line(text: str) -> str:
     a name\nwith a break
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def markdown(text: str) -> str:
+    r"""Return a text for one line of Markdown, in which none of its characters means anything.
+
+    Examples
+    --------
+    >>> print(markdown("<b>a_b</b> | [c](d)"))
+    \<b\>a\_b\</b\> \| \[c\](d)
+    """
+    return re.sub(r"([\\`*_\[\]<>|#~&])", r"\\\1", one_line(text))
+
+
+_MEANS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+
+
+def as_csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    r"""Return rows as CSV in UTF-8; None is an empty field.
+
+    A spreadsheet takes text that begins with ``=``, ``+``, ``-``, ``@`` or white space for a formula and runs it. Such
+    text gets an apostrophe in front, and so does text that begins with one: then whoever reads the file can take the
+    first apostrophe off, always. Numbers stay as they are.
+
+    Examples
+    --------
+    >>> as_csv(["name", "value"], [{"name": "=1+1", "value": -1}, {"name": None, "value": "a-b"}])
+    b"name,value\n'=1+1,-1\n,a-b\n"
+    """
+    lines = [",".join(fields), *(",".join(_cell(row.get(field)) for field in fields) for row in rows)]
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    if isinstance(value, str) and value.startswith(_MEANS_A_FORMULA):
+        text = f"'{text}"
+    if any(character in text for character in ',"\r\n'):  # csv.writer of Python 3.11 leaves a carriage return bare
+        text = '"' + text.replace('"', '""') + '"'
+    return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import io
 import json
 import re
 import shutil
@@ -257,6 +258,34 @@ def test_a_report_on_odd_names_and_without_any_bound(tmp_path: Path, caplog: pyt
 def test_markdown_escapes_what_would_break_the_table() -> None:
     line = Summary("s", "a|b*c", 1, 1, 0, 0, 0, None, None, None, 0.0, 0.0, 0.0, 1.0, None, {})
     assert markdown([line]).splitlines()[2].startswith(r"| a\|b\*c | 1 | 1 |")
+
+
+def test_names_are_no_markdown_and_no_formulas(cli: Cli, tmp_path: Path) -> None:
+    odd = ["=1+1", "+x", "-x", "@x", "\tx", "\rx", "'x", "# a *b* <i>"]
+    own = tmp_path / "own.json"
+    document = json.loads((instances_folder() / "tiny" / "tiny_two_servers_share.json").read_text())
+    for i, name in enumerate(odd):
+        own.write_text(json.dumps(document | {"name": name}))
+        plan = make_plan([f"{name}m"])
+        instance = planned(own, moeplace.load(own), set_name=name)
+        done = record(instance, plan, f"{name}m", latency_ns=10**9, baseline_ns=10**9, message=name)
+        collection = collect([write_run(tmp_path / f"run{i}", plan, [instance], [done])])
+        collection.notes.append(name)
+        mark = "" if name.startswith("#") else "'"
+        summaries = [line for lines in collection.summaries().values() for line in lines]
+        written = ((runs_csv(collection), "set instance method message"), (summary_csv(summaries), "set method"))
+        for data, columns in written:
+            (row,) = csv.DictReader(io.StringIO(data.decode(), newline=""))
+            for column in columns.split():
+                assert row[column].startswith(mark + name), (name, column)
+        text = report_markdown(collection, name, "", TARGET)
+        if not mark:
+            for line in ("# ", "## ", "- "):
+                assert f"{line}\\# a \\*b\\* \\<i\\>\n" in text, text
+        cli("gap", own, "--methods", "no-cache", "--csv", tmp_path / "gap.csv")
+        (row,) = csv.DictReader(io.StringIO((tmp_path / "gap.csv").read_bytes().decode(), newline=""))
+        assert row["instance"] == mark + name
+        assert row["latency_ns"] == row["baseline_ns"]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ from moeplace.cli.options import (
 )
 from moeplace.cli.solve import headline
 from moeplace.errors import InputError, MethodLimitError, MoeplaceError
-from moeplace.text import NOTHING, gap_percent, number, one_line, percent, time_unit
+from moeplace.text import NOTHING, as_csv, gap_percent, number, one_line, percent, time_unit
 
 if TYPE_CHECKING:
     from moeplace import Instance
@@ -282,9 +280,4 @@ def _write_csv(path: str, done: Sequence[Comparison]) -> None:
     from moeplace.comparing import COLUMNS
     from moeplace.files import write_bytes
 
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for comparison in done:
-        writer.writerows(comparison.records())
-    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    write_bytes(path, as_csv(COLUMNS, (record for comparison in done for record in comparison.records())))

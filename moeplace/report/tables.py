@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moeplace.report.statistics import Summary
-from moeplace.text import NOTHING, gap_percent, one_line
+from moeplace.text import NOTHING, as_csv, gap_percent, one_line
+from moeplace.text import markdown as escaped
 
 
 @dataclass(frozen=True)
@@ -84,17 +82,13 @@ def cells(summary: Summary) -> list[str]:
 
 def markdown(summaries: Sequence[Summary]) -> str:
     """Return the Markdown table of one set."""
-    text = ["method", *("---:" for _ in COLUMNS[1:-1]), ""]
+    numbers = ["---:"] * len(COLUMNS[1:-1])
     lines = [
         [column.heading for column in COLUMNS],
-        ["---", *text[1:-1], "---"],
-        *([_escaped(cell) for cell in cells(summary)] for summary in summaries),
+        ["---", *numbers, "---"],
+        *([escaped(cell) for cell in cells(summary)] for summary in summaries),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", cell)
 
 
 SUMMARY_FIELDS = [
@@ -112,12 +106,3 @@ def summary_csv(summaries: Iterable[Summary]) -> bytes:
         row["failures"] = ";".join(f"{status}:{n}" for status, n in summary.failures.items())
         rows.append(row)
     return as_csv(SUMMARY_FIELDS, rows)
-
-
-def as_csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return rows as CSV in UTF-8; None is an empty field."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
