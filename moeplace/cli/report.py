@@ -40,7 +40,7 @@ def report(runs: tuple[str, ...], output: str, title: str, target: float, placem
         raise InputError(f"--target: expected a share >= 0, found {target}")
     if placements < 0:
         raise InputError(f"--placements: expected a number >= 0, found {placements}")
-    _check_folder(output)
+    _check_folder(output, runs)
     collection = collect(runs)
     from moeplace.report.writing import write_report  # loads what draws; a misprint is answered without
 
@@ -54,10 +54,15 @@ def report(runs: tuple[str, ...], output: str, title: str, target: float, placem
     return 1 if collection.contradictions else 0
 
 
-def _check_folder(folder: str) -> None:
+def _check_folder(folder: str, runs: tuple[str, ...]) -> None:
     # Now, not after the work.
+    from moeplace.bench.records import SOLUTIONS
+
     path = Path(folder)
     try:
+        for run in runs:
+            if path.resolve() in (Path(run).resolve(), (Path(run) / SOLUTIONS).resolve()):
+                raise InputError("is the run itself; a folder for the report was expected", file=folder)
         if path.exists() and not path.is_dir():
             raise InputError("is a file; a folder was expected", file=folder)
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 
 import msgspec
 
-from moeplace.bench.records import KnownValues, PlannedInstance, Record, RunData, checked_costs, cross_checked, read_run
+from moeplace.bench.records import (
+    RECORDS,
+    RUN,
+    KnownValues,
+    PlannedInstance,
+    Record,
+    RunData,
+    checked_costs,
+    cross_checked,
+    read_run,
+)
 from moeplace.comparing import KNOWN, highest_bound
 from moeplace.errors import InputError
 from moeplace.report.statistics import Problem, Summary, Trial, pooled, summarise
@@ -119,6 +129,11 @@ def collect(folders: Sequence[str | os.PathLike[str]]) -> Collection:
         for (data, _), record in zip(latest.values(), records, strict=True)
         if (record.set, record.sha256) in place
     ]
+    if not entries:
+        data, record = next(iter(latest.values()))
+        sets = " or ".join(dict.fromkeys(i.set for i in data.run.instances if i.sha256 == record.sha256))
+        said = f"expected runs of the sets in {RUN}; {record.instance} is of the set {record.set}, there of {sets}"
+        raise InputError(said, file=str(data.folder / RECORDS))
     entries.sort(key=lambda entry: place[entry.record.set, entry.record.sha256])
     order = [planned.name for data in runs for planned in data.run.plan.methods]
     of_label = {entry.trial.method: entry.record.method for entry in entries}

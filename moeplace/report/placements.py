@@ -8,7 +8,7 @@ from typing import Any
 
 from moeplace.bench.records import PlannedInstance
 from moeplace.errors import InputError
-from moeplace.instance import load
+from moeplace.instance import Instance, load
 from moeplace.report.collect import Collection, Entry
 from moeplace.report.placement_view import ViewsOf
 from moeplace.report.statistics import pooled
@@ -51,6 +51,11 @@ def choose(collection: Collection, most: int, most_rows: int = 1_500_000) -> Pla
     -------
     Placements
         Instances whose file is not found or is another one now are left out.
+
+    Raises
+    ------
+    InputError
+        A solution of the run directory is missing or damaged.
     """
     result, room, missing, cut = Placements(), MOST_BYTES, 0, False
     by_instance = pooled_entries(collection.entries)
@@ -63,10 +68,11 @@ def choose(collection: Collection, most: int, most_rows: int = 1_500_000) -> Pla
         if not entries or instance.rows > most_rows or size > room:
             continue
         try:
-            shown = _instance_document(instance, entries)
+            problem = _instance(instance, entries)
         except InputError:
             missing += 1
             continue
+        shown = _instance_document(problem, instance, entries)
         room -= size
         most_rows -= instance.rows
         result.instances.append(shown)
@@ -124,14 +130,22 @@ def _spread(instances: list[PlannedInstance], most: int) -> list[PlannedInstance
     return [instances[round(i * (len(instances) - 1) / (most - 1))] for i in range(most)]
 
 
-def _instance_document(planned: PlannedInstance, entries: Sequence[Entry]) -> dict[str, Any]:
+def _instance(planned: PlannedInstance, entries: Sequence[Entry]) -> Instance:
     instance = load(entries[0].data.instance_path(planned))
     if instance.sha256 != planned.sha256:
         raise InputError("is another instance now", file=planned.path)
+    return instance
+
+
+def _instance_document(instance: Instance, planned: PlannedInstance, entries: Sequence[Entry]) -> dict[str, Any]:
     views = ViewsOf(instance)
     placements = []
     for entry in entries:
-        placement = entry.data.solution(entry.record).placement_on(instance)
+        solution = entry.data.solution(entry.record)
+        try:
+            placement = solution.placement_on(instance)
+        except InputError as error:
+            raise error.in_file(str(entry.data.folder / str(entry.record.solution))) from None
         shown = views.view(placement).document()
         gap, problem = entry.trial.gap, entry.trial.problem
         shown["label"] = entry.trial.method + (f", seed {entry.trial.seed}" if _seeds(entries) else "")
