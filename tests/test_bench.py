@@ -29,7 +29,7 @@ from moeplace.bench.harness import describe_orders, opened
 from moeplace.bench.messages import Description
 from moeplace.bench.planning import method_specification, planned_instances, read_methods, tasks_of
 from moeplace.bench.pool import LocalPool
-from moeplace.bench.records import Plan, Record, RecordWriter, RunData, read_run
+from moeplace.bench.records import Plan, Record, RecordWriter, RunData, read_run, write_durably
 from moeplace.cli import main
 from moeplace.errors import InputError, MoeplaceError, OutputError
 from moeplace.library import best_known, instances_folder
@@ -588,6 +588,52 @@ def test_a_folder_with_something_else_in_it_is_left_alone(bench: Bench) -> None:
     assert err == "moeplace bench: run: holds other files and no run.json; give a new folder\n"
     with pytest.raises(InputError, match=r"run: is no run directory: there is no run.json in it"):
         read_run("run")
+
+
+def test_a_run_does_not_write_beside_its_suites(bench: Bench) -> None:
+    bench(TINY, "--methods", "popular")
+    Path("run/solutions/own.json").write_bytes(Path(PAIR).read_bytes())
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    Path("link").symlink_to("run")
+    for suite in ("run", "run/solutions", "run/solutions/own.json", "link/solutions"):
+        _, err = bench(TINY, suite, "--methods", "popular", code=2)
+        assert (
+            err
+            == f"moeplace bench: run: holds the suite {suite}, beside which a run would write; give another folder\n"
+        )
+        assert {path: path.read_bytes() for path in before} == before, suite
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(bench: Bench) -> None:
+    odd = os.fsdecode(b"b\xffd")
+    Path(odd).mkdir()
+    inside = Path(odd) / "tiny_pair.json"
+    inside.write_bytes(Path(PAIR).read_bytes())
+    Path("link.json").symlink_to(inside)
+    for suite in (odd, str(inside), "link.json"):
+        _, err = bench(TINY, suite, "--methods", "popular", code=2)
+        assert "expected UTF-8 as the name of a " in err, suite
+        assert err.endswith("found the byte 0xff\n"), suite
+        assert err.count("\n") == 1, suite
+    _, err = bench(TINY, "--methods", odd, code=2)
+    assert "expected UTF-8 as a method, found the byte 0xff" in err
+    assert not Path("run").exists()
+
+
+def test_files_have_the_mode_that_the_umask_leaves(folder: Path) -> None:
+    for mask, expected in ((0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            run = folder / f"{mask}"
+            run.mkdir()
+            writer = RecordWriter(run)
+            writer.add(msgspec.structs.replace(a_record("a"), solution="solutions/a.json"), b"{}")
+            writer.close()
+            write_durably(run / "run.json", b"{}")
+        finally:
+            os.umask(before)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in run.rglob("*") if path.is_file()}
+        assert modes == dict.fromkeys(("a.json", "records.jsonl", "run.json"), expected), mask
 
 
 def test_progress_on_a_terminal(folder: Path) -> None:

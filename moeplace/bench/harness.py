@@ -219,8 +219,8 @@ def opened(
             writer.close()
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds something else than a run.
+def check_folder(folder: Path, suites: Sequence[str] = ()) -> None:
+    """Refuse a folder that holds something else than a run, or one of the suites.
 
     Raises
     ------
@@ -228,6 +228,12 @@ def check_folder(folder: Path) -> None:
         It does.
     """
     try:
+        for suite in suites:
+            given = Path(suite)
+            if given.exists() and given.resolve().is_relative_to(folder.resolve()):
+                raise InputError(
+                    f"holds the suite {suite}, beside which a run would write; give another", file=str(folder)
+                )
         if folder.is_dir():
             ours = (LOCK, f".{RUN}.")  # the second is left where the harness was killed while it began
             if not (folder / RUN).exists() and any(not path.name.startswith(ours) for path in folder.iterdir()):

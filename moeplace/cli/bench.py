@@ -89,9 +89,13 @@ def bench(
         raise InputError(f"workers must be at least 1, found {workers}")
     if workers is not None and scheduler is not None:
         raise InputError("--workers is for this machine; with --scheduler the cluster has as many as it has threads")
+    for text, what in ((methods, "a method"), (scheduler, "the address of a scheduler")):
+        planning.check_text(text or "", what)
+    for suite in suites:
+        planning.check_text(suite, "the name of a suite")
     chosen = _chosen(methods, methods_file)
     folder = Path(output)
-    harness.check_folder(folder)
+    harness.check_folder(folder, suites)
     files = planning.suite_files(suites)
     earlier = read_plan(folder) if (folder / "run.json").exists() else None
     at_once = workers or max(1, environment.cores() // threads)
