@@ -411,7 +411,7 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     return records, whole
 
 
-def _no_record(line: bytes, number: int, error: ValueError) -> InputError:
+def _no_record(line: bytes, number: int, error: Exception) -> InputError:
     """Say what is wrong with a line; the decoder is quick, and :func:`parse` knows what was found."""
     try:
         parse(json.loads(line), Record)
