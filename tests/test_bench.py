@@ -606,10 +606,7 @@ def test_a_run_does_not_write_beside_its_suites(bench: Bench) -> None:
     Path("link").symlink_to("run")
     for suite in ("run", "run/solutions", "run/solutions/own.json", "link/solutions"):
         _, err = bench(TINY, suite, "--methods", "popular", code=2)
-        assert (
-            err
-            == f"moeplace bench: run: holds the suite {suite}, beside which a run would write; give another folder\n"
-        )
+        assert err == f"moeplace bench: run: holds the suite {suite}, beside which a run would write; give another\n"
         assert {path: path.read_bytes() for path in before} == before, suite
 
 
