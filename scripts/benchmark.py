@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import moeplace
-from moeplace.cli import screen
 from moeplace.files import write_bytes
 from moeplace.library import set_names
 from moeplace.registry import method_names
@@ -26,6 +25,7 @@ from moeplace.report.instance_pictures import progress as draw_progress
 from moeplace.report.placement_view import PlacementView
 from moeplace.report.placements import best_of_each_method
 from moeplace.report.writing import MARKDOWN, write_report
+from moeplace.text import number, size
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = ("small", "medium", "large", "real")
@@ -86,7 +86,7 @@ def _introduction(collection: Collection) -> str:
     versions = environment.versions
     solvers = ", ".join(f"{name} {versions[name]}" for name in ("moeplace", "highspy", "ortools") if name in versions)
     seeded = [
-        f"{method.name} ({screen.number(len(data.run.plan.seeds), 'seed')})"
+        f"{method.name} ({number(len(data.run.plan.seeds), 'seed')})"
         for data in collection.runs
         for method in data.run.plan.methods
         if method.seeded
@@ -97,11 +97,11 @@ Written by `scripts/benchmark.py`, which also runs it; every number is in [runs.
 [summary.csv](summary.csv). What the columns mean is at the end and, with formulas and sources, in
 [docs/reporting.md](../reporting.md).
 
-- {environment.cpu}, {environment.cores} cores, {screen.size(environment.memory_bytes)}; Python {environment.python};
+- {environment.cpu}, {environment.cores} cores, {size(environment.memory_bytes)}; Python {environment.python};
   {solvers}.
-- {plan.time_limit:g} s a run, {screen.number(plan.threads, "thread")}, {environment.workers} runs at a time.
+- {plan.time_limit:g} s a run, {number(plan.threads, "thread")}, {environment.workers} runs at a time.
 - Methods that use a seed: {", ".join(seeded)}.
-- {screen.number(len(collection.entries), "run")} in {screen.number(round(elapsed / 60), "minute")}, each in its own
+- {number(len(collection.entries), "run")} in {number(round(elapsed / 60), "minute")}, each in its own
   process; every placement passed the checker.
 """
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import msgspec
 
 from moeplace.bench.records import RECORDS, RUN, SOLUTIONS, read_run, run_key
-from moeplace.cli import screen
 from moeplace.files import write_bytes
+from moeplace.text import size
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = "cpsat,local-search,max-convolution,successive-greedy,greedy,popular,random"
@@ -91,8 +91,8 @@ seconds for want of a core).
 |---|---:|
 | seconds, from start to end of the process | {statistics.median(walls):.1f} |
 | CPU seconds | {statistics.median(cpus):.1f} |
-| the page, index.html | {screen.size(page)} |
-| all {len(sizes)} files | {screen.size(sum(sizes.values()))} |
+| the page, index.html | {size(page)} |
+| all {len(sizes)} files | {size(sum(sizes.values()))} |
 """
     write_bytes(options.output, text.encode())
     print(text)

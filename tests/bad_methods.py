@@ -73,18 +73,18 @@ def eat_elsewhere(instance: Instance, **options: Any) -> Placement:
 
 def leave_a_child(instance: Instance, *, where: str, **options: Any) -> Placement:
     """Start a process in a session of its own and do not wait for it."""
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     Path(where).write_text(str(child.pid))
     return Placement.empty(instance)
 
 
 def leave_a_child_and_kill_the_worker(instance: Instance, *, where: str, **options: Any) -> Placement:
     """Start a process that outlives this one, then kill the worker that would end it."""
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     with Path(where).open("a") as file:
         file.write(f"{child.pid}\n")
     os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(5)
+    time.sleep(600)  # it is killed long before
     return Placement.empty(instance)
 
 
@@ -154,7 +154,7 @@ def forge(instance: Instance, **options: Any) -> Placement:
             os.write(fd, b"\x00" * 7 + b"\x08" + b"\xffrubbish")
         except OSError:
             continue
-    time.sleep(5)
+    time.sleep(600)  # it is killed long before
     return Placement.empty(instance)
 
 
@@ -167,7 +167,7 @@ def suicide(instance: Instance, **options: Any) -> Placement:
 def patricide(instance: Instance, **options: Any) -> Placement:
     """Kill the worker."""
     os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(5)
+    time.sleep(600)  # it is killed long before
     return Placement.empty(instance)
 
 

@@ -29,12 +29,14 @@ from moeplace.bench.harness import describe_orders, opened
 from moeplace.bench.messages import Description
 from moeplace.bench.planning import method_specification, planned_instances, read_methods, tasks_of
 from moeplace.bench.pool import LocalPool
-from moeplace.bench.records import Plan, Record, RecordWriter, RunData, read_run
+from moeplace.bench.records import Plan, Record, RecordWriter, RunData, read_run, write_durably
 from moeplace.cli import main
 from moeplace.errors import InputError, MoeplaceError, OutputError
 from moeplace.library import best_known, instances_folder
 from moeplace.registry import find_method, method_info
 
+PATIENCE_S = 240
+"""Nothing takes so long; what hangs is ended before pytest's own limit."""
 TESTS = Path(__file__).parent
 TINY = str(instances_folder() / "tiny" / "tiny_two_servers_share.json")
 PAIR = str(instances_folder() / "tiny" / "tiny_pair_across_servers.json")
@@ -56,7 +58,7 @@ def bench(folder: Path, capfd: pytest.CaptureFixture[str]) -> Bench:
 
     def bench(*args: str, code: int = 0, workers: str = "1") -> tuple[str, str]:
         capfd.readouterr()
-        limits = ["--time-limit", "20", "--grace", "0.4", "--workers", workers, "-o", "run"]
+        limits = ["--time-limit", "200", "--grace", "3", "--workers", workers, "-o", "run"]
         result = main(["bench", *limits, *args])
         out, err = capfd.readouterr()
         assert result == code, (out, err)
@@ -170,7 +172,7 @@ def test_which_methods_are_seeded(folder: Path, method: str, parameters: dict[st
 MISBEHAVIOUR = {
     "segfault": ("crashed", "killed by SIGSEGV: about to crash"),
     "leave": ("crashed", "exit code 3 and without a result"),
-    "hang": ("timeout", "still running 0.8 s past its limit of 1 s"),
+    "hang": ("timeout", "still running 6 s past its limit of 5 s"),
     "overfull": ("infeasible", "does not fit"),
     "persuasive": ("infeasible", "holds"),
     "cheap": ("wrong_cost", "costs 1; the checker finds"),
@@ -189,7 +191,7 @@ MISBEHAVIOUR = {
 
 def test_misbehaviour_is_caught_and_named_and_harms_nobody_else(bench: Bench) -> None:
     methods = ",".join(f"bad_methods:{name}" for name in MISBEHAVIOUR)
-    out, _ = bench(TINY, "--methods", f"popular,{methods},random", "--time-limit", "1", code=1, workers="2")
+    out, _ = bench(TINY, "--methods", f"popular,{methods},random", "--time-limit", "5", code=1, workers="2")
     data = read_run("run")
     complete(data)
     by_method = {record.method: record for record in data.records}
@@ -202,13 +204,13 @@ def test_misbehaviour_is_caught_and_named_and_harms_nobody_else(bench: Bench) ->
     assert {by_method["popular"].status, by_method["random"].status} == {"ok"}
     # What was reported before the end is kept, marked by the status.
     assert by_method["bad_methods:hang"].trajectory[0][1] == by_method["popular"].baseline_ns
-    assert by_method["bad_methods:hang"].process_s < 4
+    assert by_method["bad_methods:hang"].process_s >= 11
 
 
 def test_memory_is_limited(bench: Bench) -> None:
     names = ("eat", "eat_at_once", "eat_elsewhere")
     methods = ",".join(f"bad_methods:{name}" for name in names)
-    bench(TINY, "--methods", f"{methods},popular", "--memory-limit", "0.3", "--time-limit", "60", code=1)
+    bench(TINY, "--methods", f"{methods},popular", "--memory-limit", "0.3", code=1)
     records = {record.method: record for record in read_run("run").records}
     assert records["popular"].status == "ok"
     for name in names:
@@ -220,11 +222,11 @@ def test_memory_is_limited(bench: Bench) -> None:
 
 
 def test_a_method_past_its_limit_is_asked_to_end_first(bench: Bench) -> None:
-    bench(TINY, "--methods", "bad_methods:late", "--time-limit", "0.3", "--grace", "1.5")
+    bench(TINY, "--methods", "bad_methods:late", "--time-limit", "0.3", "--grace", "5")
     (record,) = read_run("run").records
     assert record.status == "ok"
     assert record.wall_s is not None
-    assert 1.8 <= record.wall_s < 3.3
+    assert record.wall_s >= 5.3  # and not killed, which is 5 s later
 
 
 def test_what_a_method_starts_ends_with_its_run(bench: Bench, tmp_path: Path) -> None:
@@ -384,7 +386,7 @@ def test_a_torn_last_line_is_dropped(bench: Bench) -> None:
 
 def test_kill_9_of_anything_at_any_moment_loses_nothing(folder: Path) -> None:
     command = [sys.executable, "-m", "moeplace", "bench", "tiny", "--methods", "bad_methods:nap[seconds=0.03],random"]
-    command += ["--seeds", "0-5", "--time-limit", "5", "--workers", "2", "-o", "run"]
+    command += ["--seeds", "0-5", "--time-limit", "200", "--workers", "2", "-o", "run"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "MOEPLACE_TEST_RUN": str(folder)}
     rng = random.Random(20)
     kills = Counter[str]()
@@ -392,8 +394,8 @@ def test_kill_9_of_anything_at_any_moment_loses_nothing(folder: Path) -> None:
     victims = ["harness"] * 8 + ["worker"] * 6 + ["run"] * 6
     rng.shuffle(victims)
     for kind in victims:
-        found: list[psutil.Process] = []
-        while not found:
+        hit = False
+        while not hit:
             if harness is None or harness.poll() is not None:
                 if harness is not None:
                     harness.communicate()
@@ -402,18 +404,18 @@ def test_kill_9_of_anything_at_any_moment_loses_nothing(folder: Path) -> None:
                 harness = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
             time.sleep(rng.uniform(0.0, 0.4))
             found = [psutil.Process(harness.pid)] if kind == "harness" else processes_of(folder, kind, harness.pid)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            rng.choice(found).kill()
-            kills[kind] += 1
+            with contextlib.suppress(psutil.NoSuchProcess):  # a run may end by itself before it is hit
+                if found:
+                    rng.choice(found).kill()
+                    hit = True
+        kills[kind] += 1
         if kind == "harness":
-            _, err = harness.communicate(timeout=20)
+            _, err = harness.communicate(timeout=PATIENCE_S)
             assert b"Traceback" not in err
-            deadline = time.monotonic() + 5
-            while left := processes_of(folder):
-                assert time.monotonic() < deadline, left
+            while processes_of(folder):  # they all end, or pytest's own limit ends the test
                 time.sleep(0.02)
     assert harness is not None
-    harness.communicate(timeout=60)
+    harness.communicate(timeout=PATIENCE_S)
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done
     data = read_run("run")
@@ -421,7 +423,7 @@ def test_kill_9_of_anything_at_any_moment_loses_nothing(folder: Path) -> None:
     assert len(data.records) == 96
     assert {record.status for record in data.records} == {"ok"}
     assert kills["harness"] == 8
-    assert sum(kills.values()) >= 18  # a run may end by itself before it is hit
+    assert sum(kills.values()) == len(victims)
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git")
@@ -445,37 +447,44 @@ def test_asking_for_the_commit_writes_nothing_into_the_repository(tmp_path: Path
 
 
 def test_interruption_keeps_what_is_finished(folder: Path) -> None:
-    command = [TINY, PAIR, "--methods", "popular,bad_methods:nap[seconds=30]", "--time-limit", "60", "--workers", "1"]
+    command = [
+        TINY,
+        PAIR,
+        "--methods",
+        "popular,bad_methods:nap[seconds=3000]",
+        "--time-limit",
+        "3000",
+        "--workers",
+        "1",
+    ]
     process = start(*command, "-o", "run")
     while not (Path("run/records.jsonl").exists() and Path("run/records.jsonl").read_bytes()):
         time.sleep(0.02)
         assert process.poll() is None
     time.sleep(0.2)  # the nap is under way
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    assert time.monotonic() - began < 4
     assert "interrupted; the same command goes on from here" in err
     assert [record.method for record in read_run("run").records] == ["popular"]
 
 
 def test_a_full_disk_is_one_line_and_nothing_is_lost(folder: Path) -> None:
-    command = ["tiny", "--methods", "random", "--seeds", "0-3", "--time-limit", "5", "--workers", "1", "-o", "run"]
+    command = ["tiny", "--methods", "random", "--seeds", "0-3", "--time-limit", "200", "--workers", "1", "-o", "run"]
 
     def small_files() -> None:
         # A file can grow no further than this: as on a full disk, a write ends in the middle of a line.
         resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
 
     process = start(*command, preexec_fn=small_files)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert err.splitlines()[-1] == "moeplace bench: run/records.jsonl: cannot be written: File too large"
     assert "Traceback" not in err
     kept = len(read_run("run").records)
     assert 3 < kept < 32
     process = start(*command)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     complete(read_run("run"))
 
@@ -590,9 +599,52 @@ def test_a_folder_with_something_else_in_it_is_left_alone(bench: Bench) -> None:
         read_run("run")
 
 
+def test_a_run_does_not_write_beside_its_suites(bench: Bench) -> None:
+    bench(TINY, "--methods", "popular")
+    Path("run/solutions/own.json").write_bytes(Path(PAIR).read_bytes())
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    Path("link").symlink_to("run")
+    for suite in ("run", "run/solutions", "run/solutions/own.json", "link/solutions"):
+        _, err = bench(TINY, suite, "--methods", "popular", code=2)
+        assert err == f"moeplace bench: run: holds the suite {suite}, beside which a run would write; give another\n"
+        assert {path: path.read_bytes() for path in before} == before, suite
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(bench: Bench) -> None:
+    odd = os.fsdecode(b"b\xffd")
+    Path(odd).mkdir()
+    inside = Path(odd) / "tiny_pair.json"
+    inside.write_bytes(Path(PAIR).read_bytes())
+    Path("link.json").symlink_to(inside)
+    for suite in (odd, str(inside), "link.json"):
+        _, err = bench(TINY, suite, "--methods", "popular", code=2)
+        assert "expected UTF-8 as the name of a " in err, suite
+        assert err.endswith("found the byte 0xff\n"), suite
+        assert err.count("\n") == 1, suite
+    _, err = bench(TINY, "--methods", odd, code=2)
+    assert "expected UTF-8 as a method, found the byte 0xff" in err
+    assert not Path("run").exists()
+
+
+def test_files_have_the_mode_that_the_umask_leaves(folder: Path) -> None:
+    for mask, expected in ((0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            run = folder / f"{mask}"
+            run.mkdir()
+            writer = RecordWriter(run)
+            writer.add(msgspec.structs.replace(a_record("a"), solution="solutions/a.json"), b"{}")
+            writer.close()
+            write_durably(run / "run.json", b"{}")
+        finally:
+            os.umask(before)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in run.rglob("*") if path.is_file()}
+        assert modes == dict.fromkeys(("a.json", "records.jsonl", "run.json"), expected), mask
+
+
 def test_progress_on_a_terminal(folder: Path) -> None:
     ours, theirs = os.openpty()
-    command = ["tiny", "--methods", "bad_methods:nap[seconds=0.2],bad_methods:broken", "--time-limit", "5"]
+    command = ["tiny", "--methods", "bad_methods:nap[seconds=0.4],bad_methods:broken", "--time-limit", "50"]
     process = subprocess.Popen(
         [sys.executable, "-m", "moeplace", "bench", *command, "--workers", "1", "-o", "run"],
         stdout=subprocess.DEVNULL,
@@ -605,15 +657,16 @@ def test_progress_on_a_terminal(folder: Path) -> None:
         while data := os.read(ours, 4096):
             shown += data
     os.close(ours)
-    assert process.wait(timeout=20) == 1
+    assert process.wait(timeout=PATIENCE_S) == 1
     lines = re.findall(r"(\d+) of 16 runs  (\d+:\d\d) left(?:  (\d+) failed)?", shown.decode(errors="replace"))
     assert len(lines) > 3
     done = [int(line[0]) for line in lines]
     assert done == sorted(done)
     assert any(int(line[2] or 0) > 0 for line in lines)
-    # What has not run yet is thought to take its limit: both methods, or the second one alone where the screen first
-    # showed something after a run of the first.
-    assert lines[0][1] >= ("1:10" if done[0] == 0 else "0:40")
+    # What has not run yet is thought to take its limit: both methods, 800 s together, or the second one alone where the
+    # screen first showed something after a run of the first; less what has passed since.
+    minutes, seconds = map(int, lines[0][1].split(":"))
+    assert 60 * minutes + seconds > 300
 
 
 def test_too_many_workers_are_warned_of(bench: Bench) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,6 +25,8 @@ from moeplace.library import instances_folder
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
+PATIENCE_S = 240
+"""Nothing takes so long; what hangs is ended before pytest's own limit."""
 TESTS = Path(__file__).parent
 TINY = str(instances_folder() / "tiny" / "tiny_two_servers_share.json")
 
@@ -65,26 +68,23 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         local = ("--nthreads", "1", "--no-nanny", "--local-directory", str(folder))
         for name in ("ada", "bob", "eve"):
             dask.workers[name] = begin("worker", "--name", name, *local)
-        deadline = time.monotonic() + 60
         while not dask.address:
-            assert time.monotonic() < deadline, (folder / "log").read_text()
+            assert scheduler.poll() is None, (folder / "log").read_text()
             time.sleep(0.05)
             with contextlib.suppress(OSError, ValueError):
                 dask.address = json.loads((folder / "scheduler.json").read_text())["address"]
-        with distributed.Client(dask.address, timeout=60, set_as_default=False) as client:
-            client.wait_for_workers(3, timeout=60)
+        with distributed.Client(dask.address, timeout=PATIENCE_S, set_as_default=False) as client:
+            client.wait_for_workers(3, timeout=PATIENCE_S)
         yield dask
     finally:
         for process in [*dask.workers.values(), scheduler]:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=10)
+                process.wait(timeout=PATIENCE_S)
             process.kill()
             process.wait()
         log.close()
-    deadline = time.monotonic() + 5
-    while dask.runs():
-        assert time.monotonic() < deadline, "worker processes outlive the cluster"
+    while dask.runs():  # or pytest's own limit ends it
         time.sleep(0.05)
 
 
@@ -96,7 +96,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_same_runs_on_a_cluster(dask: Cluster, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    limits = ["--time-limit", "1", "--grace", "0.4", "-o", "run", "--scheduler", dask.address]
+    # The limit must end nothing but what hangs: loading and starting on a busy machine are not of the method's time.
+    limits = ["--time-limit", "1", "--grace", "5", "-o", "run", "--scheduler", dask.address]
     bad = "bad_methods:segfault,bad_methods:hang,bad_methods:suicide,bad_methods:patricide"
     assert main(["bench", TINY, "--methods", f"popular,random,{bad}", "--seeds", "0-1", *limits]) == 1
     data = read_run("run")
@@ -108,7 +109,7 @@ def test_the_same_runs_on_a_cluster(dask: Cluster, folder: Path, capfd: pytest.C
     assert {record.worker for record in data.records} <= {"ada", "bob", "eve"}
     assert data.run.environment.scheduler == dask.address
     assert data.run.environment.workers == 3
-    local = ["--time-limit", "1", "--grace", "0.4", "-o", "local", "--workers", "1"]
+    local = ["--time-limit", "1", "--grace", "5", "-o", "local", "--workers", "1"]
     assert main(["bench", TINY, "--methods", "popular,random", "--seeds", "0-1", *local]) == 0
     here = {(r.key, r.latency_ns) for r in read_run("local").records}
     assert here == {(r.key, r.latency_ns) for r in data.records if r.status == "ok"}  # the same ids, the same costs
@@ -117,15 +118,13 @@ def test_the_same_runs_on_a_cluster(dask: Cluster, folder: Path, capfd: pytest.C
 
 def test_a_killed_worker_and_a_killed_harness(dask: Cluster, folder: Path) -> None:
     command = [sys.executable, "-m", "moeplace", "bench", "tiny", "--methods", "bad_methods:nap[seconds=0.4]"]
-    command += ["--seeds", "0-2", "--time-limit", "10", "-o", "run", "--scheduler", dask.address]
+    command += ["--seeds", "0-2", "--time-limit", "300", "-o", "run", "--scheduler", dask.address]
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
 
     def started(records: int) -> subprocess.Popen[bytes]:
         harness = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 60
         while not Path("run/records.jsonl").exists() or len(read_run("run").records) < records:
             assert harness.poll() is None
-            assert time.monotonic() < deadline
             time.sleep(0.02)
         return harness
 
@@ -133,14 +132,12 @@ def test_a_killed_worker_and_a_killed_harness(dask: Cluster, folder: Path) -> No
     harness.kill()
     harness.communicate()
     kept = len(read_run("run").records)
-    deadline = time.monotonic() + 5
     while dask.runs():  # the scheduler has cancelled what was under way
-        assert time.monotonic() < deadline
         time.sleep(0.05)
 
     harness = started(kept + 4)
     dask.workers["eve"].send_signal(signal.SIGKILL)
-    _, err = harness.communicate(timeout=60)
+    _, err = harness.communicate(timeout=PATIENCE_S)
     assert harness.returncode == 0, err
     data = read_run("run")
     complete(data)
@@ -168,7 +165,18 @@ def test_a_cluster_that_is_not_there(dask: Cluster, folder: Path, monkeypatch: p
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("moeplace bench: ")]
     assert line.endswith("a Dask worker cannot run moeplace: ModuleNotFoundError: No module named 'moeplace'")
     monkeypatch.setattr(cluster, "version", lambda package: "9.9")
-    assert main([*arguments, dask.address]) == 2
+    close, closed = cluster.distributed.Client.close, []
+
+    def closing_badly(client: Any) -> None:
+        close(client)
+        if not closed:  # once: Dask closes a client again when Python forgets it, and there nobody could catch this
+            closed.append(client.status)
+            raise AssertionError
+
+    with monkeypatch.context() as patch:  # as Dask does now and then on a busy machine
+        patch.setattr(cluster.distributed.Client, "close", closing_badly)
+        assert main([*arguments, dask.address]) == 2
+    assert closed == ["closed"]
     assert ", here it is 9.9" in capfd.readouterr().err
     monkeypatch.setattr(cluster, "distributed", None)
     assert main([*arguments, dask.address]) == 2

@@ -67,7 +67,7 @@ def open_page(browser: Any, page: Path) -> list[str]:
     for log in ("browser", "performance"):
         browser.get_log(log)  # what was before
     browser.get(page.as_uri())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while browser.execute_script("return document.body.dataset.ready") != "yes":
         assert time.monotonic() < deadline, browser.get_log("browser")
         time.sleep(0.05)

@@ -27,8 +27,9 @@ from moeplace.bench.records import (
     Record,
     RecordWriter,
     Run,
-    highest_bound,
+    checked_costs,
     read_plan,
+    refuted,
     without_result,
     write_durably,
 )
@@ -119,11 +120,7 @@ class RunFolder:
         self.folder, self.run, self.notes = folder, run, notes
         self._writer = writer
         self.tasks = tasks_of(run)
-        self._cheapest: dict[str, tuple[int, str]] = {
-            i.sha256: (i.best_known.latency_ns, "best_known.json") for i in run.instances if i.best_known is not None
-        }
-        for record in writer.records:
-            self._note_cost(record)
+        self._costs = checked_costs(writer.records, run.instances)
 
     @property
     def records(self) -> list[Record]:
@@ -175,19 +172,12 @@ class RunFolder:
     def _add(self, finished: Finished) -> Record:
         record = finished.record
         # A bound that an earlier run refutes is marked at once; one that a later run will, when the run is read.
-        claimed = highest_bound(record) if record.status == "ok" else None
-        best = self._cheapest.get(record.sha256)
-        if claimed is not None and best is not None and claimed > best[0]:
-            message = f"its bound {claimed} ({record.bound_source}) is above the checked cost {best[0]} of {best[1]}"
+        if (message := refuted(record, self._costs)) is not None:
             record = msgspec.structs.replace(without_result(record, "false_bound", message), solution=None)
         self._writer.add(record, finished.solution)
-        self._note_cost(record)
+        if record.status == "ok":
+            self._costs.add(record.sha256, record.latency_ns, record.who)
         return record
-
-    def _note_cost(self, record: Record) -> None:
-        best = self._cheapest.get(record.sha256)
-        if record.status == "ok" and record.latency_ns is not None and (best is None or record.latency_ns < best[0]):
-            self._cheapest[record.sha256] = record.latency_ns, record.who
 
 
 @contextmanager
@@ -229,8 +219,8 @@ def opened(
             writer.close()
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds something else than a run.
+def check_folder(folder: Path, suites: Sequence[str] = ()) -> None:
+    """Refuse a folder that holds something else than a run, or one of the suites.
 
     Raises
     ------
@@ -238,6 +228,12 @@ def check_folder(folder: Path) -> None:
         It does.
     """
     try:
+        for suite in suites:
+            given = Path(suite)
+            if given.exists() and given.resolve().is_relative_to(folder.resolve()):
+                raise InputError(
+                    f"holds the suite {suite}, beside which a run would write; give another", file=str(folder)
+                )
         if folder.is_dir():
             ours = (LOCK, f".{RUN}.")  # the second is left where the harness was killed while it began
             if not (folder / RUN).exists() and any(not path.name.startswith(ours) for path in folder.iterdir()):

@@ -52,7 +52,7 @@ def suite_files(suites: Iterable[str]) -> list[tuple[str, Path]]:
     Raises
     ------
     InputError
-        One is neither, or has no instances.
+        One is neither, has no instances, or has a name that is not UTF-8.
     """
     found: dict[Path, str] = {}
     for suite in suites:
@@ -68,8 +68,24 @@ def suite_files(suites: Iterable[str]) -> list[tuple[str, Path]]:
         else:
             raise InputError(f"no set, folder or file {suite!r}; the sets are {', '.join(set_names())}")
         for name, path in entries:
+            check_text(str(path.resolve()), "the name of a file that is benchmarked")
             found.setdefault(path.resolve(), name)
     return [(name, path) for path, name in found.items()]
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse a name that the documents of a run, which are UTF-8, cannot hold.
+
+    Raises
+    ------
+    InputError
+        It is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) & 0xFF
+        raise InputError(f"expected UTF-8 as {what}, found the byte {byte:#04x}", file=text) from None
 
 
 def planned_instances(

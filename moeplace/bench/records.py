@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-import tempfile
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from moeplace.documents import NonNegative, canonical, parse
+from moeplace.comparing import KNOWN, Costs, Value, highest_bound, lowest_cost
+from moeplace.documents import NonNegative, canonical, parse, show
 from moeplace.errors import InputError, OutputError
 from moeplace.files import read_json
 from moeplace.library import instances_folder
@@ -27,10 +29,15 @@ from moeplace.result import Solution, read_solution
 
 RUN, RECORDS, SOLUTIONS = "run.json", "records.jsonl", "solutions"
 
+_LARGEST = 2**64
+"""Costs and bounds that methods report on their way are below, since a message holds no larger number."""
+
 RunStatus = Literal[
     "ok", "refused", "failed", "crashed", "timeout", "memory", "infeasible", "wrong_cost", "false_bound"
 ]
 Seconds = Annotated[float, Meta(ge=0)]
+Total = Annotated[int, Meta(ge=0)]
+"""A sum over servers or experts, which may pass 2**63."""
 
 
 class Environment(Struct, frozen=True):
@@ -58,12 +65,12 @@ class Environment(Struct, frozen=True):
     cpu: str
     system: str
     python: str
-    cores: int
-    memory_bytes: int
+    cores: NonNegative
+    memory_bytes: NonNegative
     versions: dict[str, str]
     commit: str | None
     dirty: bool | None
-    workers: int
+    workers: NonNegative
     scheduler: str | None
     load_average: float | None
     started: str
@@ -141,15 +148,15 @@ class PlannedInstance(Struct, frozen=True):
     sha256: str
     file_sha256: str
     latency_model: str
-    servers: int
-    demands: int
-    models: int
-    layers: int
-    items: int
-    rows: int
-    capacity_bytes_total: int
-    item_bytes_total: int
-    tokens: int
+    servers: NonNegative
+    demands: NonNegative
+    models: NonNegative
+    layers: NonNegative
+    items: NonNegative
+    rows: NonNegative
+    capacity_bytes_total: Total
+    item_bytes_total: Total
+    tokens: Total
     best_known: KnownValues | None
 
 
@@ -207,22 +214,22 @@ class Record(Struct, frozen=True):
     sha256: str
     method: str
     parameters: dict[str, Any]
-    seed: int
-    threads: int
-    time_limit: float
+    seed: NonNegative
+    threads: Annotated[int, Meta(ge=1)]
+    time_limit: Seconds
     status: RunStatus
     message: str | None
     termination: str | None
-    latency_ns: int | None
-    baseline_ns: int | None
+    latency_ns: NonNegative | None
+    baseline_ns: NonNegative | None
     bound_ns: int | None
     bound_source: str | None
     guarantee: str | None
     picked_because: str | None
-    wall_s: float | None
-    process_s: float
-    cpu_s: float
-    peak_bytes: int
+    wall_s: Seconds | None
+    process_s: Seconds
+    cpu_s: Seconds
+    peak_bytes: NonNegative
     trajectory: list[tuple[float, int | None, int | None]]
     started: str
     worker: str
@@ -270,26 +277,29 @@ class RunData:
         Raises
         ------
         InputError
-            There is none, or it is damaged.
+            There is none, it is damaged, or it is of another instance.
         """
         if record.solution is None:
             raise InputError(f"the run {record.key} ({record.who} on {record.instance}) has no solution")
-        return read_solution(self.folder / record.solution)
+        file = self.folder / record.solution
+        solution = read_solution(file)
+        if solution.instance.sha256 != record.sha256:
+            said = f"expected the hash of {record.instance}, {record.sha256}, found {solution.instance.sha256}"
+            raise InputError(said, place="instance.sha256", file=str(file))
+        return solution
 
-    def best_latency(self, sha256: str) -> tuple[int, str] | None:
+    def best_latency(self, sha256: str) -> Value | None:
         """Return the lowest checked cost of an instance and whose it is; the best known one counts, too."""
-        costs = [(r.latency_ns, r.who) for r in self._ok(sha256) if r.latency_ns is not None]
-        if (known := self._known(sha256)) is not None:
-            costs.insert(0, (known.latency_ns, "best_known.json"))
-        return min(costs, key=lambda cost: cost[0], default=None)
+        known = self._known(sha256)
+        costs = [(known.latency_ns, KNOWN)] if known is not None else []
+        return lowest_cost([*costs, *((r.latency_ns, r.who) for r in self._ok(sha256))])
 
-    def best_bound(self, sha256: str) -> tuple[int, str] | None:
+    def best_bound(self, sha256: str) -> Value | None:
         """Return the highest bound of an instance that no checked cost contradicts, and whose it is."""
-        bounds = [(r.bound_ns, r.who) for r in self._ok(sha256) if r.bound_ns is not None]
-        best, known = self.best_latency(sha256), self._known(sha256)
-        if known is not None and known.bound_ns is not None and (best is None or known.bound_ns <= best[0]):
-            bounds.insert(0, (known.bound_ns, "best_known.json"))
-        return max(bounds, key=lambda bound: bound[0], default=None)
+        known = self._known(sha256)
+        bounds = [(known.bound_ns, KNOWN)] if known is not None else []
+        bounds += [(r.bound_ns, r.who) for r in self._ok(sha256)]
+        return highest_bound(bounds, self.best_latency(sha256))
 
     def _ok(self, sha256: str) -> list[Record]:
         return [record for record in self.records if record.sha256 == sha256 and record.status == "ok"]
@@ -332,9 +342,26 @@ def read_run(path: str | os.PathLike[str]) -> RunData:
         It is no run directory, or one of its files is damaged.
     """
     folder = Path(path)
+    records, _ = read_records(folder / RECORDS)  # before the plan, which a harness that goes on extends first
     run = read_plan(folder)
-    records, _ = read_records(folder / RECORDS)
+    _check_planned(records, run, folder / RECORDS)
     return RunData(folder, run, *cross_checked(records, run.instances))
+
+
+def _check_planned(records: Sequence[Record], run: Run, file: Path) -> None:
+    """Refuse records of runs that are not in the plan."""
+    planned = {
+        run_key(instance.sha256, method.method, method.parameters, seed, run.plan): (instance.sha256, method.name, seed)
+        for instance in run.instances
+        for method in run.plan.methods
+        for seed in (run.plan.seeds if method.seeded else [0])
+    }
+    for number, record in enumerate(records, start=1):
+        expected, found = planned.get(record.key), (record.sha256, record.method, record.seed)
+        if expected != found:
+            what = "no run of the plan" if expected is None else f"the plan has {show(list(expected))} for it"
+            said = f"the run {record.key} is {show(list(found), 120)}; {what}"
+            raise InputError(said, place=f"line {number}", file=str(file))
 
 
 def read_plan(folder: Path) -> Run:
@@ -373,13 +400,43 @@ def read_records(path: Path) -> tuple[list[Record], int]:
         try:
             record = msgspec.json.decode(line, type=Record)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"no record: {error}", place=f"line {number}", file=str(path)) from None
+            raise _no_record(line, number, error).in_file(str(path)) from None
+        if (wrong := _contradiction(record)) is not None:
+            raise InputError(f"no record: {wrong}", place=f"line {number}", file=str(path))
         if record.key in lines:
             said = f"the run {record.key} stands in line {lines[record.key]} already"
             raise InputError(said, place=f"line {number}", file=str(path))
         lines[record.key] = number
         records.append(record)
     return records, whole
+
+
+def _no_record(line: bytes, number: int, error: Exception) -> InputError:
+    """Say what is wrong with a line; the decoder is quick, and :func:`parse` knows what was found."""
+    try:
+        parse(json.loads(line), Record)
+    except InputError as better:
+        return InputError(f"no record: {better}", place=f"line {number}")
+    except (ValueError, RecursionError):
+        pass
+    return InputError(f"no record: {error}", place=f"line {number}")
+
+
+def _contradiction(record: Record) -> str | None:
+    """Return what the parts of a record, each right by itself, cannot say together."""
+    if record.status == "ok":
+        if record.latency_ns is None:
+            return "latency_ns: expected a cost where the status is ok, found null"
+    else:
+        none = {"latency_ns": record.latency_ns, "bound_ns": record.bound_ns, "solution": record.solution}
+        if given := [name for name, value in none.items() if value is not None]:
+            return f"{given[0]}: expected null where the status is {record.status}, found {show(none[given[0]])}"
+    for number in (record.bound_ns, *(number for _, *point in record.trajectory for number in point)):
+        if number is not None and abs(number) >= _LARGEST:
+            return f"expected a cost or bound below 2**64, found {show(number)}"
+    if record.solution is not None and not re.fullmatch(rf"{SOLUTIONS}/\w[\w.-]*", record.solution):
+        return f"solution: expected a file in {SOLUTIONS}, found {show(record.solution)}"
+    return None
 
 
 def cross_checked(records: Iterable[Record], instances: Iterable[PlannedInstance]) -> tuple[list[Record], list[str]]:
@@ -393,33 +450,41 @@ def cross_checked(records: Iterable[Record], instances: Iterable[PlannedInstance
         One line for every such bound, and for every best known one.
     """
     records, instances = list(records), list(instances)
-    cheapest: dict[str, tuple[int, str]] = {
-        i.sha256: (i.best_known.latency_ns, "best_known.json") for i in instances if i.best_known is not None
-    }
-    for record in records:
-        if record.status == "ok" and record.latency_ns is not None:
-            best = cheapest.get(record.sha256)
-            if best is None or record.latency_ns < best[0]:
-                cheapest[record.sha256] = record.latency_ns, record.who
+    costs = checked_costs(records, instances)
     result, wrong = [], []
     for record in records:
-        claimed = highest_bound(record) if record.status == "ok" else None
-        if claimed is not None and claimed > cheapest[record.sha256][0]:
-            cost, whose = cheapest[record.sha256]
-            message = f"its bound {claimed} ({record.bound_source}) is above the checked cost {cost} of {whose}"
+        message = refuted(record, costs)
+        if message is not None:
             wrong.append(f"{record.instance}: {record.who}: {message}")
             record = without_result(record, "false_bound", message)
         result.append(record)
     for instance in instances:
         known = instance.best_known
-        if known is not None and known.bound_ns is not None and known.bound_ns > cheapest[instance.sha256][0]:
-            cost, whose = cheapest[instance.sha256]
-            message = f"its bound {known.bound_ns} is above the checked cost {cost} of {whose}"
-            wrong.append(f"{instance.name}: best_known.json: {message}")
+        if known is not None and (message := costs.refutes(instance.sha256, known.bound_ns)) is not None:
+            wrong.append(f"{instance.name}: {KNOWN}: {message}")
     return result, wrong
 
 
-def highest_bound(record: Record) -> int | None:
+def checked_costs(records: Iterable[Record], instances: Iterable[PlannedInstance]) -> Costs:
+    """Return the lowest checked cost of every instance; the best known ones count, too."""
+    costs = Costs()
+    for instance in instances:
+        if instance.best_known is not None:
+            costs.add(instance.sha256, instance.best_known.latency_ns, KNOWN)
+    for record in records:
+        if record.status == "ok":
+            costs.add(record.sha256, record.latency_ns, record.who)
+    return costs
+
+
+def refuted(record: Record, costs: Costs) -> str | None:
+    """Return what shows the bound of an ``ok`` record to be false, whether claimed at its end or on its way."""
+    if record.status != "ok":
+        return None
+    return costs.refutes(record.sha256, claimed_bound(record), f" ({record.bound_source})")
+
+
+def claimed_bound(record: Record) -> int | None:
     """Return the highest bound that a run claims, on its way or at its end."""
     claims = [bound for _, _, bound in record.trajectory if bound is not None]
     if record.bound_ns is not None:
@@ -510,16 +575,16 @@ def write_durably(path: Path, data: bytes) -> None:
         It cannot be written.
     """
     with _writing(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # Opened as any file is, so that its mode is what the umask leaves; only one process writes to the folder.
+        temporary = path.parent / f".{path.name}.{os.getpid()}"
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+            temporary.replace(path)
         finally:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -19,6 +19,7 @@ from importlib import import_module
 import click
 
 from moeplace.errors import MoeplaceError
+from moeplace.text import one_line
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -145,17 +146,6 @@ def main(args: Sequence[str] | None = None) -> int:
             _complain(name, f"internal error: {what} (MOEPLACE_DEBUG=1 shows where; please report it)")
         return 1
     return code if isinstance(code, int) else 0
-
-
-def one_line(text: str) -> str:
-    r"""Return a text with everything that is not printable escaped: line breaks, terminal codes, half surrogates.
-
-    Examples
-    --------
-    >>> print(one_line("a name\nwith a break"))
-    a name\nwith a break
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _complain(name: str, message: str) -> None:

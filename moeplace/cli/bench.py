@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.cli import INTERRUPTED, one_line, screen
+from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import file_name, find_methods_here, parameter_value, threads_option
 from moeplace.errors import InputError
+from moeplace.text import bar, number, one_line
 
 if TYPE_CHECKING:
     from moeplace.bench.harness import Progress, RunFolder
@@ -88,9 +89,13 @@ def bench(
         raise InputError(f"workers must be at least 1, found {workers}")
     if workers is not None and scheduler is not None:
         raise InputError("--workers is for this machine; with --scheduler the cluster has as many as it has threads")
+    for text, what in ((methods, "a method"), (scheduler, "the address of a scheduler")):
+        planning.check_text(text or "", what)
+    for suite in suites:
+        planning.check_text(suite, "the name of a suite")
     chosen = _chosen(methods, methods_file)
     folder = Path(output)
-    harness.check_folder(folder)
+    harness.check_folder(folder, suites)
     files = planning.suite_files(suites)
     earlier = read_plan(folder) if (folder / "run.json").exists() else None
     at_once = workers or max(1, environment.cores() // threads)
@@ -136,7 +141,7 @@ def _chosen(methods: str | None, methods_file: str | None) -> list[PlannedMethod
 
 def _warnings(workers: int, plan: Plan, here: Any) -> Iterator[str]:
     if workers * plan.threads > here.cores:
-        said = f"{workers} workers of {screen.number(plan.threads, 'thread')} on {screen.number(here.cores, 'core')}"
+        said = f"{workers} workers of {number(plan.threads, 'thread')} on {number(here.cores, 'core')}"
         yield f"{said}: times will be longer than on an idle machine"
     elif here.load_average is not None and here.load_average + workers * plan.threads > here.cores + 0.5:
         yield f"the machine is at work already (load {here.load_average}): times will be longer than on an idle one"
@@ -170,7 +175,7 @@ def _progress(plan: Plan, workers: int, interrupted: Callable[[], bool]) -> Iter
         progress, at = latest[-1]
         share = progress.done / progress.total if progress.total else 1.0
         left = max(0.0, progress.remaining_s(plan.time_limit, workers) - (time.monotonic() - at))
-        parts = [f"{screen.bar(share, 24)}  {progress.done:,} of {progress.total:,} runs", f"{_clock(left)} left"]
+        parts = [f"{bar(share, 24)}  {progress.done:,} of {progress.total:,} runs", f"{_clock(left)} left"]
         parts += [f"{count} {status}" for status, count in sorted(progress.statuses.items()) if status != "ok"]
         return "  ".join(parts) + ("  stopping" if interrupted() else "")
 
@@ -231,9 +236,7 @@ def _sum_up(run: RunFolder, progress: Progress, interrupted: bool) -> int:
         if record.status in WRONG:
             lines.append(one_line(f"{record.status}: {record.instance}: {record.who}: {record.message}"))
     new = progress.done - progress.before
-    lines.append(
-        f"{screen.number(progress.done, 'run')} of {progress.total:,} in {one_line(str(run.folder))}, {new:,} new"
-    )
+    lines.append(f"{number(progress.done, 'run')} of {progress.total:,} in {one_line(str(run.folder))}, {new:,} new")
     screen.show(*lines)
     for line in contradictions:
         click.echo(f"ERROR {one_line(line)}", err=True)

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from moeplace.cli import one_line, screen
+from moeplace.cli import screen
 from moeplace.cli.options import file_name
+from moeplace.text import NOTHING, gap_percent, number, one_line
 
 
 @click.command(epilog="Exit codes: 0 done (also where nothing was better), 1 a contradiction, 2 bad usage or input.")
@@ -38,12 +39,12 @@ def best_known(run: str, instances: str | None) -> int:
             improvement.instance,
             _change(before.latency_ns if before else None, after.latency_ns),
             _change(before.bound_ns if before else None, after.bound_ns),
-            screen.gap_percent(_gap(after.latency_ns, after.bound_ns)),
+            gap_percent(_gap(after.latency_ns, after.bound_ns)),
             after.latency_method,
-            after.bound_method or screen.NOTHING,
+            after.bound_method or NOTHING,
         ]
         table.add_row(*map(one_line, cells))
-    said = screen.number(len(improvements), "instance")
+    said = number(len(improvements), "instance")
     parts: list[Any] = [table, ""] if improvements else []
     screen.show(*parts, f"{said} improved, {len(data.run.instances):,} in {one_line(run)}")
     return 0
@@ -57,5 +58,5 @@ def _gap(latency_ns: int, bound_ns: int | None) -> float | None:
 
 def _change(before: int | None, after: int | None) -> str:
     if after is None:
-        return screen.NOTHING
+        return NOTHING
     return f"{after:,}" if before is None or before == after else f"{before:,} → {after:,}"

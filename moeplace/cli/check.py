@@ -6,8 +6,9 @@ import json
 
 import click
 
-from moeplace.cli import one_line, screen
+from moeplace.cli import screen
 from moeplace.cli.options import file_name, instance_argument, json_option
+from moeplace.text import NOTHING, duration, gap_percent, number, one_line
 
 
 @click.command(epilog="Exit codes: 0 everything holds, 1 the solution is wrong, 2 a file is no such document.")
@@ -45,8 +46,8 @@ def check(instance: str, solution: str, certificate: str | None, as_json: bool) 
 
     def said(ns: int | None) -> str:
         if ns is None:
-            return f"{screen.NOTHING} (the placement names what the instance has not)"
-        return f"{ns} token-ns" + (f", {screen.duration(ns / tokens)} per token" if tokens else "")
+            return f"{NOTHING} (the placement names what the instance has not)"
+        return f"{ns} token-ns" + (f", {duration(ns / tokens)} per token" if tokens else "")
 
     lines = [("latency", said(cost)), ("empty servers", said(report.baseline_ns))]
     if bound is None or proven is None:
@@ -54,8 +55,8 @@ def check(instance: str, solution: str, certificate: str | None, as_json: bool) 
     else:
         lines.append(("bound", f"{said(bound)}: {report.bound}"))
         condition = "" if report.bound.startswith("verified") else ", if the bound holds"
-        lines.append(("gap", f"{screen.gap_percent(proven)}{condition}"))
-    verdict = "valid" if report.ok else f"WRONG, {screen.number(len(report.violations), 'violation')}"
+        lines.append(("gap", f"{gap_percent(proven)}{condition}"))
+    verdict = "valid" if report.ok else f"WRONG, {number(len(report.violations), 'violation')}"
     checked = "recomputed: names, capacities, latency, gap, status, hash"
     lines.append(("verdict", f"{verdict} ({checked})"))
     screen.show(screen.facts(lines))

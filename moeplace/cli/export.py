@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from moeplace.cli import one_line
 from moeplace.cli.options import check_output, file_name, instance_argument
+from moeplace.text import one_line
 
 
 @click.command()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.cli import INTERRUPTED, one_line, screen
+from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
     check_output,
@@ -25,105 +22,14 @@ from moeplace.cli.options import (
 )
 from moeplace.cli.solve import headline
 from moeplace.errors import InputError, MethodLimitError, MoeplaceError
+from moeplace.text import NOTHING, as_csv, gap_percent, number, one_line, percent, time_unit
 
 if TYPE_CHECKING:
     from moeplace import Instance
-    from moeplace.documents import BestKnown
+    from moeplace.comparing import Comparison, Run
     from moeplace.interrupt import Stop
 
 TIME_LIMIT = 60.0
-
-COLUMNS = [
-    "file", "instance", "sha256", "method", "status", "termination", "latency_ns", "baseline_ns", "tokens", "saving",
-    "gap", "excess", "own_bound_ns", "own_bound_source", "best_bound_ns", "best_bound_by", "wall_s", "reason",
-]  # fmt: skip
-"""Columns of the CSV file; what is not known is empty."""
-
-
-@dataclass
-class Run:
-    """One method on one instance; ``reason`` says why there is no placement."""
-
-    method: str
-    status: str
-    reason: str | None = None
-    termination: str | None = None
-    latency_ns: int | None = None
-    bound_ns: int | None = None
-    bound_source: str | None = None
-    wall_s: float | None = None
-
-
-@dataclass
-class Comparison:
-    """All runs on one instance, and the best that is known of it."""
-
-    file: str
-    instance: Instance
-    known: BestKnown | None
-    notes: list[str]
-    runs: list[Run] = field(default_factory=list)
-
-    def bounds(self) -> list[tuple[int, str]]:
-        """Return every proven bound and whose it is, best first."""
-        found = [(run.bound_ns, run.method) for run in self.runs if run.bound_ns is not None]
-        if self.known and self.known.bound_ns is not None:
-            found.append((self.known.bound_ns, "best_known.json"))
-        return sorted(found, key=lambda bound: -bound[0])
-
-    def crossings(self) -> list[str]:
-        """Say which costs are below a bound that was called proven: then one of the two is wrong."""
-        costs = [(run.latency_ns, run.method) for run in self.runs if run.latency_ns is not None]
-        if self.known:
-            costs.append((self.known.latency_ns, "best_known.json"))
-        return [
-            f"{self.instance.name}: the cost {cost} of {whose} is below the bound {bound} of {by}: one of them is wrong"
-            for bound, by in self.bounds()
-            for cost, whose in costs
-            if cost < bound
-        ]
-
-    @property
-    def best_bound(self) -> tuple[int, str] | None:
-        """The best bound and whose it is; None without any, or where a cost contradicts one."""
-        bounds = self.bounds()
-        return bounds[0] if bounds and not self.crossings() else None
-
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Yield what is known of each run, by the names of :data:`COLUMNS`."""
-        from moeplace.result import gap
-
-        baseline, best = self.instance.baseline_ns, self.best_bound
-        for run in self.runs:
-            cost = run.latency_ns
-            yield {
-                "file": self.file,
-                "instance": self.instance.name,
-                "sha256": self.instance.sha256,
-                "method": run.method,
-                "status": run.status,
-                "termination": run.termination,
-                "latency_ns": cost,
-                "baseline_ns": baseline,
-                "tokens": int(self.instance.tokens.sum()),
-                "saving": None if cost is None else (baseline - cost) / baseline if baseline else 0.0,
-                "gap": None if cost is None or best is None else gap(cost, best[0]),
-                "excess": None if cost is None else self._excess(cost),
-                "own_bound_ns": run.bound_ns,
-                "own_bound_source": run.bound_source,
-                "best_bound_ns": best and best[0],
-                "best_bound_by": best and best[1],
-                "wall_s": run.wall_s,
-                "reason": run.reason,
-            }
-
-    def _excess(self, cost: int) -> float | None:
-        if self.known is None:
-            return None
-        best = self.known.latency_ns
-        if cost == best:
-            return 0.0
-        return (cost - best) / best if best else None
 
 
 @click.command(
@@ -183,7 +89,7 @@ def gap(
         for line in wrong:
             click.echo(f"ERROR {one_line(line)}", err=True)
         if stop:
-            left = f"; {screen.number(len(table) - len(done), 'instance')} not begun" if len(done) < len(table) else ""
+            left = f"; {number(len(table) - len(done), 'instance')} not begun" if len(done) < len(table) else ""
             click.echo(f"moeplace gap: interrupted{left}", err=True)
             return INTERRUPTED
     failed = any(run.status == "failed" for comparison in done for run in comparison.runs)
@@ -224,6 +130,7 @@ def _own(name: str, parameters: dict[str, Any], method: Any) -> dict[str, Any]:
 
 
 def _begin(file: str, instance: Instance) -> Comparison:
+    from moeplace.comparing import Comparison
     from moeplace.library import BEST_KNOWN, read_best_known
 
     known = read_best_known(Path(file).parent).get(instance.name)
@@ -270,6 +177,7 @@ def _fitting(comparison: Comparison) -> list[str]:
 
 def _one(instance: Instance, name: str, parameters: dict[str, Any], **options: Any) -> Run:
     import moeplace
+    from moeplace.comparing import Run
 
     try:
         solution = moeplace.solve(instance, name, **options, **parameters)
@@ -295,10 +203,10 @@ def _one(instance: Instance, name: str, parameters: dict[str, Any], **options: A
 def _show(comparison: Comparison, *, last: bool) -> None:
     instance = comparison.instance
     tokens = int(instance.tokens.sum()) or 1
-    unit, unit_name = screen.time_unit(instance.baseline_ns / tokens)
+    unit, unit_name = time_unit(instance.baseline_ns / tokens)
 
     def time(ns: int | None) -> str:
-        return screen.NOTHING if ns is None else f"{ns / tokens / unit:.3f}"
+        return NOTHING if ns is None else f"{ns / tokens / unit:.3f}"
 
     latency, bound = f"latency {unit_name}", f"own bound {unit_name}"
     columns = ["method", latency, "saving", "gap", "excess", bound, "time s", "ended"]
@@ -309,11 +217,11 @@ def _show(comparison: Comparison, *, last: bool) -> None:
         cells = {
             "method": run.method,
             latency: time(run.latency_ns),
-            "saving": screen.percent(record["saving"]),
-            "gap": screen.gap_percent(record["gap"]),
-            "excess": screen.gap_percent(record["excess"]),
+            "saving": percent(record["saving"]),
+            "gap": gap_percent(record["gap"]),
+            "excess": gap_percent(record["excess"]),
             bound: time(run.bound_ns),
-            "time s": screen.NOTHING if run.wall_s is None else f"{run.wall_s:.2f}",
+            "time s": NOTHING if run.wall_s is None else f"{run.wall_s:.2f}",
             "ended": _ending(run),
         }
         table.add_row(*(one_line(cells[column]) for column in columns))
@@ -369,11 +277,7 @@ def _document(comparison: Comparison) -> dict[str, Any]:
 
 
 def _write_csv(path: str, done: Sequence[Comparison]) -> None:
+    from moeplace.comparing import COLUMNS
     from moeplace.files import write_bytes
 
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for comparison in done:
-        writer.writerows(comparison.records())
-    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    write_bytes(path, as_csv(COLUMNS, (record for comparison in done for record in comparison.records())))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.cli import one_line
 from moeplace.cli.options import check_output, file_name
 from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned
 from moeplace.errors import InputError
 from moeplace.scenarios.suites import check_places, generate_suite, read_suite
 from moeplace.scenarios.suites import generate as generated
 from moeplace.scenarios.topology import Links
+from moeplace.text import one_line
 
 if TYPE_CHECKING:
     from moeplace import Instance

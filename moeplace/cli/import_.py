@@ -16,6 +16,7 @@ from moeplace.cli.options import check_output, file_name, json_option
 from moeplace.cli.scenario import named_as_options, read_scenario, scenario_options, sectioned
 from moeplace.errors import InputError
 from moeplace.scenarios.traces import BLOCK, Columns
+from moeplace.text import number
 
 if TYPE_CHECKING:
     from moeplace import Instance
@@ -172,7 +173,7 @@ def _progress() -> Any:
     def show(report: Report) -> None:
         if time.monotonic() - last[0] > 0.5:
             last[0] = time.monotonic()
-            click.echo(f"\r{screen.number(report.rows, 'row')} read", err=True, nl=False)
+            click.echo(f"\r{number(report.rows, 'row')} read", err=True, nl=False)
 
     return show
 
@@ -182,7 +183,6 @@ def _show(instance: Instance, report: Report, output: str) -> None:
         click.echo("\r" + " " * 40 + "\r", err=True, nl=False)
     # Of a short trace the time is that of loading the readers.
     speed = f", {report.rows / report.seconds:,.0f} rows/s" if report.rows >= SPEED_ROWS and report.seconds else ""
-    number = screen.number
     read = f"{number(report.rows, 'row')} (a token at a layer) of {number(report.requests, 'request')}"
     counted = f"{number(report.counted, 'row')} of {number(report.selected, 'request')}"
     lines = [

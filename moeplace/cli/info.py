@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from moeplace.cli import one_line, screen
+from moeplace.cli import screen
 from moeplace.cli.options import instance_argument, json_option
+from moeplace.text import duration, number, one_line, percent, size
 
 
 @click.command()
@@ -110,7 +111,6 @@ def _methods(instance: Any) -> list[dict[str, Any]]:
 
 
 def _show(document: dict[str, Any]) -> None:
-    number, size = screen.number, screen.size
     tokens, baseline = document["tokens"], document["baseline_ns"]
     best, aggregated = document["best_conceivable_ns"], document["aggregated"]
     lines = [("instance", f"{document['name']} (latency model {document['latency_model']})")]
@@ -129,14 +129,14 @@ def _show(document: dict[str, Any]) -> None:
     distinct = f"{number(document['distinct_rows'])} distinct"
     lines.append(("activations", f"{number(document['rows'], 'row')}, {distinct}; {number(tokens, 'token')}"))
     if tokens:
-        saving = screen.percent((baseline - best) / baseline if baseline else 0.0)
-        lines.append(("latency", f"{screen.duration(baseline / tokens)} per token with empty servers"))
-        ideal = f"{screen.duration(best / tokens)} per token if every server held every expert"
+        saving = percent((baseline - best) / baseline if baseline else 0.0)
+        lines.append(("latency", f"{duration(baseline / tokens)} per token with empty servers"))
+        ideal = f"{duration(best / tokens)} per token if every server held every expert"
         lines.append(("", f"{ideal}, {saving} less"))
     hits = document["hits_with_empty_servers"]
     if hits:
-        share = screen.percent(hits["expert_requests"]["device"])
-        whole = screen.percent(hits["rows"]["device"])
+        share = percent(hits["expert_requests"]["device"])
+        whole = percent(hits["rows"]["device"])
         lines.append(("empty servers", f"{share} of expert requests and {whole} of rows are served on the device"))
     radii = number(aggregated["radius_sets"], "radius set")
     terms = f"{number(aggregated['terms'], 'term')} of {radii} and {number(aggregated['item_sets'], 'expert set')}"
@@ -155,10 +155,10 @@ def _servers(document: dict[str, Any]) -> str:
         return "none"
     capacity = document["capacity_bytes"]
     smallest, largest = document["smallest_capacity_bytes"], document["largest_capacity_bytes"]
-    each = screen.size(smallest) if smallest == largest else f"{screen.size(smallest)} to {screen.size(largest)}"
-    text = f"{screen.number(document['servers'])} of {each}, {screen.size(capacity)} in all"
+    each = size(smallest) if smallest == largest else f"{size(smallest)} to {size(largest)}"
+    text = f"{number(document['servers'])} of {each}, {size(capacity)} in all"
     if document["bytes"]:
-        text += f": {screen.percent(capacity / document['bytes'], 0)} of all experts"
+        text += f": {percent(capacity / document['bytes'], 0)} of all experts"
     if document["bytes_requested"]:
-        text += f", {screen.percent(capacity / document['bytes_requested'], 0)} of those asked for"
+        text += f", {percent(capacity / document['bytes_requested'], 0)} of those asked for"
     return text

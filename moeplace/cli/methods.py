@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from moeplace.cli import one_line, screen
+from moeplace.cli import screen
 from moeplace.cli.options import json_option
+from moeplace.text import one_line
 
 
 @click.command()

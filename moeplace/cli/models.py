@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.cli import one_line, screen
+from moeplace.cli import screen
 from moeplace.cli.options import json_option
+from moeplace.text import NOTHING, one_line, size
 
 if TYPE_CHECKING:
     from moeplace.scenarios.catalogue import Architecture
@@ -51,7 +52,7 @@ def _document(architecture: Architecture) -> dict[str, Any]:
 
 def _said(architecture: Architecture, field: str) -> str:
     value = getattr(architecture, field)
-    return screen.NOTHING if value is None else f"{value:,}{'?' if field in architecture.recalled else ''}"
+    return NOTHING if value is None else f"{value:,}{'?' if field in architecture.recalled else ''}"
 
 
 _COLUMNS = {
@@ -64,7 +65,7 @@ def _table(found: list[Architecture]) -> Any:
     sizes = ("bf16", "int8", "int4", "mxfp4", "all experts")
     table = screen.table("model", *_COLUMNS, *sizes, right=",".join((*_COLUMNS, *sizes)))
     for architecture in found:
-        each = [screen.size(architecture.expert_bytes(p)) if p in architecture.precisions else "-" for p in sizes[:4]]
+        each = [size(architecture.expert_bytes(p)) if p in architecture.precisions else "-" for p in sizes[:4]]
         table.add_row(
             one_line(architecture.name), *(_said(architecture, field) for field in _COLUMNS.values()), *each,
             _all_experts(architecture),
@@ -74,10 +75,10 @@ def _table(found: list[Architecture]) -> Any:
 
 def _all_experts(architecture: Architecture) -> str:
     if not architecture.precisions:
-        return screen.NOTHING
+        return NOTHING
     precision = architecture.default_precision
     total = architecture.moe_layers * architecture.experts * architecture.expert_bytes(precision)
-    return f"{screen.size(total)} {precision}"
+    return f"{size(total)} {precision}"
 
 
 def _facts(architecture: Architecture) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.cli import INTERRUPTED, one_line, screen
+from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
     check_output,
@@ -20,6 +20,7 @@ from moeplace.cli.options import (
     threads_option,
 )
 from moeplace.errors import InputError
+from moeplace.text import one_line, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def placement_map(instance: str, solution: str, output: str) -> None:
 
     view = PlacementView.of(problem, placement)
     baseline = problem.baseline_ns
-    share = screen.percent((baseline - view.latency_ns) / baseline if baseline else 0.0)
+    share = percent((baseline - view.latency_ns) / baseline if baseline else 0.0)
     by = f" by {chosen.method}" if chosen.method else ""
     _save(output, lambda: draw(view, f"{problem.name}{by}: {share} of the latency saved"))
 

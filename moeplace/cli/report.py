@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from moeplace.cli import one_line, screen
 from moeplace.cli.options import file_name
 from moeplace.errors import InputError
+from moeplace.text import number, one_line
 
 
 @click.command(epilog="Exit codes: 0 done, 1 a bound is false (the report says which), 2 bad usage or input.")
@@ -40,7 +40,7 @@ def report(runs: tuple[str, ...], output: str, title: str, target: float, placem
         raise InputError(f"--target: expected a share >= 0, found {target}")
     if placements < 0:
         raise InputError(f"--placements: expected a number >= 0, found {placements}")
-    _check_folder(output)
+    _check_folder(output, runs)
     collection = collect(runs)
     from moeplace.report.writing import write_report  # loads what draws; a misprint is answered without
 
@@ -49,15 +49,20 @@ def report(runs: tuple[str, ...], output: str, title: str, target: float, placem
         click.echo(f"note: {one_line(note)}", err=True)
     for line in collection.contradictions:
         click.echo(f"ERROR {one_line(line)}", err=True)
-    runs_seen = screen.number(len(collection.entries), "run")
-    click.echo(f"{runs_seen}, {screen.number(len(written), 'file')} written to {one_line(output)}")
+    runs_seen = number(len(collection.entries), "run")
+    click.echo(f"{runs_seen}, {number(len(written), 'file')} written to {one_line(output)}")
     return 1 if collection.contradictions else 0
 
 
-def _check_folder(folder: str) -> None:
+def _check_folder(folder: str, runs: tuple[str, ...]) -> None:
     # Now, not after the work.
+    from moeplace.bench.records import SOLUTIONS
+
     path = Path(folder)
     try:
+        for run in runs:
+            if path.resolve() in (Path(run).resolve(), (Path(run) / SOLUTIONS).resolve()):
+                raise InputError("is the run itself; a folder for the report was expected", file=folder)
         if path.exists() and not path.is_dir():
             raise InputError("is a file; a folder was expected", file=folder)
         existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())

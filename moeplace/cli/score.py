@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.cli import INTERRUPTED, one_line, screen
+from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
     file_name,
@@ -21,6 +21,7 @@ from moeplace.cli.options import (
 )
 from moeplace.cli.solve import headline
 from moeplace.errors import InputError
+from moeplace.text import duration, gap_percent, one_line, percent
 
 if TYPE_CHECKING:
     from moeplace import Instance, Solution
@@ -133,29 +134,29 @@ def _show(instance: Instance, solution: Solution, result: Score) -> None:
     tokens = int(instance.tokens.sum()) or 1
 
     def per_token(ns: int) -> str:
-        return screen.duration(ns / tokens)
+        return duration(ns / tokens)
 
     same = solution.instance.sha256 == instance.sha256
     made = "this very instance" if same else one_line(solution.instance.name)
     by = f" by {one_line(solution.method)}" if solution.method else ""
     lines = [
         ("instance", headline(instance)),
-        ("placement", f"made for {made}{by}; saved {screen.percent(_own_saving(solution))} there"),
+        ("placement", f"made for {made}{by}; saved {percent(_own_saving(solution))} there"),
         (
             "latency",
             f"{per_token(result.baseline_ns)} → {per_token(result.latency_ns)} per token, "
-            f"{screen.percent(result.saving)} saved here",
+            f"{percent(result.saving)} saved here",
         ),
     ]
     for reference in result.references:
         saving = (result.baseline_ns - reference.latency_ns) / result.baseline_ns if result.baseline_ns else 0.0
-        text = f"{per_token(reference.latency_ns)} per token, {screen.percent(saving)} saved"
+        text = f"{per_token(reference.latency_ns)} per token, {percent(saving)} saved"
         lines.append(("reference", f"{reference.by}: {text}"))
     best, lost = result.best, result.saving_lost
     if best is None or result.regret_ns is None:
         lines.append(("regret", "nothing to compare with; --method finds a placement for this instance"))
     else:
-        share = "" if lost is None else f", {screen.percent(lost)} of what {best.by} saves"
+        share = "" if lost is None else f", {percent(lost)} of what {best.by} saves"
         what = f"{per_token(abs(result.regret_ns))} per token"
         said = f"{what}{share}" if result.regret_ns >= 0 else f"none: better than {best.by} by {what}"
         lines.append(("regret", said))
@@ -164,5 +165,5 @@ def _show(instance: Instance, solution: Solution, result: Score) -> None:
         lines.append(("gap", "no bound: nothing is proven" if bound is None else "not stated (see the error)"))
     else:
         proven = f"no placement here is below {per_token(bound.bound_ns or 0)} per token ({bound.by})"
-        lines.append(("gap", f"{screen.gap_percent(result.gap)}: {proven}"))
+        lines.append(("gap", f"{gap_percent(result.gap)}: {proven}"))
     screen.show(screen.facts(lines))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.cli import INTERRUPTED, one_line, screen
+from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
     check_output,
@@ -19,6 +19,7 @@ from moeplace.cli.options import (
     threads_option,
 )
 from moeplace.errors import InputError
+from moeplace.text import NOTHING, bar, duration, gap_percent, number, one_line, percent, ratio_down, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -137,14 +138,14 @@ def _show(instance: Instance, solution: Solution, output: str | None) -> None:
     if tokens:
         before, after = said.baseline_ns / tokens, said.latency_ns / tokens
         saving = (said.baseline_ns - said.latency_ns) / said.baseline_ns if said.baseline_ns else 0.0
-        change = f"{screen.duration(before)} → {screen.duration(after)} per token"
-        lines.append(("latency", f"{change}, {screen.percent(saving)} saved by the caches"))
+        change = f"{duration(before)} → {duration(after)} per token"
+        lines.append(("latency", f"{change}, {percent(saving)} saved by the caches"))
     lines += _proof(solution, tokens)
     if solution.guarantee:
         lines.append(("guarantee", solution.guarantee))
     if instance.demands:
-        p50, p90, p99 = (screen.duration(evaluation.percentile_latency_ns(p)) for p in (50, 90, 99))
-        users = screen.number(len(evaluation.user_latency_ns), "user")
+        p50, p90, p99 = (duration(evaluation.percentile_latency_ns(p)) for p in (50, 90, 99))
+        users = number(len(evaluation.user_latency_ns), "user")
         lines.append(("users", f"p50 {p50}, p90 {p90}, p99 {p99} per token, over {users}"))
     parts: list[Any] = [screen.facts(lines)]
     if evaluation.hits:
@@ -152,7 +153,7 @@ def _show(instance: Instance, solution: Solution, output: str | None) -> None:
     if instance.servers:
         parts += ["", _servers(instance, evaluation, tokens)]
         if (left := len(instance.servers) - MOST_SERVERS) > 0:
-            parts.append(f"and {screen.number(left, 'more server')}")
+            parts.append(f"and {number(left, 'more server')}")
     if output:
         parts += ["", f"written to {one_line(output)}"]
     screen.show(*parts)
@@ -161,11 +162,11 @@ def _show(instance: Instance, solution: Solution, output: str | None) -> None:
 def headline(instance: Instance) -> str:
     """Say in one line what an instance is."""
     counts = [
-        screen.number(len(instance.models), "model"),
-        screen.number(instance.n_items, "expert"),
-        screen.number(len(instance.servers), "server"),
-        screen.number(len(instance.demands), "demand"),
-        screen.number(len(instance.rows), "activation row"),
+        number(len(instance.models), "model"),
+        number(instance.n_items, "expert"),
+        number(len(instance.servers), "server"),
+        number(len(instance.demands), "demand"),
+        number(len(instance.rows), "activation row"),
     ]
     return f"{instance.name}: {', '.join(counts)}; latency model {instance.latency_model}"
 
@@ -173,8 +174,8 @@ def headline(instance: Instance) -> str:
 def hits_table(experts: tuple[float, float, float], rows: tuple[float, float, float]) -> Table:
     """Return the table of who serves what share of the requests."""
     result = screen.table("served by", "device", "edge", "cloud", right="device,edge,cloud")
-    result.add_row("expert requests", *map(screen.percent, experts))
-    result.add_row("whole rows", *map(screen.percent, rows))
+    result.add_row("expert requests", *map(percent, experts))
+    result.add_row("whole rows", *map(percent, rows))
     return result
 
 
@@ -182,12 +183,12 @@ def _proof(solution: Solution, tokens: int) -> list[tuple[str, str]]:
     said = solution.objective
     if said.bound_ns is None or said.saving_ratio is None:
         return [("gap", "no bound: nothing is proven")]
-    ratio = f"at least {screen.ratio_down(said.saving_ratio)} of the largest possible saving"
+    ratio = f"at least {ratio_down(said.saving_ratio)} of the largest possible saving"
     if said.gap == 0:
         return [("gap", f"0 %: proven optimal by {solution.bound_source}")]
-    bound = f"no placement is below {screen.duration(said.bound_ns / max(tokens, 1))} per token"
+    bound = f"no placement is below {duration(said.bound_ns / max(tokens, 1))} per token"
     return [
-        ("gap", f"{screen.gap_percent(said.gap)}: {bound}, proven by {solution.bound_source}"),
+        ("gap", f"{gap_percent(said.gap)}: {bound}, proven by {solution.bound_source}"),
         ("saving", f"{ratio}, certified by that bound"),
     ]
 
@@ -202,10 +203,10 @@ def _servers(instance: Instance, evaluation: Any, tokens: int) -> Table:
         share = used[n] / server.capacity_bytes if server.capacity_bytes else 0.0
         result.add_row(
             one_line(server.name),
-            screen.bar(share),
-            screen.size(used[n]),
-            screen.size(server.capacity_bytes),
-            screen.number(int(cached[n].sum())),
-            screen.duration(saves[n] / tokens) if tokens else screen.NOTHING,
+            bar(share),
+            size(used[n]),
+            size(server.capacity_bytes),
+            number(int(cached[n].sum())),
+            duration(saves[n] / tokens) if tokens else NOTHING,
         )
     return result

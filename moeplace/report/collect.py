@@ -8,12 +8,21 @@ from dataclasses import dataclass
 
 import msgspec
 
-from moeplace.bench.records import KnownValues, PlannedInstance, Record, RunData, cross_checked, read_run
-from moeplace.cli import screen
+from moeplace.bench.records import (
+    RECORDS,
+    RUN,
+    KnownValues,
+    PlannedInstance,
+    Record,
+    RunData,
+    checked_costs,
+    cross_checked,
+    read_run,
+)
+from moeplace.comparing import KNOWN, highest_bound
 from moeplace.errors import InputError
 from moeplace.report.statistics import Problem, Summary, Trial, pooled, summarise
-
-KNOWN = "best_known.json"
+from moeplace.text import number
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,11 @@ def collect(folders: Sequence[str | os.PathLike[str]]) -> Collection:
         for (data, _), record in zip(latest.values(), records, strict=True)
         if (record.set, record.sha256) in place
     ]
+    if not entries:
+        data, record = next(iter(latest.values()))
+        sets = " or ".join(dict.fromkeys(i.set for i in data.run.instances if i.sha256 == record.sha256))
+        said = f"expected runs of the sets in {RUN}; {record.instance} is of the set {record.set}, there of {sets}"
+        raise InputError(said, file=str(data.folder / RECORDS))
     entries.sort(key=lambda entry: place[entry.record.set, entry.record.sha256])
     order = [planned.name for data in runs for planned in data.run.plan.methods]
     of_label = {entry.trial.method: entry.record.method for entry in entries}
@@ -128,7 +142,7 @@ def collect(folders: Sequence[str | os.PathLike[str]]) -> Collection:
     if len(entries) < planned:
         notes.append(f"{len(entries)} of {planned} planned runs are recorded; the others are not counted anywhere")
     if twice:
-        notes.append(f"{screen.number(twice, 'run')} recorded in several run directories: counted once, as in the last")
+        notes.append(f"{number(twice, 'run')} recorded in several run directories: counted once, as in the last")
     return Collection(runs, entries, instances, problems, methods, planned, notes, contradictions)
 
 
@@ -163,26 +177,23 @@ def _best(one: KnownValues | None, other: KnownValues | None) -> KnownValues | N
 
 
 def _problems(instances: Sequence[PlannedInstance], records: Sequence[Record]) -> list[Problem]:
-    costs: dict[str, tuple[int, str]] = {}
-    bounds: dict[str, tuple[int, str]] = {}
+    nobody = (None, None)
+    costs = checked_costs(records, instances)
+    bounds: dict[str, list[tuple[int | None, str]]] = {}
     baselines: dict[str, int] = {}
-    known = [(i.sha256, i.best_known) for i in instances if i.best_known is not None]
-    claims = [(sha256, values.latency_ns, values.bound_ns, KNOWN) for sha256, values in known]
-    claims += [
-        (r.sha256, r.latency_ns, r.bound_ns, r.who) for r in records if r.status == "ok" and r.latency_ns is not None
-    ]
-    for sha256, cost, _, who in claims:
-        if sha256 not in costs or cost < costs[sha256][0]:
-            costs[sha256] = cost, who
-    for sha256, _, bound, who in claims:
-        if bound is None or bound > costs[sha256][0]:  # a false best known bound
-            continue
-        if sha256 not in bounds or bound > bounds[sha256][0]:
-            bounds[sha256] = bound, who
+    for instance in instances:
+        if instance.best_known is not None:
+            bounds.setdefault(instance.sha256, []).append((instance.best_known.bound_ns, KNOWN))
+    for record in records:
+        if record.status == "ok":
+            bounds.setdefault(record.sha256, []).append((record.bound_ns, record.who))
+    best = {i.sha256: costs.lowest(i.sha256) or nobody for i in instances}
+    best_bound = {
+        i.sha256: highest_bound(bounds.get(i.sha256, ()), costs.lowest(i.sha256)) or nobody for i in instances
+    }
     for record in records:
         if record.baseline_ns is not None:
             baselines[record.sha256] = record.baseline_ns
-    nobody = (None, None)
     return [
         Problem(
             set_name=i.set,
@@ -193,10 +204,10 @@ def _problems(instances: Sequence[PlannedInstance], records: Sequence[Record]) -
             rows=i.rows,
             tokens=i.tokens,
             baseline_ns=baselines.get(i.sha256),
-            best_ns=costs.get(i.sha256, nobody)[0],
-            bound_ns=bounds.get(i.sha256, nobody)[0],
-            best_by=costs.get(i.sha256, nobody)[1],
-            bound_by=bounds.get(i.sha256, nobody)[1],
+            best_ns=best[i.sha256][0],
+            bound_ns=best_bound[i.sha256][0],
+            best_by=best[i.sha256][1],
+            bound_by=best_bound[i.sha256][1],
         )
         for i in instances
     ]

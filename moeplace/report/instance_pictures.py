@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from moeplace.cli import screen
 from moeplace.instance import Instance, Int64
 from moeplace.report import style
 from moeplace.report.placement_view import PlacementView
+from moeplace.text import size, time_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -249,7 +249,7 @@ def _caches(figure: Any, view: PlacementView, panels: int, rows: int, columns: i
         more = (
             f"; {len(instance.servers) - panels} more stations" if n == panels - 1 < len(instance.servers) - 1 else ""
         )
-        axes.set_title(f"{name}: {full}{screen.size(capacity)}{more}", fontsize=8)
+        axes.set_title(f"{name}: {full}{size(capacity)}{more}", fontsize=8)
     grid[rows - 1, 0].set_xlabel("experts", fontsize=8)
     grid[rows - 1, 0].set_ylabel("layers", fontsize=8)
 
@@ -401,7 +401,7 @@ def progress(searches: Sequence[Progression], tokens: int, title: str, best: Map
     figure = style.new_figure(6.6, 4.3)
     axes = figure.subplots()
     values = [ns for search in searches for _, ns in (*search.costs, *search.bounds)] + list((best or {}).values())
-    unit, unit_name = screen.time_unit(max([*values, 0]) / tokens)
+    unit, unit_name = time_unit(max([*values, 0]) / tokens)
     scale = tokens * unit
     begin = min([t for s in searches for t, _ in (*s.costs, *s.bounds) if t > 0], default=0.01)
     begin = max(min(begin, 0.1), 1e-3)

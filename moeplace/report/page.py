@@ -14,13 +14,13 @@ from bokeh.resources import Resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from moeplace.cli import one_line, screen
 from moeplace.report import style, tables
 from moeplace.report.charts import Charts
 from moeplace.report.collect import Collection, Entry
 from moeplace.report.placements import Placements
 from moeplace.report.statistics import SHIFT_S, SHORTEST_S, Summary, pooled
 from moeplace.report.style import Look
+from moeplace.text import NOTHING, duration, gap_percent, number, one_line, size
 
 
 class Cell(NamedTuple):
@@ -169,7 +169,7 @@ def set_facts(collection: Collection, name: str) -> str:
     problems = [problem for problem in collection.problems if problem.set_name == name]
     proven = sum(p.bound_ns is not None and p.bound_ns == p.best_ns for p in problems)
     bounded = sum(p.bound_ns is not None for p in problems)
-    parts = [screen.number(len(problems), "instance"), f"{bounded} with a proven bound, {proven} with a proven optimum"]
+    parts = [number(len(problems), "instance"), f"{bounded} with a proven bound, {proven} with a proven optimum"]
     if sizes := [p.variables for p in problems if p.variables is not None]:
         between = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
         parts.append(f"{between} placement variables")
@@ -230,7 +230,7 @@ def _run(entry: Entry) -> list[Cell]:
     tokens = trial.problem.tokens or 1
 
     def per_token(ns: int | None) -> str:
-        return screen.duration(None if ns is None else ns / tokens)
+        return duration(None if ns is None else ns / tokens)
 
     return [
         Cell(one_line(record.set)),
@@ -238,24 +238,24 @@ def _run(entry: Entry) -> list[Cell]:
         Cell(one_line(trial.method)),
         Cell(str(record.seed), record.seed),
         Cell(record.status.replace("_", " ")),
-        Cell((record.termination or screen.NOTHING).replace("_", " ")),
+        Cell((record.termination or NOTHING).replace("_", " ")),
         Cell(per_token(trial.latency_ns), _sort(None if trial.latency_ns is None else trial.latency_ns / tokens)),
-        Cell(screen.gap_percent(trial.gap), _sort(trial.gap)),
-        Cell(screen.gap_percent(trial.excess), _sort(trial.excess)),
+        Cell(gap_percent(trial.gap), _sort(trial.gap)),
+        Cell(gap_percent(trial.excess), _sort(trial.excess)),
         Cell(per_token(trial.bound_ns), _sort(None if trial.bound_ns is None else trial.bound_ns / tokens)),
-        Cell(screen.NOTHING if record.wall_s is None else f"{record.wall_s:.2f}", _sort(record.wall_s)),
+        Cell(NOTHING if record.wall_s is None else f"{record.wall_s:.2f}", _sort(record.wall_s)),
         Cell(f"{record.cpu_s:.2f}", record.cpu_s),
-        Cell(screen.size(record.peak_bytes), record.peak_bytes),
+        Cell(size(record.peak_bytes), record.peak_bytes),
         Cell(one_line(record.message or "")[:200]),
     ]
 
 
 def _environment(environment: Any) -> list[tuple[str, str]]:
-    commit = environment.commit or screen.NOTHING
+    commit = environment.commit or NOTHING
     return [
         (
             "machine",
-            f"{environment.cpu}, {screen.number(environment.cores, 'core')}, {screen.size(environment.memory_bytes)}",
+            f"{environment.cpu}, {number(environment.cores, 'core')}, {size(environment.memory_bytes)}",
         ),
         ("system", f"{environment.system}, Python {environment.python}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in environment.versions.items())),

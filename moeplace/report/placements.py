@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import moeplace
 from moeplace.bench.records import PlannedInstance
-from moeplace.cli import screen
 from moeplace.errors import InputError
+from moeplace.instance import Instance, load
 from moeplace.report.collect import Collection, Entry
 from moeplace.report.placement_view import ViewsOf
 from moeplace.report.statistics import pooled
+from moeplace.text import gap_percent, number
 
 MOST_BYTES = 1_200_000
 """Data of the placement view, at most; what does not fit is left out, and the page says so."""
@@ -51,6 +51,11 @@ def choose(collection: Collection, most: int, most_rows: int = 1_500_000) -> Pla
     -------
     Placements
         Instances whose file is not found or is another one now are left out.
+
+    Raises
+    ------
+    InputError
+        A solution of the run directory is missing or damaged.
     """
     result, room, missing, cut = Placements(), MOST_BYTES, 0, False
     by_instance = pooled_entries(collection.entries)
@@ -63,15 +68,16 @@ def choose(collection: Collection, most: int, most_rows: int = 1_500_000) -> Pla
         if not entries or instance.rows > most_rows or size > room:
             continue
         try:
-            shown = _instance_document(instance, entries)
+            problem = _instance(instance, entries)
         except InputError:
             missing += 1
             continue
+        shown = _instance_document(problem, instance, entries)
         room -= size
         most_rows -= instance.rows
         result.instances.append(shown)
     total = len(collection.instances)
-    result.facts = f"the best of each method on {len(result.instances)} of {screen.number(total, 'instance')}"
+    result.facts = f"the best of each method on {len(result.instances)} of {number(total, 'instance')}"
     if cut:
         result.facts += "; of the largest ones only the best placements"
     if missing:
@@ -124,18 +130,26 @@ def _spread(instances: list[PlannedInstance], most: int) -> list[PlannedInstance
     return [instances[round(i * (len(instances) - 1) / (most - 1))] for i in range(most)]
 
 
-def _instance_document(planned: PlannedInstance, entries: Sequence[Entry]) -> dict[str, Any]:
-    instance = moeplace.load(entries[0].data.instance_path(planned))
+def _instance(planned: PlannedInstance, entries: Sequence[Entry]) -> Instance:
+    instance = load(entries[0].data.instance_path(planned))
     if instance.sha256 != planned.sha256:
         raise InputError("is another instance now", file=planned.path)
+    return instance
+
+
+def _instance_document(instance: Instance, planned: PlannedInstance, entries: Sequence[Entry]) -> dict[str, Any]:
     views = ViewsOf(instance)
     placements = []
     for entry in entries:
-        placement = entry.data.solution(entry.record).placement_on(instance)
+        solution = entry.data.solution(entry.record)
+        try:
+            placement = solution.placement_on(instance)
+        except InputError as error:
+            raise error.in_file(str(entry.data.folder / str(entry.record.solution))) from None
         shown = views.view(placement).document()
         gap, problem = entry.trial.gap, entry.trial.problem
         shown["label"] = entry.trial.method + (f", seed {entry.trial.seed}" if _seeds(entries) else "")
-        shown["gap"] = "" if gap is None else f"gap {screen.gap_percent(gap)} (bound of {problem.bound_by})"
+        shown["gap"] = "" if gap is None else f"gap {gap_percent(gap)} (bound of {problem.bound_by})"
         shown["note"] = "best known cost" if entry.trial.latency_ns == problem.best_ns else ""
         placements.append(shown)
     return views.document() | {"set": planned.set, "placements": placements}

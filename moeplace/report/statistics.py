@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.comparing import excess
 from moeplace.result import gap
 
 Float64 = npt.NDArray[np.float64]
@@ -133,21 +134,6 @@ class Trial:
         if self.time_limit is None or self.problem.best_ns is None:
             return None
         return primal_integral(self.steps, self.problem.best_ns, self.time_limit)
-
-
-def excess(latency_ns: int | None, best_ns: int | None) -> float | None:
-    """Return ``(C - best) / best``: 0 if they are equal, None where either is unknown or only the best is 0.
-
-    Examples
-    --------
-    >>> excess(110, 100), excess(0, 0), excess(1, 0), excess(None, 100)
-    (0.1, 0.0, None, None)
-    """
-    if latency_ns is None or best_ns is None:
-        return None
-    if latency_ns == best_ns:
-        return 0.0
-    return (latency_ns - best_ns) / best_ns if best_ns else None
 
 
 def steps(trajectory: Trajectory, latency_ns: int, wall_s: float) -> list[tuple[float, int]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moeplace.cli import one_line, screen
 from moeplace.report.statistics import Summary
+from moeplace.text import NOTHING, as_csv, gap_percent, one_line
+from moeplace.text import markdown as escaped
 
 
 @dataclass(frozen=True)
@@ -38,11 +36,11 @@ def _count(value: int) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return screen.NOTHING if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return NOTHING if value is None else f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
 def _share(value: float | None) -> str:
-    return screen.NOTHING if value is None else f"{value:.4f}"
+    return NOTHING if value is None else f"{value:.4f}"
 
 
 def failures_text(failures: Mapping[str, int]) -> str:
@@ -53,7 +51,7 @@ def failures_text(failures: Mapping[str, int]) -> str:
     >>> failures_text({"crashed": 1, "timeout": 2}), failures_text({})
     ('1 crashed, 2 timeout', '-')
     """
-    return ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in failures.items()) or screen.NOTHING
+    return ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in failures.items()) or NOTHING
 
 
 COLUMNS = [
@@ -63,12 +61,12 @@ COLUMNS = [
     Column("proven", "proved its own placement optimal", lambda s: s.proven, _count),
     Column("optimal", "cost equals a bound that any method proved", lambda s: s.optimal, _count),
     Column("bounded", "solved runs with a proven bound, which the gaps are over", lambda s: s.bounded, _count),
-    Column("gap mean", "to the best bound of all methods", lambda s: s.gap_mean, screen.gap_percent),
-    Column("gap median", "median gap", lambda s: s.gap_median, screen.gap_percent),
-    Column("gap max", "largest gap", lambda s: s.gap_max, screen.gap_percent),
-    Column("excess mean", "over the best known cost", lambda s: s.excess_mean, screen.gap_percent),
-    Column("excess median", "median excess", lambda s: s.excess_median, screen.gap_percent),
-    Column("excess max", "largest excess", lambda s: s.excess_max, screen.gap_percent),
+    Column("gap mean", "to the best bound of all methods", lambda s: s.gap_mean, gap_percent),
+    Column("gap median", "median gap", lambda s: s.gap_median, gap_percent),
+    Column("gap max", "largest gap", lambda s: s.gap_max, gap_percent),
+    Column("excess mean", "over the best known cost", lambda s: s.excess_mean, gap_percent),
+    Column("excess median", "median excess", lambda s: s.excess_median, gap_percent),
+    Column("excess max", "largest excess", lambda s: s.excess_max, gap_percent),
     Column("time s", "shifted geometric mean, shift 1 s; a failure counts as the limit", lambda s: s.time_s, _seconds),
     Column("primal integral", "mean primal gap over the time limit", lambda s: s.primal_integral, _share),
     Column("failures", "runs without a placement", lambda s: sum(s.failures.values()), str),
@@ -84,17 +82,13 @@ def cells(summary: Summary) -> list[str]:
 
 def markdown(summaries: Sequence[Summary]) -> str:
     """Return the Markdown table of one set."""
-    text = ["method", *("---:" for _ in COLUMNS[1:-1]), ""]
+    numbers = ["---:"] * len(COLUMNS[1:-1])
     lines = [
         [column.heading for column in COLUMNS],
-        ["---", *text[1:-1], "---"],
-        *([_escaped(cell) for cell in cells(summary)] for summary in summaries),
+        ["---", *numbers, "---"],
+        *([escaped(cell) for cell in cells(summary)] for summary in summaries),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _escaped(cell: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", cell)
 
 
 SUMMARY_FIELDS = [
@@ -112,12 +106,3 @@ def summary_csv(summaries: Iterable[Summary]) -> bytes:
         row["failures"] = ";".join(f"{status}:{n}" for status, n in summary.failures.items())
         rows.append(row)
     return as_csv(SUMMARY_FIELDS, rows)
-
-
-def as_csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return rows as CSV in UTF-8; None is an empty field."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")

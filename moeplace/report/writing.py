@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from moeplace.cli import one_line, screen
 from moeplace.errors import OutputError
 from moeplace.files import write_bytes
 from moeplace.report import pictures, style, tables
@@ -13,6 +12,8 @@ from moeplace.report.collect import Collection
 from moeplace.report.page import definitions, render, set_facts
 from moeplace.report.placements import choose
 from moeplace.report.statistics import TARGET
+from moeplace.text import as_csv, number
+from moeplace.text import markdown as escaped
 
 TITLE = "Placement methods compared"
 PAGE, MARKDOWN, SUMMARY, RUNS = "index.html", "index.md", "summary.csv", "runs.csv"
@@ -112,9 +113,9 @@ def facts(collection: Collection) -> list[str]:
     threads = sorted({entry.record.threads for entry in collection.entries})
     machines = dict.fromkeys(f"{d.run.environment.cpu}, {d.run.environment.cores} cores" for d in collection.runs)
     return [
-        screen.number(len(collection.entries), "run"),
-        screen.number(len(collection.instances), "instance"),
-        screen.number(len(collection.methods), "method"),
+        number(len(collection.entries), "run"),
+        number(len(collection.instances), "instance"),
+        number(len(collection.methods), "method"),
         f"time limit {' and '.join(f'{limit:g}' for limit in limits)} s",
         f"{' and '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}",
         "; ".join(machines),
@@ -124,17 +125,17 @@ def facts(collection: Collection) -> list[str]:
 
 def markdown(collection: Collection, title: str, introduction: str, target: float) -> str:
     """Return the report as Markdown, with links to its pictures."""
-    parts = [f"# {title}", " · ".join(one_line(fact) for fact in facts(collection))]
+    parts = [f"# {escaped(title)}", " · ".join(escaped(fact) for fact in facts(collection))]
     if introduction:
         parts.append(introduction.strip())
     if collection.contradictions:
-        lines = "\n".join(f"- {one_line(line)}" for line in collection.contradictions)
+        lines = "\n".join(f"- {escaped(line)}" for line in collection.contradictions)
         parts.append(f"**Bounds that are false** (a checked cost is below each; none counts):\n\n{lines}")
     if collection.notes:
-        parts.append("\n".join(f"- {one_line(note)}" for note in collection.notes))
+        parts.append("\n".join(f"- {escaped(note)}" for note in collection.notes))
     for name, summaries in collection.summaries().items():
-        parts.append(f"## {one_line(name)}")
-        parts.append(set_facts(collection, name) + ".")
+        parts.append(f"## {escaped(name)}")
+        parts.append(escaped(set_facts(collection, name)) + ".")
         parts.append(tables.markdown(summaries).rstrip())
     parts.append("## Pictures")
     parts += [f"{caption}:\n\n![{caption}](pictures/{name}.svg)" for name, caption in PICTURES.items()]
@@ -159,4 +160,4 @@ def runs_csv(collection: Collection) -> bytes:
             "primal_integral": trial.primal_integral,
         }
         rows.append(row)
-    return tables.as_csv(RUN_FIELDS, rows)
+    return as_csv(RUN_FIELDS, rows)

@@ -1,0 +1,176 @@
+"""Methods side by side: the best of what several of them found of one instance, and who contradicts whom.
+
+A bound above a checked cost is false, whoever proved it. ``moeplace gap``, the benchmark and the reports compare here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from moeplace.result import gap
+
+if TYPE_CHECKING:
+    from moeplace.documents import BestKnown
+    from moeplace.instance import Instance
+
+KNOWN = "best_known.json"
+"""Whose the best known values are."""
+
+Value: TypeAlias = tuple[int, str]
+"""A cost or a bound, token-ns, and whose it is."""
+
+COLUMNS = [
+    "file", "instance", "sha256", "method", "status", "termination", "latency_ns", "baseline_ns", "tokens", "saving",
+    "gap", "excess", "own_bound_ns", "own_bound_source", "best_bound_ns", "best_bound_by", "wall_s", "reason",
+]  # fmt: skip
+"""What :meth:`Comparison.records` says of a run; what is not known is None."""
+
+
+def excess(latency_ns: int | None, best_ns: int | None) -> float | None:
+    """Return ``(C - best) / best``: 0 if they are equal, None where either is unknown or only the best is 0.
+
+    Examples
+    --------
+    >>> excess(110, 100), excess(0, 0), excess(1, 0), excess(None, 100)
+    (0.1, 0.0, None, None)
+    """
+    if latency_ns is None or best_ns is None:
+        return None
+    if latency_ns == best_ns:
+        return 0.0
+    return (latency_ns - best_ns) / best_ns if best_ns else None
+
+
+def lowest_cost(costs: Iterable[tuple[int | None, str]]) -> Value | None:
+    """Return the lowest cost and whose it is, the first of equal ones; None counts for nothing.
+
+    Examples
+    --------
+    >>> lowest_cost([(None, "a"), (7, "b"), (5, "c"), (5, "d")])
+    (5, 'c')
+    """
+    known = [(cost, who) for cost, who in costs if cost is not None]
+    return min(known, key=lambda value: value[0], default=None)
+
+
+def highest_bound(bounds: Iterable[tuple[int | None, str]], cost: Value | None = None) -> Value | None:
+    """Return the highest bound and whose it is, the first of equal ones; one above ``cost`` is false and left out.
+
+    Examples
+    --------
+    >>> highest_bound([(3, "a"), (9, "b"), (3, "c")], (5, "d"))
+    (3, 'a')
+    """
+    known = [(b, who) for b, who in bounds if b is not None and (cost is None or b <= cost[0])]
+    return max(known, key=lambda value: value[0], default=None)
+
+
+class Costs:
+    """The lowest checked cost of every instance, by its hash, against which bounds are held."""
+
+    def __init__(self) -> None:
+        self._lowest: dict[str, Value] = {}
+
+    def add(self, sha256: str, latency_ns: int | None, who: str) -> None:
+        """Take note of a checked cost; the first of equal ones stays."""
+        best = lowest_cost([*([self._lowest[sha256]] if sha256 in self._lowest else []), (latency_ns, who)])
+        if best is not None:
+            self._lowest[sha256] = best
+
+    def lowest(self, sha256: str) -> Value | None:
+        """Return the lowest cost of an instance and whose it is."""
+        return self._lowest.get(sha256)
+
+    def refutes(self, sha256: str, bound_ns: int | None, source: str = "") -> str | None:
+        """Return what shows a bound to be false; None where nothing does.
+
+        Examples
+        --------
+        >>> costs = Costs()
+        >>> costs.add("instance", 100, "greedy")
+        >>> costs.refutes("instance", 101, " (HiGHS)")
+        'its bound 101 (HiGHS) is above the checked cost 100 of greedy'
+        >>> costs.refutes("instance", 100), costs.refutes("another", 101)
+        (None, None)
+        """
+        best = self._lowest.get(sha256)
+        if bound_ns is None or best is None or bound_ns <= best[0]:
+            return None
+        return f"its bound {bound_ns}{source} is above the checked cost {best[0]} of {best[1]}"
+
+
+@dataclass
+class Run:
+    """One method on one instance; ``reason`` says why there is no placement."""
+
+    method: str
+    status: str
+    reason: str | None = None
+    termination: str | None = None
+    latency_ns: int | None = None
+    bound_ns: int | None = None
+    bound_source: str | None = None
+    wall_s: float | None = None
+
+
+@dataclass
+class Comparison:
+    """All runs on one instance, and the best that is known of it."""
+
+    file: str
+    instance: Instance
+    known: BestKnown | None
+    notes: list[str]
+    runs: list[Run] = field(default_factory=list)
+
+    def bounds(self) -> list[Value]:
+        """Return every proven bound and whose it is, best first."""
+        found = [(run.bound_ns, run.method) for run in self.runs if run.bound_ns is not None]
+        if self.known and self.known.bound_ns is not None:
+            found.append((self.known.bound_ns, KNOWN))
+        return sorted(found, key=lambda bound: -bound[0])
+
+    def crossings(self) -> list[str]:
+        """Say which costs are below a bound that was called proven: then one of the two is wrong."""
+        costs = [(run.latency_ns, run.method) for run in self.runs if run.latency_ns is not None]
+        if self.known:
+            costs.append((self.known.latency_ns, KNOWN))
+        return [
+            f"{self.instance.name}: the cost {cost} of {whose} is below the bound {bound} of {by}: one of them is wrong"
+            for bound, by in self.bounds()
+            for cost, whose in costs
+            if cost < bound
+        ]
+
+    @property
+    def best_bound(self) -> Value | None:
+        """The best bound and whose it is; None without any, or where a cost contradicts one."""
+        return None if self.crossings() else highest_bound(self.bounds())
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield what is known of each run, by the names of :data:`COLUMNS`."""
+        baseline, best = self.instance.baseline_ns, self.best_bound
+        for run in self.runs:
+            cost = run.latency_ns
+            yield {
+                "file": self.file,
+                "instance": self.instance.name,
+                "sha256": self.instance.sha256,
+                "method": run.method,
+                "status": run.status,
+                "termination": run.termination,
+                "latency_ns": cost,
+                "baseline_ns": baseline,
+                "tokens": int(self.instance.tokens.sum()),
+                "saving": None if cost is None else (baseline - cost) / baseline if baseline else 0.0,
+                "gap": None if cost is None or best is None else gap(cost, best[0]),
+                "excess": excess(cost, self.known.latency_ns if self.known else None),
+                "own_bound_ns": run.bound_ns,
+                "own_bound_source": run.bound_source,
+                "best_bound_ns": best and best[0],
+                "best_bound_by": best and best[1],
+                "wall_s": run.wall_s,
+                "reason": run.reason,
+            }
