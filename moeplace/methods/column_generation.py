@@ -10,10 +10,11 @@ proven beside it (:func:`prove`).
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from moeplace.bounds import concave
 from moeplace.bounds.concave import ConcaveBound
 from moeplace.bounds.concave import Proof as ConcaveProof
 from moeplace.columns import Column, ColumnPool, Float, peeled, price
@@ -21,7 +22,8 @@ from moeplace.errors import InputError
 from moeplace.incremental import SavingForm, saving_form
 from moeplace.instance import Bool, Instance, Int64
 from moeplace.interrupt import Stop, stopping
-from moeplace.methods.layer_enumeration import Proof, layer_enumeration, refuses
+from moeplace.methods import layer_enumeration
+from moeplace.methods.layer_enumeration import Proof, refuses
 from moeplace.methods.local_search import Climb, pooled_placement
 from moeplace.placement import Placement
 from moeplace.plan import Plan
@@ -29,39 +31,69 @@ from moeplace.registry import MethodInfo, describe, method_info
 from moeplace.result import Outcome, ProgressCallback
 from moeplace.search import Search
 
-IMPORTS = (*method_info(layer_enumeration).imports, "moeplace.bounds._concave_kernels", "moeplace.solvers.master")
+IMPORTS = (
+    *method_info(layer_enumeration.layer_enumeration).imports,
+    "moeplace.bounds._concave_kernels",
+    "moeplace.solvers.master",
+)
 
-ROUNDS = 12
-"""Most rounds of pricing in a row."""
 
-MERGED = 400
-"""Columns that a merge chooses from, besides those of the incumbent."""
+@dataclass(frozen=True)
+class Tuning:
+    """How far columns are generated and bounds proven. Whatever the numbers are, placements fit and bounds hold.
 
-NODES = 200
-"""Nodes of the branch and bound of one merge."""
+    Attributes
+    ----------
+    rounds : int
+        Most rounds of pricing in a row.
+    halvings : int
+        Steps to the first price of each server.
+    moved : float
+        Share of the largest price below which a change of prices is none.
+    merged : int
+        Columns that a merge chooses from, besides those of the incumbent.
+    nodes : int
+        Nodes of the branch and bound of one merge.
+    between : int
+        Kicks between two merges, at least 1.
+    exact_experts : int
+        Most experts of a layer that is priced exactly.
+    exact_nodes : int
+        Nodes of the search for one layer's best column; beyond, its bound counts.
+    turns : tuple of int
+        Looks at the clock that columns and bound have in turn, where they share one thread.
+    kept : int
+        Columns above which those that the prices like least are forgotten.
+    offer_s : float
+        Seconds between two placements offered in the middle of a climb.
+    most_terms : int
+        Terms above which the aggregated problem, which the bound by layers needs, is not made.
+    most_cells_later : int
+        What ``layer-enumeration`` takes once the concave bound is known (2 GiB of shares).
+    layers : moeplace.methods.layer_enumeration.Tuning
+        Of the bound by layers and of exact pricing.
+    concave : moeplace.bounds.concave.Tuning
+    """
 
-BETWEEN = 8
-"""Kicks between two merges."""
+    rounds: int = 12
+    halvings: int = 40
+    moved: float = 0.01
+    merged: int = 400
+    nodes: int = 200
+    between: int = 8
+    exact_experts: int = 16
+    exact_nodes: int = 50_000
+    turns: tuple[int, int] = (3, 1)
+    kept: int = 4000
+    offer_s: float = 0.3
+    most_terms: int = 1 << 24
+    most_cells_later: int = 1 << 28
+    layers: layer_enumeration.Tuning = layer_enumeration.USUAL
+    concave: concave.Tuning = concave.USUAL
 
-EXACT_EXPERTS = 16
-"""Most experts of a layer that is priced exactly."""
 
-EXACT_NODES = 50_000
-"""Nodes of the search for one layer's best column; beyond, its bound counts."""
-
-TURNS = (3, 1)
-"""Looks at the clock that columns and bound have in turn, where they share one thread."""
-
-KEPT = 4000
-"""Columns above which those that the prices like least are forgotten."""
-
-OFFER_S = 0.3
-
-MOST_TERMS = 1 << 24
-"""Terms above which the aggregated problem, which the bound by layers needs, is not made."""
-
-MOST_CELLS_LATER = 1 << 28
-"""What ``layer-enumeration`` takes once the concave bound is known (2 GiB of shares)."""
+USUAL = Tuning()
+"""What is used unless something else is asked for."""
 
 EVERYTHING = "every server holding everything"
 
@@ -101,35 +133,46 @@ def column_generation(
         raise InputError(f"kicks must be at least 0, found {kicks}")
     with stopping(time_limit) as stop:
         search = Search(instance, stop, start or Placement.empty(instance), gap, progress)
-        form = saving_form(instance)
-        search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
-        details: dict[str, int | float | str] = {}
-
-        def columns(exact: Proof | None) -> None:
-            found = ColumnSearch(form, search, seed=seed, started=start is not None, enumerated=enumerate, exact=exact)
-            found.begin()
-            found.improve(kicks)
-            details.update(found.details)
-
-        if prices_exactly(instance):
-            search.run(lambda: columns(Proof(search, threads)))
-        else:
-            search.run(
-                lambda: columns(None),
-                lambda: prove(form, search),
-                turns=TURNS if threads == 1 else None,
-            )
+        details = generate(search, seed, threads, started=start is not None, kicks=kicks, enumerated=enumerate)
         return replace(search.outcome(), termination=search.ended or "completed", details=details)
 
 
-def prices_exactly(instance: Instance) -> bool:
+def generate(
+    search: Search, seed: int, threads: int, *, started: bool, kicks: int, enumerated: int, tuning: Tuning = USUAL
+) -> dict[str, int | float | str]:
+    """Improve a search's placement and bound as :func:`column_generation` does; return what it counted."""
+    instance = search.instance
+    form = saving_form(instance)
+    search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
+    details: dict[str, int | float | str] = {}
+
+    def columns(exact: Proof | None) -> None:
+        found = ColumnSearch(
+            form, search, seed=seed, started=started, enumerated=enumerated, exact=exact, tuning=tuning
+        )
+        found.begin()
+        found.improve(kicks)
+        details.update(found.details)
+
+    if prices_exactly(instance, tuning):
+        search.run(lambda: columns(Proof(search, threads, tuning.layers)))
+    else:
+        search.run(
+            lambda: columns(None),
+            lambda: prove(form, search, tuning),
+            turns=tuning.turns if threads == 1 else None,
+        )
+    return details
+
+
+def prices_exactly(instance: Instance, tuning: Tuning = USUAL) -> bool:
     """Return whether all layers are small enough to be priced exactly."""
-    if max((model.experts for model in instance.models), default=0) > EXACT_EXPERTS:
+    if max((model.experts for model in instance.models), default=0) > tuning.exact_experts:
         return False
-    return refuses(instance) is None
+    return refuses(instance, tuning=tuning.layers) is None
 
 
-def prove(form: SavingForm, search: Search) -> None:
+def prove(form: SavingForm, search: Search, tuning: Tuning = USUAL) -> None:
     """Prove what can be proven by layers; where they are too large for that, the concave bound after it.
 
     The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
@@ -140,14 +183,15 @@ def prove(form: SavingForm, search: Search) -> None:
         if search.bound_ns is None or found.bound_ns > search.bound_ns:
             search.prove(found.bound_ns, "concave bound", found.certificate)
 
-    by_layers = form.most_terms <= MOST_TERMS and refuses(form.instance, MOST_CELLS_LATER) is None
-    at_once = by_layers and refuses(form.instance) is None
+    layers = tuning.layers
+    by_layers = form.most_terms <= tuning.most_terms and refuses(form.instance, tuning.most_cells_later, layers) is None
+    at_once = by_layers and refuses(form.instance, tuning=layers) is None
     if at_once:
-        Proof(search, 1).run()
-    if not search.ended and not prices_exactly(form.instance):
-        ConcaveBound(form).improve(lambda: search.ended is not None, report)
+        Proof(search, 1, layers).run()
+    if not search.ended and not prices_exactly(form.instance, tuning):
+        ConcaveBound(form, tuning=tuning.concave).improve(lambda: search.ended is not None, report)
     if not search.ended and by_layers and not at_once:
-        Proof(search, 1).run()
+        Proof(search, 1, layers).run()
 
 
 class Heeding(Stop):
@@ -178,6 +222,7 @@ class ColumnSearch:
         Threads that value layers.
     exact : Proof, optional
         Prices layers exactly, which proves a bound.
+    tuning : Tuning
     """
 
     def __init__(
@@ -190,7 +235,9 @@ class ColumnSearch:
         enumerated: int = 12,
         threads: int = 1,
         exact: Proof | None = None,
+        tuning: Tuning = USUAL,
     ) -> None:
+        self.tuning = tuning
         self.form, self.search, self.started, self.enumerated = form, search, started, enumerated
         self.exact = exact
         self.capacity = form.instance.capacity_bytes
@@ -219,7 +266,7 @@ class ColumnSearch:
         self._price_out()
         done = 0
         while not self.stop and (kicks is None or done < kicks):
-            for _ in range(BETWEEN):
+            for _ in range(self.tuning.between):
                 if self.stop or (kicks is not None and done >= kicks):
                     break
                 self.climb.attempt(lambda: self.climb.kick(self.generator))
@@ -247,10 +294,10 @@ class ColumnSearch:
     def _price_out(self) -> None:
         """Price and merge until neither finds anything."""
         while not self.stop:
-            for _ in range(ROUNDS):
+            for _ in range(self.tuning.rounds):
                 if self.stop or not self._price_round():
                     break
-            for _ in range(ROUNDS):
+            for _ in range(self.tuning.rounds):
                 if self.stop or not self._price_exactly():
                     break
             if self.stop or not self._merge():
@@ -277,7 +324,7 @@ class ColumnSearch:
             if i not in self._tuned:
                 self._tuned.add(i)
                 oracle.tune(own)
-            found = oracle.best(own, floor=floor, stop=lambda: bool(self.stop), nodes=EXACT_NODES)
+            found = oracle.best(own, floor=floor, stop=lambda: bool(self.stop), nodes=self.tuning.exact_nodes)
             upper += found.bound
             part = oracle.held(found.masks)
             news |= self.pool.add(i, part, self.form.layers[i].saving_ns(part))
@@ -309,7 +356,7 @@ class ColumnSearch:
         if found is None:
             return False
         before, self.prices = self.prices, (self.prices + found) / 2
-        return bool(np.abs(self.prices - before).max() > 0.01 * max(self.prices.max(), 1e-300))
+        return bool(np.abs(self.prices - before).max() > self.tuning.moved * max(self.prices.max(), 1e-300))
 
     def _merge(self) -> bool:
         """Merge columns into a placement, climb from it; say whether the incumbent is better for it."""
@@ -327,11 +374,13 @@ class ColumnSearch:
         # A column that falls short of its layer's best by more than the incumbent does in all is in no better merge.
         reach = float(best.sum() + self.prices @ self.capacity) - self.saving
         order = np.argsort(short, kind="stable")
-        chosen = np.union1d(order[short[order] <= reach][:MERGED], first + own)
-        if len(layer) > KEPT:
+        chosen = np.union1d(order[short[order] <= reach][: self.tuning.merged], first + own)
+        if len(layer) > self.tuning.kept:
             kept = np.zeros(len(layer), dtype=np.bool_)
-            kept[order[: KEPT // 2]] = kept[first + own] = kept[first] = True
-        found = Master(layer, saving, load, self.capacity).merge(chosen, first + own, NODES, lambda: bool(self.stop))
+            kept[order[: self.tuning.kept // 2]] = kept[first + own] = kept[first] = True
+        found = Master(layer, saving, load, self.capacity).merge(
+            chosen, first + own, self.tuning.nodes, lambda: bool(self.stop)
+        )
         self.details["merges"] = int(self.details["merges"]) + 1
         before = self.saving
         if found is not None:
@@ -343,7 +392,7 @@ class ColumnSearch:
             self._keep()
             self.climb.to_local_optimum()
             self._keep()
-        if len(layer) > KEPT:
+        if len(layer) > self.tuning.kept:
             self.pool.keep(np.concatenate((kept, np.ones(len(self.pool) - len(kept), dtype=np.bool_))))
         return self.saving > before
 
@@ -360,7 +409,7 @@ class ColumnSearch:
 
     def _offer(self, force: bool) -> None:
         now = time.monotonic()
-        if force or now - self._told > OFFER_S:
+        if force or now - self._told > self.tuning.offer_s:
             self._told = now
             better = self.held if self.saving >= self.plan.saving else self.plan.held
             self.search.offer(Placement(better.copy()))
@@ -381,7 +430,7 @@ class ColumnSearch:
                 break
             values = [self.plan.function(i, n, self.enumerated).values for i in range(len(layers))]
             low, high = 0.0, max(float(v[-1] - v[0]) / s for v, s in zip(values, sizes, strict=True)) + 1.0
-            for _ in range(40):
+            for _ in range(self.tuning.halvings):
                 middle = (low + high) / 2
                 wanted = sum(
                     int(np.argmax(v - middle * s * np.arange(len(v)))) * s for v, s in zip(values, sizes, strict=True)
