@@ -367,6 +367,7 @@ class ColumnSearch:
         self.plan.restore(self.held)
         own = self.pool.add_plan(self.plan)
         layer, saving, load = self.pool.table()
+        columns = self.pool.listed()
         first = np.searchsorted(layer, np.arange(len(self.form.layers)))
         worth = saving - self.prices @ load
         best = np.maximum.reduceat(worth, first)
@@ -375,16 +376,12 @@ class ColumnSearch:
         reach = float(best.sum() + self.prices @ self.capacity) - self.saving
         order = np.argsort(short, kind="stable")
         chosen = np.union1d(order[short[order] <= reach][: self.tuning.merged], first + own)
-        if len(layer) > self.tuning.kept:
-            kept = np.zeros(len(layer), dtype=np.bool_)
-            kept[order[: self.tuning.kept // 2]] = kept[first + own] = kept[first] = True
         found = Master(layer, saving, load, self.capacity).merge(
             chosen, first + own, self.tuning.nodes, lambda: bool(self.stop)
         )
         self.details["merges"] = int(self.details["merges"]) + 1
         before = self.saving
         if found is not None:
-            columns = [c for layer_columns in self.pool.columns for c in layer_columns]
             held = np.zeros_like(self.held)
             for i, at in enumerate(found.tolist()):
                 held[:, self.form.layers[i].items] = columns[at].part
@@ -393,7 +390,14 @@ class ColumnSearch:
             self.climb.to_local_optimum()
             self._keep()
         if len(layer) > self.tuning.kept:
-            self.pool.keep(np.concatenate((kept, np.ones(len(self.pool) - len(kept), dtype=np.bool_))))
+            # The first column of a layer is the empty one, which fits beside any others.
+            kept = np.zeros(len(layer), dtype=np.bool_)
+            kept[order[: self.tuning.kept // 2]] = kept[first + own] = kept[first] = True
+            # What the merge has led to may be made of columns that the prices do not like.
+            holding = {id(self.pool.like(i, self._part(i))) for i in range(len(first))}
+            self.pool.forget(
+                c for c, yes in zip(columns, kept.tolist(), strict=True) if not yes and id(c) not in holding
+            )
         return self.saving > before
 
     def _keep(self) -> None:
