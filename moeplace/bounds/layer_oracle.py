@@ -170,7 +170,7 @@ class LayerOracle:
         self.tuning = tuning
         instance = problem.instance
         first, last = (int(b) for b in instance.block_start[block : block + 2])
-        terms = np.flatnonzero(instance.item_block[problem.set_item[problem.set_start[problem.term_set]]] == block)
+        terms = problem.block_terms(block)
         weight = problem.term_weight if weights is None else weights
         self.block, self.scale = block, scale
         self.n_servers = len(instance.servers)

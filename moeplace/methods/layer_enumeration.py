@@ -185,8 +185,7 @@ class Proof:
         self.unit, weights = _units(problem, tuning.coarse)
         total = int(weights.sum())
         self.scale = 1 << max(0, (tuning.fine // max(total, 1)).bit_length() - 1)
-        asked = problem.instance.item_block[problem.set_item[problem.set_start[problem.term_set]]]
-        self.oracles = [LayerOracle(problem, int(b), self.scale, weights, tuning.oracle) for b in np.unique(asked)]
+        self.oracles = [LayerOracle(problem, block, self.scale, weights, tuning.oracle) for block in problem.blocks]
         self.oracles = [oracle for oracle in self.oracles if len(oracle.experts)]
         self.size_unit = math.gcd(*(oracle.size for oracle in self.oracles)) or 1
         self.sizes = [oracle.size // self.size_unit for oracle in self.oracles]
