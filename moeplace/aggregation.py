@@ -100,6 +100,23 @@ class AggregatedProblem:
         return int(np.gcd.reduce(self.term_weight)) or 1
 
     @cached_property
+    def _by_block(self) -> tuple[Int64, npt.NDArray[np.intp]]:
+        """Where each block's terms begin in the list of all terms ordered by block, and that list."""
+        block = self.instance.item_block[self.set_item[self.set_start[self.term_set]]]
+        start = np.concatenate(([0], np.cumsum(np.bincount(block, minlength=self.instance.n_blocks))))
+        return start, np.argsort(block, kind="stable")
+
+    def block_terms(self, block: int) -> npt.NDArray[np.intp]:
+        """Return the terms of a block (layer of a model), ascending; a term never asks for two blocks."""
+        start, terms = self._by_block
+        return terms[start[block] : start[block + 1]]
+
+    @cached_property
+    def blocks(self) -> list[int]:
+        """The blocks that have terms, ascending."""
+        return [int(b) for b in np.flatnonzero(np.diff(self._by_block[0]))]
+
+    @cached_property
     def useful(self) -> Bool:
         """Whether caching an item on a server can save anything at all, bool [N, I]."""
         pairs, _ = self.covers

@@ -7,6 +7,7 @@ master problem picks one column of each layer that fit together (:mod:`moeplace.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,12 +86,21 @@ class ColumnPool:
         usage = usage.reshape(len(layer), len(self.form.instance.servers))
         return layer, saving, np.ascontiguousarray((usage * sizes[layer][:, None]).T)
 
-    def keep(self, kept: Bool) -> None:
-        """Forget all columns but those marked, in the order of :meth:`table`."""
-        at = 0
+    def like(self, i: int, part: Bool) -> Column | None:
+        """Return the column of a layer that takes the same bytes as this one, if there is one."""
+        at = self._at[i].get(part.sum(axis=1).tobytes())
+        return None if at is None else self.columns[i][at]
+
+    def listed(self) -> list[Column]:
+        """Return all columns in the order of :meth:`table`."""
+        return [column for found in self.columns for column in found]
+
+    def forget(self, forgotten: Iterable[Column]) -> None:
+        """Forget some columns: these very ones, not what has come for one of them or beside it since."""
+        # Places move whenever a layer gets another column; the columns are what stays the same.
+        gone = {id(column) for column in forgotten}
         for i, found in enumerate(self.columns):
-            left = [c for c, yes in zip(found, kept[at : at + len(found)].tolist(), strict=True) if yes]
-            at += len(found)
+            left = [c for c in found if id(c) not in gone]
             self.columns[i] = left
             self._at[i] = {c.usage.tobytes(): j for j, c in enumerate(left)}
 

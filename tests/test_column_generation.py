@@ -23,17 +23,18 @@ from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
 from moeplace.interrupt import stopping
 from moeplace.methods import column_generation
+from moeplace.methods.column_generation import ColumnSearch, Tuning
 from moeplace.solvers.master import Master
 from moeplace.solving import certified
 
 BOTH = ["column-generation", "auto"]
 
 
-def wide_document(seed: int, experts: int = 18, users: int = 5, tokens: int = 40) -> dict[str, Any]:
-    """Two layers too wide to be enumerated, three servers with room for a part."""
+def wide_document(seed: int, experts: int = 18, users: int = 5, tokens: int = 40, layers: int = 2) -> dict[str, Any]:
+    """Layers too wide to be enumerated, three servers with room for a part."""
     rng = np.random.default_rng(seed)
     rows: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
-    for u, layer, _ in itertools.product(range(users), range(2), range(tokens)):
+    for u, layer, _ in itertools.product(range(users), range(layers), range(tokens)):
         rows["demand"].append(u)
         rows["layer"].append(layer)
         rows["experts"].append((rng.permutation(experts)[:2] // (1 + u % 2)).tolist())
@@ -44,7 +45,9 @@ def wide_document(seed: int, experts: int = 18, users: int = 5, tokens: int = 40
         "version": 1,
         "name": "wide",
         "latency_model": "max",
-        "models": [{"name": "m", "layers": 2, "experts": experts, "top_k": 2, "expert_bytes": [3, 5]}],
+        "models": [
+            {"name": "m", "layers": layers, "experts": experts, "top_k": 2, "expert_bytes": [3, 5] * (layers // 2)}
+        ],
         "servers": [{"name": f"s{n}", "capacity_bytes": 40} for n in range(3)],
         "demands": [
             {
@@ -118,9 +121,44 @@ def test_a_pool_keeps_the_best_column_of_equal_use() -> None:
     layer, saving, load = pool.table()
     assert saving[layer == 0].tolist() == [0, 7]
     assert load[0, layer == 0].tolist() == [0, form.layers[0].size]
-    pool.keep(np.arange(len(layer)) != 1)
+    pool.forget([pool.listed()[1]])
     assert pool.table()[1][:1].tolist() == [0]
     assert pool.add(0, part, 1)
+
+
+class Watched(ColumnSearch):
+    """A search that looks at what its pool is left with after every merge."""
+
+    forgot = 0
+
+    def _merge(self) -> bool:
+        before = {id(column) for found in self.pool.columns for column in found}
+        better = super()._merge()
+        after = {id(column) for found in self.pool.columns for column in found}
+        self.forgot += len(before - after) > len(self.pool.columns)  # some make way for better ones in any case
+        for i, found in enumerate(self.pool.columns):
+            assert not found[0].part.any(), "the empty column fits beside any others"
+            usage = self._part(i).sum(axis=1)
+            assert any(np.array_equal(column.usage, usage) for column in found), "the incumbent's column"
+        return better
+
+
+def test_a_pool_never_forgets_what_every_merge_needs() -> None:
+    forgot = 0
+    for seed, experts in ((3, 12), (10, 18)):
+        document = wide_document(seed, experts, layers=6)
+        for server in document["servers"]:
+            server["capacity_bytes"] = 90
+        for kept in (1, 20):
+            instance = Instance.from_document(document)
+            search, context = searching(instance=instance)
+            form = saving_form(instance)
+            columns = Watched(form, search, seed=0, started=False, tuning=Tuning(kept=kept, between=1))
+            columns.begin()
+            columns.improve(8)
+            context.__exit__(None, None, None)
+            forgot += columns.forgot
+    assert forgot
 
 
 # --- the master problem --------------------------------------------------------------------------------------------
@@ -307,8 +345,8 @@ def test_all_threads_but_one_value_the_layers_of_the_proof(monkeypatch: pytest.M
     instance, used = Instance.from_document(wide_document(0)), []
 
     class Counted:
-        def __init__(self, *given: Any) -> None:
-            used.append(given[-1])
+        def __init__(self, *given: Any, tuning: Any = None) -> None:
+            used.append(next(number for number in given if isinstance(number, int)))
 
         def run(self) -> None: ...
 
@@ -325,8 +363,8 @@ def test_all_threads_but_one_value_the_layers_of_the_proof(monkeypatch: pytest.M
 # --- works that take turns -----------------------------------------------------------------------------------------
 
 
-def searching(time_limit: float | None = None) -> Any:
-    instance = Instance.from_document(wide_document(0))
+def searching(time_limit: float | None = None, instance: Instance | None = None) -> Any:
+    instance = instance or Instance.from_document(wide_document(0))
     context = stopping(time_limit)
     return caching_incumbent(instance, context.__enter__(), Placement.empty(instance)), context
 

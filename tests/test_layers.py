@@ -135,10 +135,9 @@ def test_a_layer_saves_what_the_evaluator_says() -> None:
         assert saving == instance.baseline_ns - moeplace.latency_ns(instance, placement)
 
 
-def test_a_layer_that_is_stopped_still_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_oracle, "CHUNK", 3)
+def test_a_layer_that_is_stopped_still_has_a_bound() -> None:
     instance = wide(5)
-    oracle = LayerOracle(aggregate(instance), 0)
+    oracle = LayerOracle(aggregate(instance), 0, tuning=layer_oracle.Tuning(chunk=3))
     price = np.full(5, oracle.total // 40)
     best = oracle.best(price)
     assert best.exact
@@ -150,12 +149,12 @@ def test_a_layer_that_is_stopped_still_has_a_bound(monkeypatch: pytest.MonkeyPat
     assert oracle.plans(price, best.value - oracle.total, most=100) is None
 
 
-def test_tables_that_would_be_too_large_leave_the_quick_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_that_would_be_too_large_leave_the_quick_bound() -> None:
     instance = wide(5)
     oracle = LayerOracle(aggregate(instance), 0)
     price = np.full(5, oracle.total // 40)
     best = oracle.best(price).value
-    monkeypatch.setattr(layer_oracle, "MOST_CELLS", 10)
+    oracle = LayerOracle(aggregate(instance), 0, tuning=layer_oracle.Tuning(most_cells=10))
     found = oracle.best(price)
     assert found.bound == oracle.bound(price) >= best >= found.value == 0
     assert oracle.plans(price, 0) is None
@@ -225,6 +224,9 @@ def test_equal_to_brute_force(part: int) -> None:
         assert_optimal(instance, METHOD, brute_force(instance))
 
 
+FEW = layer_enumeration.Tuning(first_states=4, oracle=layer_oracle.Tuning(chunk=2), merging=merging.Tuning(chunk=2))
+
+
 def stopped_after(instance: Instance, asked: int, placement: Placement | None = None) -> tuple[Incumbent, int]:
     """Run a proof until it has asked so often whether to stop."""
     search = caching_incumbent(instance, Stop(), placement or Placement.empty(instance))
@@ -234,15 +236,12 @@ def stopped_after(instance: Instance, asked: int, placement: Placement | None = 
         def stop(self) -> bool:
             return next(calls) >= asked or super().stop()
 
-    Stopped(saving_form(instance), search, 1).run()
+    Stopped(saving_form(instance), search, 1, FEW).run()
     return search, next(calls)
 
 
 @pytest.mark.parametrize("part", range(5))
-def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layer_oracle, "CHUNK", 2)
-    monkeypatch.setattr(merging, "CHUNK", 2)
-    monkeypatch.setattr(layer_enumeration, "FIRST_STATES", 4)
+def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped(part: int) -> None:
     reached = 0
     for seed in range(1000 + 20 * part, 1020 + 20 * part):
         instance, rng = random_instance(seed, 12), np.random.default_rng(seed)

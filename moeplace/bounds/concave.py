@@ -31,6 +31,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.bounds import cut_program
 from moeplace.bounds.cut_program import maximise
 from moeplace.certificates import SHARE_BITS, Certificate, Cut, Point
 from moeplace.incremental import Layer, SavingForm, each
@@ -46,28 +47,48 @@ UNIT: Final = 2**15
 PRICE_UNIT: Final = 2**20
 WEIGHT_UNIT: Final = 2**15
 
-STAGES: Final = ((0.05, 25), (0.02, 50))
-"""Smoothing and steps of the ascent."""
 
-EVERY: Final = 5
-"""Steps of the ascent between two cuts that are kept."""
+@dataclass(frozen=True)
+class Tuning:
+    """How far the bound is improved. Whatever the numbers are, it holds.
 
-CUT_SMOOTHING: Final = 0.01
-"""Of the cuts of the cutting planes, until they no longer help; then none."""
+    Attributes
+    ----------
+    stages : tuple of (float, int)
+        Smoothing and steps of the ascent.
+    every : int
+        Steps of the ascent between two cuts that are kept.
+    cut_smoothing : float
+        Of the cuts of the cutting planes, until they no longer help; then none.
+    loose : float
+        How exactly the program over the cuts is solved, as a share of what is still open: its points are central then.
+    most_cuts, most_numbers : int
+        Cuts, and numbers in all of them, that the program is given at most; with more, those that count least are let
+        go.
+    least_cuts : int
+        Cuts that it is given whatever their numbers.
+    close : float
+        Share of the total weight that is no difference any more.
+    patience, progress : int, float
+        Cutting planes no longer help when the bound fell by less than this share in so many rounds.
+    program : moeplace.bounds.cut_program.Tuning
+    """
 
-LOOSE: Final = 0.5
-"""How exactly the program over the cuts is solved, as a share of what is still open: its points are central then."""
+    stages: tuple[tuple[float, int], ...] = ((0.05, 25), (0.02, 50))
+    every: int = 5
+    cut_smoothing: float = 0.01
+    loose: float = 0.5
+    most_cuts: int = 120
+    most_numbers: int = 16_000_000
+    least_cuts: int = 12
+    close: float = 1e-7
+    patience: int = 10
+    progress: float = 1e-5
+    program: cut_program.Tuning = cut_program.USUAL
 
-MOST_CUTS: Final = 120
-MOST_NUMBERS: Final = 16_000_000
-"""Cuts, and numbers in all of them, that the program is given at most; with more, those that count least are let go."""
 
-LEAST_CUTS: Final = 12
-
-CLOSE: Final = 1e-7
-PATIENCE: Final = 10
-PROGRESS: Final = 1e-5
-"""Cutting planes no longer help when the bound fell by less than this share in so many rounds."""
+USUAL: Final = Tuning()
+"""What is used unless something else is asked for."""
 
 
 def kernels() -> ModuleType:
@@ -232,6 +253,7 @@ class ConcaveBound:
         The instance in saving form.
     threads : int
         Threads that :meth:`improve` uses.
+    tuning : Tuning
 
     Attributes
     ----------
@@ -243,7 +265,8 @@ class ConcaveBound:
         The best bound so far. Always valid; replaced, never changed, so that any thread may read it.
     """
 
-    def __init__(self, form: SavingForm, threads: int = 1) -> None:
+    def __init__(self, form: SavingForm, threads: int = 1, tuning: Tuning = USUAL) -> None:
+        self.tuning = tuning
         self.instance: Instance = form.instance
         self.layers = each(layer_terms, form.layers, threads)
         self.total_weight = sum(layer.total_weight for layer in self.layers)
@@ -278,10 +301,11 @@ class ConcaveBound:
             return
         report = report or (lambda bound, proof: None)
         search = _Search(self)
-        for mu, steps in STAGES:
+        every = self.tuning.every
+        for mu, steps in self.tuning.stages:
             averaged, counts = list[_Cut](), list[float]()
             for step, (x, count) in enumerate(search.ascend(mu, steps)):
-                if step % EVERY == EVERY - 1:
+                if step % every == every - 1:
                     averaged.append(self._cut(x, mu))
                     counts.append(count)
                     self._offer(averaged[-1:], np.ones((len(self.layers), 1)), search.x, report)
@@ -294,25 +318,28 @@ class ConcaveBound:
 
     def _cut_planes(self, stop: Callable[[], bool], report: Callable[[int, Proof], None]) -> None:
         """Go on with cutting planes until the bound hardly moves any more or somebody says stop."""
-        smoothing, best = CUT_SMOOTHING, max(cut.value for cut in self._cuts)
+        t = self.tuning
+        smoothing, best = t.cut_smoothing, max(cut.value for cut in self._cuts)
         bounds = [self.saving_bound / self.total_weight]
         while not stop():
-            found = self._optimum(max(LOOSE * (bounds[-1] - best), CLOSE), stop)
+            found = self._optimum(max(t.loose * (bounds[-1] - best), t.close), stop)
             if found is None:
                 return
             upper, x, weights = found
             self._offer(self._cuts, weights, x, report)
             bounds.append(self.saving_bound / self.total_weight)
-            still = [len(bounds) > many and bounds[-many] - bounds[-1] < PROGRESS for many in (PATIENCE, 2 * PATIENCE)]
+            still = [
+                len(bounds) > many and bounds[-many] - bounds[-1] < t.progress for many in (t.patience, 2 * t.patience)
+            ]
             if still[0] and smoothing:
                 smoothing, best = 0.0, 0.0
             elif still[1]:
                 return
             cut = self._cut(x, smoothing)
             best = max(best, cut.value)
-            if not smoothing and upper - best < CLOSE:
+            if not smoothing and upper - best < t.close:
                 return
-            if len(self._cuts) >= min(MOST_CUTS, max(LEAST_CUTS, MOST_NUMBERS // x.size)):
+            if len(self._cuts) >= min(t.most_cuts, max(t.least_cuts, t.most_numbers // x.size)):
                 del self._cuts[int(weights.sum(axis=0).argmin())]
             self._cuts.append(cut)
 
@@ -337,6 +364,7 @@ class ConcaveBound:
             room,
             tolerance,
             stop,
+            self.tuning.program,
         )
         return None if found is None else (found.value, found.x, np.array(found.weights))
 

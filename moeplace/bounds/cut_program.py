@@ -25,9 +25,25 @@ from threadpoolctl import threadpool_limits
 
 Float = npt.NDArray[np.float64]
 
-MOST_STEPS = 60
-SHORTENED = 0.9
-"""How much of the way to the nearest wall a step goes."""
+
+@dataclass(frozen=True)
+class Tuning:
+    """How far the program is solved.
+
+    Attributes
+    ----------
+    most_steps : int
+        Steps of the interior-point method.
+    shortened : float
+        How much of the way to the nearest wall a step goes, between 0 and 1.
+    """
+
+    most_steps: int = 60
+    shortened: float = 0.9
+
+
+USUAL = Tuning()
+"""What is used unless something else is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +115,7 @@ def maximise(
     capacity: Float,
     tolerance: float,
     ended: Callable[[], bool],
+    tuning: Tuning = USUAL,
 ) -> Optimum | None:
     """Maximise the least of each layer's cuts, summed over the layers, within the capacities.
 
@@ -117,6 +134,7 @@ def maximise(
         Between the objectives of the two programs.
     ended : callable
         Asked before every step; True gives the work up.
+    tuning : Tuning
 
     Returns
     -------
@@ -124,10 +142,10 @@ def maximise(
         None where there was no time. Where the equations could not be solved any further, the last point.
     """
     with threadpool_limits(1, "blas"):  # other threads have the other cores
-        program = _Program(constants, gradients, columns, size, capacity)
+        program = _Program(constants, gradients, columns, size, capacity, tuning.shortened)
         point = program.start()
         gap = point.gap()
-        for _ in range(MOST_STEPS):
+        for _ in range(tuning.most_steps):
             if ended():
                 return None
             if gap <= tolerance:
@@ -145,8 +163,15 @@ def maximise(
 
 class _Program:
     def __init__(
-        self, constants: list[Float], gradients: list[Float], columns: list[slice], size: Float, capacity: Float
+        self,
+        constants: list[Float],
+        gradients: list[Float],
+        columns: list[slice],
+        size: Float,
+        capacity: Float,
+        shortened: float,
     ) -> None:
+        self.shortened = shortened
         self.constants, self.columns, self.size, self.capacity = constants, columns, size, capacity
         self.shapes = [gradient.shape[1:] for gradient in gradients]
         self.slopes = [gradient.reshape(len(gradient), -1) for gradient in gradients]
@@ -202,7 +227,7 @@ class _Program:
         centring = (reach.gap() / gap) ** 3
         aim = centring * gap / self.count
         step = solve([aim - a * b - da * db for (a, b), (da, db) in zip(pairs, ahead.pairs(), strict=True)])
-        return point.moved(step, *_reach(point, step, SHORTENED))
+        return point.moved(step, *_reach(point, step, self.shortened))
 
     def _factor(self, point: _Point) -> Callable[[list[Float]], _Point]:
         """Factor Newton's equations; the result solves them for given changes of all products slack * multiplier."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,17 +30,41 @@ import numpy.typing as npt
 from moeplace.aggregation import AggregatedProblem
 from moeplace.instance import Bool, Int64
 
-MOST_SERVERS: Final = 16
-"""Servers that can be of use to one layer; tables have ``2**servers`` entries for each expert."""
+Schedule: TypeAlias = tuple[tuple[float, float, int], ...]
+"""Temperature, step length and number of steps of each stage of a mirror descent."""
 
-MOST_CELLS: Final = 1 << 24
-"""Entries of the tables of a search (masks times radius sets) above which only the bound (L1) is computed."""
 
-TUNING: Final = ((0.1, 1.0, 30), (0.03, 0.5, 40), (0.01, 0.3, 50))
-"""Temperature, step length and number of steps of the mirror descent at given prices."""
+@dataclass(frozen=True)
+class Tuning:
+    """How far one layer is searched. Whatever the numbers are, bounds hold and what is called exact is.
 
-CHUNK: Final = 20_000
-"""Nodes between two looks at the clock."""
+    Attributes
+    ----------
+    most_servers : int
+        Servers that can be of use to one layer; tables have ``2**servers`` entries for each expert.
+    most_cells : int
+        Entries of the tables of a search (masks times radius sets) above which only the bound (L1) is computed.
+    most_mask_cells : int
+        Work (masks times experts times radius sets times servers) above which masks that are of no use are not sorted
+        out beforehand.
+    schedule : Schedule
+        The mirror descent at given prices.
+    chunk : int
+        Nodes between two looks at the clock, at least 1.
+    first_plans : int
+        Plans that a list has room for at first, a power of two.
+    """
+
+    most_servers: int = 16
+    most_cells: int = 1 << 24
+    most_mask_cells: int = 1 << 28
+    schedule: Schedule = ((0.1, 1.0, 30), (0.03, 0.5, 40), (0.01, 0.3, 50))
+    chunk: int = 20_000
+    first_plans: int = 1 << 10
+
+
+USUAL: Final = Tuning()
+"""What is used unless something else is asked for."""
 
 KERNELS: Final = ("moeplace.bounds._layer_kernels",)
 
@@ -127,17 +151,26 @@ class LayerOracle:
         prices of any plan must each be below 2**60.
     weights : int64 array [T], optional
         Weights to take instead of the problem's; a bound on the value then holds for these.
+    tuning : Tuning
 
     Raises
     ------
     ValueError
-        More than :data:`MOST_SERVERS` servers can be of use to the layer.
+        More than :attr:`Tuning.most_servers` servers can be of use to the layer.
     """
 
-    def __init__(self, problem: AggregatedProblem, block: int, scale: int = 1, weights: Int64 | None = None) -> None:
+    def __init__(
+        self,
+        problem: AggregatedProblem,
+        block: int,
+        scale: int = 1,
+        weights: Int64 | None = None,
+        tuning: Tuning = USUAL,
+    ) -> None:
+        self.tuning = tuning
         instance = problem.instance
         first, last = (int(b) for b in instance.block_start[block : block + 2])
-        terms = np.flatnonzero(instance.item_block[problem.set_item[problem.set_start[problem.term_set]]] == block)
+        terms = problem.block_terms(block)
         weight = problem.term_weight if weights is None else weights
         self.block, self.scale = block, scale
         self.n_servers = len(instance.servers)
@@ -147,8 +180,8 @@ class LayerOracle:
         radii, radius_of = np.unique(problem.term_radius[terms], return_inverse=True)
         members = problem.radius[radii] & fits
         self.servers = np.flatnonzero(members.any(axis=0))
-        if len(self.servers) > MOST_SERVERS:
-            raise ValueError(f"{len(self.servers)} servers, at most {MOST_SERVERS}")
+        if len(self.servers) > tuning.most_servers:
+            raise ValueError(f"{len(self.servers)} servers, at most {tuning.most_servers}")
         self.room = np.minimum(instance.capacity_bytes[self.servers] // self.size, self.n_experts).astype(np.int64)
         bits = (1 << np.arange(len(self.servers))).astype(np.int64)
         self._radius, alike = np.unique(members[:, self.servers] @ bits, return_inverse=True)
@@ -232,9 +265,9 @@ class LayerOracle:
         used[1] /= temperature * unit
         return used
 
-    def tune(self, price: Int64, schedule: tuple[tuple[float, float, int], ...] = TUNING) -> None:
-        """Choose good shares for prices near these."""
-        for temperature, rate, steps in schedule:
+    def tune(self, price: Int64, schedule: Schedule | None = None) -> None:
+        """Choose good shares for prices near these, by the tuning's schedule unless there is another one."""
+        for temperature, rate, steps in self.tuning.schedule if schedule is None else schedule:
             self.smooth(price.astype(np.float64), temperature, rate, steps)
         self._shared()
 
@@ -325,7 +358,7 @@ class LayerOracle:
         inside = self._member >= 0
         rows = np.broadcast_to(self._term_radius[:, None], self._member.shape)[inside]
         asked[self._member[inside], rows] = self._radius[rows]
-        if n_masks * asked.size * max(1, len(self.servers)) > 1 << 28:
+        if n_masks * asked.size * max(1, len(self.servers)) > self.tuning.most_mask_cells:
             return np.ones((len(self.experts), n_masks), dtype=np.bool_)
         allowed: Bool = ~kernels().redundant(asked, len(self.servers))
         return allowed
@@ -376,11 +409,12 @@ class _Search:
         # A mask that is so much worse than the expert's best is in no plan that is looked for.
         keep = (values >= threshold - root + best[:, None]) & oracle._allowed
         owner, mask = np.nonzero(keep)
-        if max(len(mask), n * n) * n_radii > MOST_CELLS:
+        most_cells = oracle.tuning.most_cells
+        if max(len(mask), n * n) * n_radii > most_cells:
             return root
         first = np.searchsorted(owner, np.arange(n + 1)).astype(np.int64)
         hits = -((mask[:, None] & oracle._radius) > 0).astype(np.int64)
-        cells = np.where(len(mask) * n * n_radii <= MOST_CELLS, (n - 1 - owner) * n_radii, 0)
+        cells = np.where(len(mask) * n * n_radii <= most_cells, (n - 1 - owner) * n_radii, 0)
         begin = np.concatenate(([0], np.cumsum(cells))).astype(np.int64)
         pending, change = np.zeros(len(mask), dtype=np.int64), np.zeros(int(begin[-1]), dtype=np.int64)
         pair = oracle._length == 2
@@ -405,7 +439,7 @@ class _Search:
         }  # fmt: skip
         search.arrays = {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes.items()}
         search.arrays["mass"][0] = oracle._mass
-        search._grow(1 << 10 if every else 1)
+        search._grow(oracle.tuning.first_plans if every else 1)
         return search
 
     @property
@@ -442,9 +476,9 @@ class _Search:
         """Search until it ends by itself or is stopped; return what no plan exceeds."""
         oracle, a = self.oracle, self.arrays
         kernel = kernels()
-        left = nodes
+        left, chunk = nodes, oracle.tuning.chunk
         while True:
-            budget = CHUNK if left is None else min(CHUNK, left)
+            budget = chunk if left is None else min(chunk, left)
             status = kernel.search(
                 oracle._radius, oracle._term_radius, oracle._member, oracle._length, oracle._share, *self.long,
                 self.first, self.mask, self.price, self.hits, self.begin, self.change, self.pending, oracle.room,

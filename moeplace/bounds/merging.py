@@ -30,18 +30,46 @@ import numpy.typing as npt
 from moeplace.bounds.layer_oracle import hash_salt, never
 from moeplace.instance import Int64
 
-MOST_STATES: Final = 1 << 21
-"""States that are kept of one step; beyond, those of the smallest bounds are dropped and the result is no proof."""
-
 LARGEST: Final = 2.0**58
 """Savings, and what all storage costs at any prices, are below this."""
 
-MOST_PRICES: Final = 32
-SAMPLES: Final = 16
-ROUNDS: Final = 4
-DESCENT: Final = 60
-CHUNK: Final = 1 << 21
-"""Pairs of a state and a plan between two looks at the clock."""
+
+@dataclass(frozen=True)
+class Tuning:
+    """How far layers are merged. Whatever the numbers are, what is called a proof is one.
+
+    Attributes
+    ----------
+    most_states : int
+        States that are kept of one step; beyond, those of the smallest bounds are dropped and the result is no proof.
+    first_entries : int
+        States that a step has room for at first.
+    most_prices : int
+        Prices at which states and plans are bounded, at least 1.
+    samples : int
+        States or plans drawn to find better prices for.
+    judges : int
+        States drawn to tell which prices bound best.
+    rounds : int
+        Times that plans are dropped before the merge begins.
+    descent : int
+        Steps to better prices.
+    chunk : int
+        Pairs of a state and a plan between two looks at the clock.
+    """
+
+    most_states: int = 1 << 21
+    first_entries: int = 1 << 12
+    most_prices: int = 32
+    samples: int = 16
+    judges: int = 256
+    rounds: int = 4
+    descent: int = 60
+    chunk: int = 1 << 21
+
+
+USUAL: Final = Tuning()
+"""What is used unless something else is asked for."""
 
 KERNELS: Final = ("moeplace.bounds._merge_kernels",)
 
@@ -105,8 +133,9 @@ def merge(
     prices: Int64,
     goal: int,
     *,
-    most: int = MOST_STATES,
+    most: int | None = None,
     stop: Callable[[], bool] = never,
+    tuning: Tuning = USUAL,
 ) -> Merged | None:
     """Find the combination of largest saving, if one saves at least ``goal``.
 
@@ -119,10 +148,11 @@ def merge(
     prices : int64 array [K, N]
         The first ones are those of (M1); not negative.
     goal : int
-    most : int
-        States kept of one step.
+    most : int, optional
+        States kept of one step, where not the tuning's.
     stop : callable
         Asked now and then whether to give up.
+    tuning : Tuning
 
     Returns
     -------
@@ -132,12 +162,12 @@ def merge(
     if any(not len(menu.saving) for menu in menus):
         return Merged(None, [], goal - 1)
     rng = np.random.default_rng(0)
-    menus, pool = _shrink([menu.undominated() for menu in menus], capacity, prices, goal, rng)
+    menus, pool = _shrink([menu.undominated() for menu in menus], capacity, prices, goal, rng, tuning)
     if any(not len(menu.saving) for menu in menus):
         return Merged(None, [], goal - 1)
     order = np.argsort([-len(menu.saving) for menu in menus], kind="stable")
     menus = [menus[i] for i in order]
-    tree = _Tree(menus, capacity, goal, most, stop, pool, rng)
+    tree = _Tree(menus, capacity, goal, tuning.most_states if most is None else most, stop, pool, rng, tuning)
     found = tree.grow()
     if found is None or found.saving is None:
         return found
@@ -162,11 +192,11 @@ class _Flat:
 
 
 def _shrink(
-    menus: list[Menu], capacity: Int64, prices: Int64, goal: int, rng: np.random.Generator
+    menus: list[Menu], capacity: Int64, prices: Int64, goal: int, rng: np.random.Generator, tuning: Tuning
 ) -> tuple[list[Menu], Int64]:
     """Drop plans that are in no combination that reaches the goal, by (M1) at many prices; return these, too."""
     pool = prices
-    for _ in range(ROUNDS):
+    for _ in range(tuning.rounds):
         flat = _Flat.of(menus)
         best = kernels().values(flat.start, flat.saving, flat.used, pool)
         bound, winner = kernels().plan_bounds(
@@ -174,37 +204,43 @@ def _shrink(
         )
         keep = bound >= goal
         menus = [menu.take(keep[a:b]) for menu, a, b in zip(menus, flat.start[:-1], flat.start[1:], strict=True)]
-        pool = _most_useful(pool, winner)
+        pool = _most_useful(pool, winner, tuning.most_prices)
         if any(not len(menu.saving) for menu in menus):
             break
         flat = _Flat.of(menus)
-        drawn = rng.integers(0, len(flat.saving), SAMPLES)
+        drawn = rng.integers(0, len(flat.saving), tuning.samples)
         layer = np.searchsorted(flat.start, drawn, side="right") - 1
         proposed = [
             _descended(
-                flat, 0, len(menus), int(i), capacity - flat.used[p], goal - int(flat.saving[p]), prices[0], capacity
+                flat, 0, len(menus), int(i), capacity - flat.used[p], goal - int(flat.saving[p]), prices[0], capacity,
+                tuning.descent,
             )
             for p, i in zip(drawn, layer, strict=True)
-        ]
-        pool = np.concatenate((pool, np.stack(proposed)))
-    return menus, _most_useful(pool, np.arange(len(pool)))
+        ]  # fmt: skip
+        pool = np.concatenate((pool, _rows(proposed, len(capacity))))
+    return menus, _most_useful(pool, np.arange(len(pool)), tuning.most_prices)
 
 
-def _most_useful(pool: Int64, winner: Int64) -> Int64:
+def _most_useful(pool: Int64, winner: Int64, most: int) -> Int64:
     """Return the prices that most often bound best, the first ones first."""
     wins = np.bincount(winner, minlength=len(pool))
     wins[0] = len(winner) + 1
-    chosen: Int64 = pool[np.argsort(-wins, kind="stable")[:MOST_PRICES]]
+    chosen: Int64 = pool[np.argsort(-wins, kind="stable")[:most]]
     return chosen
 
 
+def _rows(prices: list[Int64], servers: int) -> Int64:
+    """Return a list of prices, maybe empty, as the rows of a matrix."""
+    return np.array(prices, dtype=np.int64).reshape(len(prices), servers)
+
+
 def _descended(
-    flat: _Flat, first: int, last: int, skip: int, room: Int64, goal: int, price: Int64, capacity: Int64
+    flat: _Flat, first: int, last: int, skip: int, room: Int64, goal: int, price: Int64, capacity: Int64, steps: int
 ) -> Int64:
     scale = np.maximum(price, max(1, int(price.max()) // 20)).astype(np.float64)
     found = kernels().descend(
         flat.start, flat.saving, flat.used, first, last, skip, room.astype(np.float64), float(goal),
-        price.astype(np.float64), scale, DESCENT,
+        price.astype(np.float64), scale, steps,
     )  # fmt: skip
     # No bound may overflow; and prices that are this far off prove nothing.
     most = np.minimum(8.0 * max(1, int(price.max())), LARGEST / (len(price) * np.maximum(capacity, 1)))
@@ -224,9 +260,10 @@ class _Tree:
         stop: Callable[[], bool],
         pool: Int64,
         rng: np.random.Generator,
+        tuning: Tuning,
     ) -> None:
         self.menus, self.capacity, self.goal, self.most, self.stop = menus, capacity, goal, most, stop
-        self.pool, self.rng = pool, rng
+        self.pool, self.rng, self.tuning = pool, rng, tuning
         self.flat = _Flat.of(menus)
         self.salt = hash_salt(len(capacity))
         self.saving = np.zeros(1, dtype=np.int64)
@@ -262,8 +299,8 @@ class _Tree:
         best = kernel.values(self.flat.start, self.flat.saving, self.flat.used, pool)
         after = best[layer + 1 :].sum(axis=0)
         goal = self.goal
-        new = _States(max(4 * len(menu.saving), 1 << 12), len(self.capacity))
-        at, chunk = 0, max(1, CHUNK // len(menu.saving))
+        new = _States(max(4 * len(menu.saving), self.tuning.first_entries), len(self.capacity))
+        at, chunk = 0, max(1, self.tuning.chunk // len(menu.saving))
         while at < len(self.saving):
             if self.stop():
                 return False
@@ -292,23 +329,24 @@ class _Tree:
         """Return prices to bound the next step with: some that suit states drawn at random, and what was good."""
         if layer == 0 or layer == len(self.menus) - 1:
             return self.pool
-        drawn = self.rng.integers(0, len(self.saving), SAMPLES)
+        tuning = self.tuning
+        drawn = self.rng.integers(0, len(self.saving), tuning.samples)
         found = [
             _descended(
                 self.flat, layer, len(self.menus), -1, self.capacity - self.used[i], self.goal - int(self.saving[i]),
-                self.pool[0], self.capacity,
+                self.pool[0], self.capacity, tuning.descent,
             )
             for i in drawn
         ]  # fmt: skip
-        pool = np.concatenate((self.pool, np.stack(found)))
-        if len(pool) > MOST_PRICES:
+        pool = np.concatenate((self.pool, _rows(found, len(self.capacity))))
+        if len(pool) > tuning.most_prices:
             # Those that bound some states drawn at random best.
             best = kernels().values(self.flat.start, self.flat.saving, self.flat.used, pool)
-            some = self.rng.integers(0, len(self.saving), 256)
+            some = self.rng.integers(0, len(self.saving), tuning.judges)
             bound = (
                 self.saving[some, None] + (self.capacity - self.used[some]) @ pool.T + best[layer:].sum(axis=0)[None, :]
             )
-            pool = _most_useful(pool, bound.argmin(axis=1))
+            pool = _most_useful(pool, bound.argmin(axis=1), tuning.most_prices)
         self.pool = pool
         return pool
 

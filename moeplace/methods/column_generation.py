@@ -10,10 +10,11 @@ proven beside it (:func:`prove`).
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from moeplace.bounds import concave
 from moeplace.bounds.concave import ConcaveBound
 from moeplace.bounds.concave import Proof as ConcaveProof
 from moeplace.columns import Column, ColumnPool, Float, peeled, price
@@ -22,7 +23,8 @@ from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import SavingForm, saving_form
 from moeplace.instance import Bool, Instance, Int64
 from moeplace.interrupt import Stop, stopping
-from moeplace.methods.layer_enumeration import Proof, layer_enumeration, refuses
+from moeplace.methods import layer_enumeration
+from moeplace.methods.layer_enumeration import Proof, refuses
 from moeplace.methods.local_search import Climb, pooled_placement
 from moeplace.placement import Placement
 from moeplace.plan import Plan
@@ -30,39 +32,69 @@ from moeplace.registry import MethodInfo, describe, method_info
 from moeplace.result import Outcome, ProgressCallback
 from moeplace.search import Incumbent
 
-IMPORTS = (*method_info(layer_enumeration).imports, "moeplace.bounds._concave_kernels", "moeplace.solvers.master")
+IMPORTS = (
+    *method_info(layer_enumeration.layer_enumeration).imports,
+    "moeplace.bounds._concave_kernels",
+    "moeplace.solvers.master",
+)
 
-ROUNDS = 12
-"""Most rounds of pricing in a row."""
 
-MERGED = 400
-"""Columns that a merge chooses from, besides those of the incumbent."""
+@dataclass(frozen=True)
+class Tuning:
+    """How far columns are generated and bounds proven. Whatever the numbers are, placements fit and bounds hold.
 
-NODES = 200
-"""Nodes of the branch and bound of one merge."""
+    Attributes
+    ----------
+    rounds : int
+        Most rounds of pricing in a row.
+    halvings : int
+        Steps to the first price of each server.
+    moved : float
+        Share of the largest price below which a change of prices is none.
+    merged : int
+        Columns that a merge chooses from, besides those of the incumbent.
+    nodes : int
+        Nodes of the branch and bound of one merge.
+    between : int
+        Kicks between two merges, at least 1.
+    exact_experts : int
+        Most experts of a layer that is priced exactly.
+    exact_nodes : int
+        Nodes of the search for one layer's best column; beyond, its bound counts.
+    turns : tuple of int
+        Checkpoints that columns and bound have in turn, where they share one thread.
+    kept : int
+        Columns above which those that the prices like least are forgotten.
+    offer_s : float
+        Seconds between two placements offered in the middle of a climb.
+    most_terms : int
+        Terms above which the aggregated problem, which the bound by layers needs, is not made.
+    most_cells_later : int
+        What ``layer-enumeration`` takes once the concave bound is known (2 GiB of shares).
+    layers : moeplace.methods.layer_enumeration.Tuning
+        Of the bound by layers and of exact pricing.
+    concave : moeplace.bounds.concave.Tuning
+    """
 
-BETWEEN = 8
-"""Kicks between two merges."""
+    rounds: int = 12
+    halvings: int = 40
+    moved: float = 0.01
+    merged: int = 400
+    nodes: int = 200
+    between: int = 8
+    exact_experts: int = 16
+    exact_nodes: int = 50_000
+    turns: tuple[int, int] = (3, 1)
+    kept: int = 4000
+    offer_s: float = 0.3
+    most_terms: int = 1 << 24
+    most_cells_later: int = 1 << 28
+    layers: layer_enumeration.Tuning = layer_enumeration.USUAL
+    concave: concave.Tuning = concave.USUAL
 
-EXACT_EXPERTS = 16
-"""Most experts of a layer that is priced exactly."""
 
-EXACT_NODES = 50_000
-"""Nodes of the search for one layer's best column; beyond, its bound counts."""
-
-TURNS = (3, 1)
-"""Checkpoints that columns and bound have in turn, where they share one thread."""
-
-KEPT = 4000
-"""Columns above which those that the prices like least are forgotten."""
-
-OFFER_S = 0.3
-
-MOST_TERMS = 1 << 24
-"""Terms above which the aggregated problem, which the bound by layers needs, is not made."""
-
-MOST_CELLS_LATER = 1 << 28
-"""What ``layer-enumeration`` takes once the concave bound is known (2 GiB of shares)."""
+USUAL = Tuning()
+"""What is used unless something else is asked for."""
 
 EVERYTHING = "every server holding everything"
 
@@ -102,35 +134,55 @@ def column_generation(
         raise InputError(f"kicks must be at least 0, found {kicks}")
     with stopping(time_limit) as stop:
         search = caching_incumbent(instance, stop, start or Placement.empty(instance), gap, progress)
-        form = saving_form(instance)
-        search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
-        details: dict[str, int | float | str] = {}
-
-        def columns(exact: Proof | None) -> None:
-            found = ColumnSearch(form, search, seed=seed, started=start is not None, enumerated=enumerate, exact=exact)
-            found.begin()
-            found.improve(kicks)
-            details.update(found.details)
-
-        if prices_exactly(instance):
-            search.run(lambda: columns(Proof(form, search, threads)))
-        else:
-            search.run(
-                lambda: columns(None),
-                lambda: prove(form, search, max(1, threads - 1)),
-                turns=TURNS if threads == 1 else None,
-            )
+        details = generate(
+            instance, search, seed, threads, started=start is not None, kicks=kicks, enumerated=enumerate
+        )
         return replace(search.outcome(), termination=search.ended or "completed", details=details)
 
 
-def prices_exactly(instance: Instance) -> bool:
+def generate(
+    instance: Instance,
+    search: Incumbent,
+    seed: int,
+    threads: int,
+    *,
+    started: bool,
+    kicks: int,
+    enumerated: int,
+    tuning: Tuning = USUAL,
+) -> dict[str, int | float | str]:
+    """Improve a search's placement and bound as :func:`column_generation` does; return what it counted."""
+    form = saving_form(instance)
+    search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
+    details: dict[str, int | float | str] = {}
+
+    def columns(exact: Proof | None) -> None:
+        found = ColumnSearch(
+            form, search, seed=seed, started=started, enumerated=enumerated, exact=exact, tuning=tuning
+        )
+        found.begin()
+        found.improve(kicks)
+        details.update(found.details)
+
+    if prices_exactly(instance, tuning):
+        search.run(lambda: columns(Proof(form, search, threads, tuning.layers)))
+    else:
+        search.run(
+            lambda: columns(None),
+            lambda: prove(form, search, tuning, max(1, threads - 1)),
+            turns=tuning.turns if threads == 1 else None,
+        )
+    return details
+
+
+def prices_exactly(instance: Instance, tuning: Tuning = USUAL) -> bool:
     """Return whether all layers are small enough to be priced exactly."""
-    if max((model.experts for model in instance.models), default=0) > EXACT_EXPERTS:
+    if max((model.experts for model in instance.models), default=0) > tuning.exact_experts:
         return False
-    return refuses(instance) is None
+    return refuses(instance, tuning=tuning.layers) is None
 
 
-def prove(form: SavingForm, search: Incumbent, threads: int = 1) -> None:
+def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: int = 1) -> None:
     """Prove what can be proven by layers; where they are too large for that, the concave bound after it.
 
     The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
@@ -142,14 +194,15 @@ def prove(form: SavingForm, search: Incumbent, threads: int = 1) -> None:
         if search.bound_ns is None or found.bound_ns > search.bound_ns:
             search.prove(found.bound_ns, "concave bound", found.certificate)
 
-    by_layers = form.most_terms <= MOST_TERMS and refuses(form.instance, MOST_CELLS_LATER) is None
-    at_once = by_layers and refuses(form.instance) is None
+    layers = tuning.layers
+    by_layers = form.most_terms <= tuning.most_terms and refuses(form.instance, tuning.most_cells_later, layers) is None
+    at_once = by_layers and refuses(form.instance, tuning=layers) is None
     if at_once:
-        Proof(form, search, threads).run()
-    if not search.checkpoint() and not prices_exactly(form.instance):
-        ConcaveBound(form, threads).improve(lambda: search.checkpoint() is not None, report)
+        Proof(form, search, threads, layers).run()
+    if not search.checkpoint() and not prices_exactly(form.instance, tuning):
+        ConcaveBound(form, threads, tuning=tuning.concave).improve(lambda: search.checkpoint() is not None, report)
     if not search.checkpoint() and by_layers and not at_once:
-        Proof(form, search, threads).run()
+        Proof(form, search, threads, layers).run()
 
 
 class CheckpointStop(Stop):
@@ -180,6 +233,7 @@ class ColumnSearch:
         Threads that value layers.
     exact : Proof, optional
         Prices layers exactly, which proves a bound.
+    tuning : Tuning
     """
 
     def __init__(
@@ -192,7 +246,9 @@ class ColumnSearch:
         enumerated: int = 12,
         threads: int = 1,
         exact: Proof | None = None,
+        tuning: Tuning = USUAL,
     ) -> None:
+        self.tuning = tuning
         self.form, self.search, self.started, self.enumerated = form, search, started, enumerated
         self.exact = exact
         self.capacity = form.instance.capacity_bytes
@@ -221,7 +277,7 @@ class ColumnSearch:
         self._price_out()
         done = 0
         while not self.stop and (kicks is None or done < kicks):
-            for _ in range(BETWEEN):
+            for _ in range(self.tuning.between):
                 if self.stop or (kicks is not None and done >= kicks):
                     break
                 self.climb.attempt(lambda: self.climb.kick(self.generator))
@@ -249,10 +305,10 @@ class ColumnSearch:
     def _price_out(self) -> None:
         """Price and merge until neither finds anything."""
         while not self.stop:
-            for _ in range(ROUNDS):
+            for _ in range(self.tuning.rounds):
                 if self.stop or not self._price_round():
                     break
-            for _ in range(ROUNDS):
+            for _ in range(self.tuning.rounds):
                 if self.stop or not self._price_exactly():
                     break
             if self.stop or not self._merge():
@@ -279,7 +335,7 @@ class ColumnSearch:
             if i not in self._tuned:
                 self._tuned.add(i)
                 oracle.tune(own)
-            found = oracle.best(own, floor=floor, stop=lambda: bool(self.stop), nodes=EXACT_NODES)
+            found = oracle.best(own, floor=floor, stop=lambda: bool(self.stop), nodes=self.tuning.exact_nodes)
             upper += found.bound
             part = oracle.held(found.masks)
             news |= self.pool.add(i, part, self.form.layers[i].saving_ns(part))
@@ -311,7 +367,7 @@ class ColumnSearch:
         if found is None:
             return False
         before, self.prices = self.prices, (self.prices + found) / 2
-        return bool(np.abs(self.prices - before).max() > 0.01 * max(self.prices.max(), 1e-300))
+        return bool(np.abs(self.prices - before).max() > self.tuning.moved * max(self.prices.max(), 1e-300))
 
     def _merge(self) -> bool:
         """Merge columns into a placement, climb from it; say whether the incumbent is better for it."""
@@ -322,6 +378,7 @@ class ColumnSearch:
         self.plan.restore(self.held)
         own = self.pool.add_plan(self.plan)
         layer, saving, load = self.pool.table()
+        columns = self.pool.listed()
         first = np.searchsorted(layer, np.arange(len(self.form.layers)))
         worth = saving - self.prices @ load
         best = np.maximum.reduceat(worth, first)
@@ -329,15 +386,13 @@ class ColumnSearch:
         # A column that falls short of its layer's best by more than the incumbent does in all is in no better merge.
         reach = float(best.sum() + self.prices @ self.capacity) - self.saving
         order = np.argsort(short, kind="stable")
-        chosen = np.union1d(order[short[order] <= reach][:MERGED], first + own)
-        if len(layer) > KEPT:
-            kept = np.zeros(len(layer), dtype=np.bool_)
-            kept[order[: KEPT // 2]] = kept[first + own] = kept[first] = True
-        found = Master(layer, saving, load, self.capacity).merge(chosen, first + own, NODES, lambda: bool(self.stop))
+        chosen = np.union1d(order[short[order] <= reach][: self.tuning.merged], first + own)
+        found = Master(layer, saving, load, self.capacity).merge(
+            chosen, first + own, self.tuning.nodes, lambda: bool(self.stop)
+        )
         self.details["merges"] = int(self.details["merges"]) + 1
         before = self.saving
         if found is not None:
-            columns = [c for layer_columns in self.pool.columns for c in layer_columns]
             held = np.zeros_like(self.held)
             for i, at in enumerate(found.tolist()):
                 held[:, self.form.layers[i].items] = columns[at].part
@@ -345,8 +400,15 @@ class ColumnSearch:
             self._keep()
             self.climb.to_local_optimum()
             self._keep()
-        if len(layer) > KEPT:
-            self.pool.keep(np.concatenate((kept, np.ones(len(self.pool) - len(kept), dtype=np.bool_))))
+        if len(layer) > self.tuning.kept:
+            # The first column of a layer is the empty one, which fits beside any others.
+            kept = np.zeros(len(layer), dtype=np.bool_)
+            kept[order[: self.tuning.kept // 2]] = kept[first + own] = kept[first] = True
+            # What the merge has led to may be made of columns that the prices do not like.
+            holding = {id(self.pool.like(i, self._part(i))) for i in range(len(first))}
+            self.pool.forget(
+                c for c, yes in zip(columns, kept.tolist(), strict=True) if not yes and id(c) not in holding
+            )
         return self.saving > before
 
     def _keep(self) -> None:
@@ -362,7 +424,7 @@ class ColumnSearch:
 
     def _offer(self, force: bool) -> None:
         now = time.monotonic()
-        if force or now - self._offered_s > OFFER_S:
+        if force or now - self._offered_s > self.tuning.offer_s:
             self._offered_s = now
             better = self.held if self.saving >= self.plan.saving else self.plan.held
             self.search.offer(Placement(better.copy()))
@@ -383,7 +445,7 @@ class ColumnSearch:
                 break
             values = [self.plan.function(i, n, self.enumerated).values for i in range(len(layers))]
             low, high = 0.0, max(float(v[-1] - v[0]) / s for v, s in zip(values, sizes, strict=True)) + 1.0
-            for _ in range(40):
+            for _ in range(self.tuning.halvings):
                 middle = (low + high) / 2
                 wanted = sum(
                     int(np.argmax(v - middle * s * np.arange(len(v)))) * s for v, s in zip(values, sizes, strict=True)

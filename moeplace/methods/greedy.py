@@ -6,6 +6,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,8 +20,22 @@ from moeplace.plan import Plan
 from moeplace.registry import MethodInfo, describe
 from moeplace.result import Outcome, Progress, ProgressCallback
 
-MOST_STARTS = 50_000
-"""Starting sets that ``enumerate`` may try."""
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is refused.
+
+    Attributes
+    ----------
+    most_starts : int
+        Starting sets that ``enumerate`` may try.
+    """
+
+    most_starts: int = 50_000
+
+
+USUAL = Tuning()
+"""What is used unless something else is asked for."""
 
 
 @describe(
@@ -73,7 +88,7 @@ def greedy(
     Raises
     ------
     MethodLimitError
-        More than :data:`MOST_STARTS` starting sets.
+        More than :attr:`Tuning.most_starts` starting sets.
     """
     if not 0 <= enumerate <= 3:
         raise InputError(f"enumerate must be from 0 to 3, found {enumerate}")
@@ -120,7 +135,9 @@ def _guarantee(form: SavingForm, one_size: bool, enumerated: int) -> str | None:
     return None
 
 
-def _starts(form: SavingForm, begin: Bool, largest: int) -> Iterator[tuple[tuple[int, int], ...]]:
+def _starts(
+    form: SavingForm, begin: Bool, largest: int, tuning: Tuning = USUAL
+) -> Iterator[tuple[tuple[int, int], ...]]:
     """Yield the sets of 1 to ``largest`` (server, item) pairs that fit and that somebody can use."""
     instance = form.instance
     free = (instance.capacity_bytes - begin @ instance.item_bytes).tolist()
@@ -133,8 +150,8 @@ def _starts(form: SavingForm, begin: Bool, largest: int) -> Iterator[tuple[tuple
         if not begin[n, item]
     ]
     count = sum(math.comb(len(pairs), k) for k in range(1, largest + 1))
-    if count > MOST_STARTS:
-        raise MethodLimitError("greedy", f"{count} starting sets, its limit is {MOST_STARTS}: lower enumerate")
+    if count > tuning.most_starts:
+        raise MethodLimitError("greedy", f"{count} starting sets, its limit is {tuning.most_starts}: lower enumerate")
     size = instance.item_bytes.tolist()
     for k in range(1, largest + 1):
         for chosen in itertools.combinations(pairs, k):

@@ -24,17 +24,18 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.optimize import linprog
 
 from moeplace.aggregation import AggregatedProblem, aggregate
+from moeplace.bounds import layer_oracle, merging
 from moeplace.bounds.layer_oracle import KERNELS as ORACLE
-from moeplace.bounds.layer_oracle import MOST_SERVERS, Float, LayerOracle, Plans, Priced
+from moeplace.bounds.layer_oracle import Float, LayerOracle, Plans, Priced, Schedule
 from moeplace.bounds.merging import KERNELS as MERGING
-from moeplace.bounds.merging import MOST_STATES, Menu, merge
+from moeplace.bounds.merging import Menu, merge
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import KERNELS as HEURISTICS
 from moeplace.incremental import SavingForm, each, saving_form
@@ -49,64 +50,88 @@ from moeplace.search import Incumbent
 
 SOURCE = "layer enumeration"
 
-MOST_CELLS = 1 << 26
-"""Terms times the square of the experts that a row asks for (8 bytes each are kept), above which it is refused."""
-
-MOST_MASKS = 1 << 22
-"""Experts of a layer times sets of servers, above which it is refused."""
-
-MOST_PLANS = 1 << 20
-"""Plans of one layer above which ``Delta`` does not grow any more."""
-
 LARGEST = 1 << 56
-"""Coarser weights are taken where the weights' sum is more of their units than this."""
-
-FINE = 1 << 50
-"""Savings are scaled up so far."""
-
-Schedule: TypeAlias = tuple[tuple[float, float, int], ...]
-
-SCHEDULE: Schedule = ((0.1, 1.0, 50), (0.03, 0.5, 50), (0.01, 0.3, 50), (0.003, 0.3, 100))
-"""Temperature, step length and number of steps of the descent in shares and prices."""
-
-RETUNE: Schedule = ((0.003, 0.3, 50),)
-"""The same for shares alone, where cutting planes have moved the prices."""
-
-LATER: Schedule = ((0.001, 0.3, 100),)
-"""The same again and again where layers are too large for the search."""
-
-WORTHWHILE = 1e-5
-"""Share of the bound that such a round must win for another one."""
-
-EVERY = 25
-"""Steps of the descent between two bounds."""
-
-MANY_TERMS = 50_000
-"""Terms above which the descent is worth more than one thread."""
-
-ROUNDS, STALLED = 60, 10
-"""Most rounds of cutting planes, and most in a row that win next to nothing."""
-
-NODES, FEW_NODES = 50_000, 500
-"""Nodes of one search of one layer; the few are tried first, before its shares are tuned."""
-
-FIRST_STATES = 1 << 16
-"""States kept by the first try to merge; four times as many by the next ones."""
-
-FEW_STATES, FEW_PLANS = 1 << 13, 64
-"""States and plans of a layer where merging only looks for a better placement."""
+"""Coarser weights are taken where the weights' sum is more of their units than this: sums must not overflow."""
 
 
-def refuses(instance: Instance, most_cells: int = MOST_CELLS) -> str | None:
+@dataclass(frozen=True)
+class Tuning:
+    """How far a proof goes. Whatever the numbers are, bounds hold and what is called optimal is.
+
+    Attributes
+    ----------
+    most_cells : int
+        Terms times the square of the experts that a row asks for (8 bytes each are kept), above which it is refused.
+    most_masks : int
+        Experts of a layer times sets of servers, above which it is refused.
+    most_plans : int
+        Plans of one layer above which ``Delta`` does not grow any more.
+    coarse : int
+        Weights are rounded where their sum is more of their units than this, at most :data:`LARGEST`.
+    fine : int
+        Savings are scaled up so far, at most 2**50.
+    schedule : Schedule
+        The descent in shares and prices.
+    retune : Schedule
+        The same for shares alone, where cutting planes have moved the prices.
+    later : Schedule
+        The same again and again where layers are too large for the search.
+    worthwhile : float
+        Share of the bound that such a round must win for another one.
+    every : int
+        Steps of the descent between two bounds.
+    many_terms : int
+        Terms above which the descent is worth more than one thread.
+    rounds, stalled : int
+        Most rounds of cutting planes, and most in a row that win next to nothing.
+    nodes, few_nodes : int
+        Nodes of one search of one layer; the few are tried first, before its shares are tuned.
+    first_states : int
+        States kept by the first try to merge; four times as many by the next ones.
+    few_states, few_plans : int
+        States and plans of a layer where merging only looks for a better placement.
+    oracle : moeplace.bounds.layer_oracle.Tuning
+    merging : moeplace.bounds.merging.Tuning
+    """
+
+    most_cells: int = 1 << 26
+    most_masks: int = 1 << 22
+    most_plans: int = 1 << 20
+    coarse: int = LARGEST
+    fine: int = 1 << 50
+    schedule: Schedule = ((0.1, 1.0, 50), (0.03, 0.5, 50), (0.01, 0.3, 50), (0.003, 0.3, 100))
+    retune: Schedule = ((0.003, 0.3, 50),)
+    later: Schedule = ((0.001, 0.3, 100),)
+    worthwhile: float = 1e-5
+    every: int = 25
+    many_terms: int = 50_000
+    rounds: int = 60
+    stalled: int = 10
+    nodes: int = 50_000
+    few_nodes: int = 500
+    first_states: int = 1 << 16
+    few_states: int = 1 << 13
+    few_plans: int = 64
+    oracle: layer_oracle.Tuning = layer_oracle.USUAL
+    merging: merging.Tuning = merging.USUAL
+
+
+USUAL = Tuning()
+"""What is used unless something else is asked for."""
+
+
+def refuses(instance: Instance, most_cells: int | None = None, tuning: Tuning = USUAL) -> str | None:
     """Say why an instance is not taken, or None."""
+    most_cells = tuning.most_cells if most_cells is None else most_cells
+    most_servers = tuning.oracle.most_servers
     near = instance.server_ns < instance.cloud_ns[:, None]
     for m, model in enumerate(instance.models):
         sizes = instance.item_bytes[instance.model_items(m)]
         useful = near[instance.demand_model == m].any(axis=0) & (instance.capacity_bytes >= sizes.min())
-        if (count := int(useful.sum())) > MOST_SERVERS:
-            return f"{count} servers can be of use to a layer, at most {MOST_SERVERS} are handled"
-        if (masks := model.experts << count) > MOST_MASKS:
-            return f"{masks:,} experts times sets of servers in a layer, at most {MOST_MASKS:,} are handled"
+        if (count := int(useful.sum())) > most_servers:
+            return f"{count} servers can be of use to a layer, at most {most_servers} are handled"
+        if (masks := model.experts << count) > tuning.most_masks:
+            return f"{masks:,} experts times sets of servers in a layer, at most {tuning.most_masks:,} are handled"
     problem = aggregate(instance)
     width = np.diff(problem.set_start)
     cells = int((np.bincount(problem.term_set, minlength=len(width)) * width**2).sum())
@@ -118,7 +143,8 @@ def refuses(instance: Instance, most_cells: int = MOST_CELLS) -> str | None:
         summary="Prices storage, lists every plan of every layer near its best, merges the layers exactly.",
         exact=True,
         guarantee="optimal when it ends before its limits; otherwise a proven bound, as far as it came",
-        limits=f"{MOST_SERVERS} servers of use to a layer; where the gap at the root is wide it ends with a bound",
+        limits=f"{USUAL.oracle.most_servers} servers of use to a layer; "
+        "where the gap at the root is wide it ends with a bound",
         refuses=refuses,
         imports=(*HEURISTICS, *ORACLE, *MERGING),
     )
@@ -154,15 +180,14 @@ def layer_enumeration(
 class Proof:
     """The state of one proof. Savings, prices and values are in scaled units: ``scale / unit`` times token-ns."""
 
-    def __init__(self, form: SavingForm, search: Incumbent, threads: int) -> None:
-        self.form, self.search, self.threads = form, search, threads
+    def __init__(self, form: SavingForm, search: Incumbent, threads: int, tuning: Tuning = USUAL) -> None:
+        self.form, self.search, self.threads, self.tuning = form, search, threads, tuning
         self.instance = form.instance
         problem = aggregate(self.instance)
-        self.unit, weights = _units(problem)
+        self.unit, weights = _units(problem, tuning.coarse)
         total = int(weights.sum())
-        self.scale = 1 << max(0, (FINE // max(total, 1)).bit_length() - 1)
-        asked = problem.instance.item_block[problem.set_item[problem.set_start[problem.term_set]]]
-        self.oracles = [LayerOracle(problem, int(b), self.scale, weights) for b in np.unique(asked)]
+        self.scale = 1 << max(0, (tuning.fine // max(total, 1)).bit_length() - 1)
+        self.oracles = [LayerOracle(problem, block, self.scale, weights, tuning.oracle) for block in problem.blocks]
         self.oracles = [oracle for oracle in self.oracles if len(oracle.experts)]
         self.size_unit = math.gcd(*(oracle.size for oracle in self.oracles)) or 1
         self.sizes = [oracle.size // self.size_unit for oracle in self.oracles]
@@ -184,16 +209,16 @@ class Proof:
         self.prove(self.upper)
         if not self.oracles or self.stop():
             return
-        price = self.descend(SCHEDULE)
+        price = self.descend(self.tuning.schedule)
         if self.stop():
             return
-        if not self.minimise(price, FEW_NODES):
+        if not self.minimise(price, self.tuning.few_nodes):
             # Layers too large for a quick search: the bound (L1) gets better for a while.
             before = 2 * self.upper
-            while before - self.upper > WORTHWHILE * self.upper and not self.stop():
+            while before - self.upper > self.tuning.worthwhile * self.upper and not self.stop():
                 before = self.upper
-                price = self.descend(LATER, price)
-            if self.stop() or not self.minimise(price, NODES):
+                price = self.descend(self.tuning.later, price)
+            if self.stop() or not self.minimise(price, self.tuning.nodes):
                 return
         if not self.stop():
             self.enumerate()
@@ -227,7 +252,8 @@ class Proof:
         if price is None:
             price = np.full(len(room), min(worth, 0.5 * self.total / max(1.0, room.sum())))
         gain, last = np.full(len(room), 0.3), np.zeros(len(room))
-        threads = self.threads if sum(oracle.n_terms for oracle in self.oracles) > MANY_TERMS else 1
+        threads = self.threads if sum(oracle.n_terms for oracle in self.oracles) > self.tuning.many_terms else 1
+        every = self.tuning.every
 
         def step(price: Float, temperature: float, rate: float, i: int) -> Float:
             used: Float = self.oracles[i].smooth(price * size[i], temperature, rate)
@@ -248,7 +274,7 @@ class Proof:
                     0,
                     price + np.clip(gain * over / np.maximum(used[1], 1e-9 * np.maximum(room, 1) / worth), -most, most),
                 )
-                if (k + 1) % EVERY == 0 or k + 1 in (EVERY // 5, steps):
+                if (k + 1) % every == 0 or k + 1 in (every // 5, steps):
                     self.share(self._sane(price))
         return price
 
@@ -266,7 +292,11 @@ class Proof:
 
     def tune(self, price: Int64) -> None:
         """Choose the shares of every layer for these prices."""
-        each(lambda i: self.oracles[i].tune(self.prices(i, price), RETUNE), range(len(self.oracles)), self.threads)
+        each(
+            lambda i: self.oracles[i].tune(self.prices(i, price), self.tuning.retune),
+            range(len(self.oracles)),
+            self.threads,
+        )
 
     def minimise(self, start: Float, nodes: int) -> bool:
         """Minimise the bound over the prices by cutting planes; say whether the layers were small enough for that.
@@ -275,7 +305,7 @@ class Proof:
         """
         price = self._sane(start)
         layers = range(len(self.oracles))
-        columns = self.columns
+        columns, tuning = self.columns, self.tuning
         for i, oracle in enumerate(self.oracles):
             columns.add(i, oracle, np.zeros(len(oracle.experts), dtype=np.int64))
             columns.add(i, oracle, oracle.masks(self._part(self.search.placement.cached, oracle)))
@@ -283,16 +313,16 @@ class Proof:
         def ask(price: Int64, nodes: int, i: int) -> Priced:
             own = self.prices(i, price)
             floor = columns.best(i, own)
-            found = self.oracles[i].best(own, floor=floor, stop=self.stop, nodes=min(nodes, FEW_NODES))
-            if not found.exact and nodes > FEW_NODES and not self.stop():
+            found = self.oracles[i].best(own, floor=floor, stop=self.stop, nodes=min(nodes, tuning.few_nodes))
+            if not found.exact and nodes > tuning.few_nodes and not self.stop():
                 # Shares for prices far from these make long searches.
-                self.oracles[i].tune(own, RETUNE)
+                self.oracles[i].tune(own, tuning.retune)
                 found = self.oracles[i].best(own, floor=floor, stop=self.stop, nodes=nodes)
             return found
 
         stalled, trust = 0, 0.5
-        for turn in range(ROUNDS):
-            found = each(functools.partial(ask, price, NODES if turn else nodes), layers, self.threads)
+        for turn in range(tuning.rounds):
+            found = each(functools.partial(ask, price, tuning.nodes if turn else nodes), layers, self.threads)
             improved = self._lower(sum(f.bound for f in found) + int(price @ self.capacity), price)
             stalled = 0 if improved else stalled + 1
             # An early master problem knows little: its prices may be far off.
@@ -301,7 +331,7 @@ class Proof:
                 columns.add(i, self.oracles[i], plan.masks)
             if turn == 0 and 2 * sum(plan.exact for plan in found) < len(found):
                 return False
-            if self.stop() or stalled == STALLED:
+            if self.stop() or stalled == tuning.stalled:
                 break
             master = self._master()
             if master is None:
@@ -340,10 +370,11 @@ class Proof:
         few = []
         for i, some in enumerate(plans):
             value = some.saving - some.used @ self.prices(i, self.price)
-            few.append(some.take(np.argsort(-value, kind="stable")[:FEW_PLANS]))
+            few.append(some.take(np.argsort(-value, kind="stable")[: self.tuning.few_plans]))
         merged = merge(
-            self._menus(few), self.capacity, self.price[None, :], self.lower + 1, most=FEW_STATES, stop=self.stop
-        )
+            self._menus(few), self.capacity, self.price[None, :], self.lower + 1, most=self.tuning.few_states,
+            stop=self.stop, tuning=self.tuning.merging,
+        )  # fmt: skip
         if merged is not None and merged.saving is not None and self._offer(few, merged.choice) and not self.stop():
             self.climb(self.search.placement)
 
@@ -390,7 +421,7 @@ class Proof:
 
         def near(within: int, i: int) -> Plans | None:
             own = self.prices(i, price)
-            return self.oracles[i].plans(own, best[i] - within, stop=self.stop, most=MOST_PLANS)
+            return self.oracles[i].plans(own, best[i] - within, stop=self.stop, most=self.tuning.most_plans)
 
         while not self.stop():
             goal = max(upper - delta, self.lower + 1)
@@ -407,10 +438,13 @@ class Proof:
 
     def _merge(self, plans: list[Plans], price: Int64, goal: int) -> bool:
         """Merge plans; say whether all that reach the goal are known (then it is proven that none did)."""
-        menus, most = self._menus(plans), FIRST_STATES
+        menus, most = self._menus(plans), self.tuning.first_states
+        most_states = self.tuning.merging.most_states
         while True:
             goal = max(goal, self.lower + 1)
-            merged = merge(menus, self.capacity, price[None, :], goal, most=most, stop=self.stop)
+            merged = merge(
+                menus, self.capacity, price[None, :], goal, most=most, stop=self.stop, tuning=self.tuning.merging
+            )
             if merged is None:
                 return False
             if merged.saving is not None:
@@ -422,9 +456,9 @@ class Proof:
                 return True
             if merged.saving == merged.bound:
                 return False
-            if most == MOST_STATES:
+            if most >= most_states:
                 return False
-            most = min(MOST_STATES, 4 * most)
+            most = min(most_states, 4 * most)
 
     def _menus(self, plans: list[Plans]) -> list[Menu]:
         return [Menu(p.saving, p.used * s, np.arange(len(p.saving))) for p, s in zip(plans, self.sizes, strict=True)]
@@ -460,9 +494,9 @@ class _Columns:
         return Plans(np.array(self.saving[layer]), np.stack(self.used[layer]), np.stack(self.masks[layer]))
 
 
-def _units(problem: AggregatedProblem) -> tuple[int, Int64]:
+def _units(problem: AggregatedProblem, most: int = LARGEST) -> tuple[int, Int64]:
     """Return a unit of the savings and the weights in it; rounded up where they would be too many."""
     unit = problem.weight_unit
-    while problem.total_weight // unit > LARGEST:
+    while problem.total_weight // unit > most:
         unit *= 2
     return unit, -(-problem.term_weight // unit)
