@@ -7,7 +7,7 @@ moves every layer's parameters: the logit of a rank by the ratio of its populari
 by the distinct sets, the part of it that is shared within groups by the lift of the top pair, the effect of families
 by how much tasks differ, the weight of the request's subject by what neighbouring tokens share. The rest is the same
 for all layers of a trace and stands in ``GLOBAL``. The result is the mean of the last rounds; it is compared with the
-traces by ``benchmark_routing.py``.
+traces by ``benchmarks/routing.py``.
 """
 
 from __future__ import annotations

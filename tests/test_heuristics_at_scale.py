@@ -19,10 +19,10 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The benchmark script, which makes the instances and bounds that it and these tests measure with."""
     if not SCRIPTS.is_dir():
         pytest.skip("the benchmark is in the checkout only")
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import benchmark_heuristics
+    monkeypatch.syspath_prepend(str(SCRIPTS / "benchmarks"))
+    import heuristics
 
-    return benchmark_heuristics
+    return heuristics
 
 
 def checked(instance: Instance, method: str, **options: Any) -> moeplace.Solution:

@@ -636,7 +636,7 @@ def test_help_and_refusals_load_no_drawing_library() -> None:
 
 # --- the published benchmark -----------------------------------------------------------------------------------------
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmark.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmarks" / "published.py"
 
 
 @pytest.mark.skipif(not SCRIPT.is_file(), reason="the scripts are in the checkout only")
@@ -659,7 +659,7 @@ def test_the_published_benchmark_is_written_from_a_run_alone(
     write_run(tmp_path / "runs" / "heuristics", plan, *_one_more(run, plan))
     monkeypatch.setattr(script.subprocess, "run", pretend)
     arguments = ["--run", str(tmp_path / "runs"), "--suites", "tiny", "-o", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["published.py", *arguments])
     assert script.main() == 1
     assert [command[3:5] for command in asked] == [["bench", "tiny"]] * 2
     assert [Path(command[-1]).name for command in asked] == ["exact", "heuristics"]

@@ -1,6 +1,6 @@
 """Run the published benchmark and write its page: tables, pictures and every number, into docs/benchmark.
 
-    python scripts/benchmark.py [--run DIR] [--suites A,B] [--time-limit S] [--workers N] [-o DIR]
+    python scripts/benchmarks/published.py [--run DIR] [--suites A,B] [--time-limit S] [--workers N] [-o DIR]
 
 The runs are those of ``moeplace bench``: stopped at any moment, the same command goes on from there. Everything on the
 page comes from the run directories; ``moeplace report DIR/* -o FOLDER`` makes an interactive page of the same runs.
@@ -27,7 +27,7 @@ from moeplace.report.placements import best_of_each_method
 from moeplace.report.writing import MARKDOWN, write_report
 from moeplace.text import number, size
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SUITES = ("small", "medium", "large", "real")
 STAGES = {
     "exact": ("0", ("auto", "column-generation", "layer-enumeration", "milp", "cpsat")),
@@ -93,7 +93,7 @@ def _introduction(collection: Collection) -> str:
     ]
     elapsed = _working_time(collection)
     return f"""\
-Written by `scripts/benchmark.py`, which also runs it; every number is in [runs.csv](runs.csv) and
+Written by `scripts/benchmarks/published.py`, which also runs it; every number is in [runs.csv](runs.csv) and
 [summary.csv](summary.csv). What the columns mean is at the end and, with formulas and sources, in
 [docs/reporting.md](../reporting.md).
 

@@ -2,7 +2,7 @@
 
 Written with the machine and its load, which should be low::
 
-    python scripts/benchmark_harness.py [-o docs/benchmarks/harness.md]
+    python scripts/benchmarks/harness.py [-o docs/benchmarks/harness.md]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from datetime import date
 from pathlib import Path
 
 import click
+from pages import machine, save, table
 
 from moeplace import read_solution
 from moeplace.bench import environment, harness, planning
@@ -77,7 +78,7 @@ def real(name: str) -> list[Path]:
     return [path for path in instance_files("real") if path.name.startswith(name)]
 
 
-def overhead_table() -> list[str]:
+def overhead_table() -> str:
     """Measure what a run costs beyond its method."""
     cases = [
         ("set small", instance_files("small"), "random", 2),
@@ -86,35 +87,31 @@ def overhead_table() -> list[str]:
         ("set tiny", instance_files("tiny"), "milp", 4),
         (FULL, real(FULL), "random", 6),
     ]
-    lines = [
-        "| method | instances | runs | median s | 95 % s | first run, with all starting and importing, s | load |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows: list[list[object]] = []
     for where, files, method, seeds in cases:
         measured = measure(files, method, seeds, 1, 60.0)
         spent = measured.overheads()
         high = statistics.quantiles(spent, n=20)[-1]
-        lines.append(
-            f"| `{method}` | {where} | {len(spent)} | {statistics.median(spent):.3f} | {high:.3f} "
-            f"| {spent[0]:.2f} | {measured.load:.1f} |"
-        )
-    return lines
+        rows.append(
+            [f"`{method}`", where, len(spent), f"{statistics.median(spent):.3f}", f"{high:.3f}", f"{spent[0]:.2f}",
+             f"{measured.load:.1f}"]
+        )  # fmt: skip
+    header = [
+        "method", "instances", "runs", "median s", "95 % s", "first run, with all starting and importing, s", "load",
+    ]  # fmt: skip
+    return table(header, rows)
 
 
-def throughput_table() -> list[str]:
+def throughput_table() -> str:
     """Measure how many runs of five seconds one worker does and how many two do."""
     one, two = (measure(real(CUT), "local-search[kicks=1000000000]", 12, workers, RUN_S) for workers in (1, 2))
-    return [
-        "| workers | runs | seconds | runs a minute | kicks in a run, mean | load before |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {workers} | {len(m.records)} | {m.seconds:.1f} | {60 * len(m.records) / m.seconds:.1f} | {m.kicks:.0f} "
-            f"| {m.load:.1f} |"
-            for workers, m in ((1, one), (2, two))
-        ),
-        "",
-        f"Ratio of the throughputs: {one.seconds / two.seconds:.2f}.",
-    ]
+    rows = [
+        [workers, len(m.records), f"{m.seconds:.1f}", f"{60 * len(m.records) / m.seconds:.1f}", f"{m.kicks:.0f}",
+         f"{m.load:.1f}"]
+        for workers, m in ((1, one), (2, two))
+    ]  # fmt: skip
+    header = ["workers", "runs", "seconds", "runs a minute", "kicks in a run, mean", "load before"]
+    return table(header, rows) + f"\n\nRatio of the throughputs: {one.seconds / two.seconds:.2f}."
 
 
 @click.command()
@@ -123,14 +120,11 @@ def throughput_table() -> list[str]:
 )
 def main(output: Path) -> None:
     """Run the benchmark and write its page."""
-    here = environment.capture(2)
-    packages = ", ".join(f"{name} {version}" for name, version in here.versions.items())
     lines = [
         "# The harness, measured",
         "",
-        f"Written by `scripts/benchmark_harness.py` on {date.today()}: {here.cpu}, {here.cores} cores, {here.system};",
-        f"Python {here.python}; {packages}. The load is that of the machine over the last minute, before",
-        "each line; other work on the machine makes everything here longer.",
+        f"Written by `scripts/benchmarks/harness.py` on {date.today()}. The load is that of the machine over the last",
+        "minute, before each line; other work on the machine makes everything here longer.",
         "",
         "## What a run costs beyond its method",
         "",
@@ -138,7 +132,7 @@ def main(output: Path) -> None:
         "the run, forking its process, its end, reading and checking its solution, writing both. The first run of a",
         "benchmark also holds the start of the harness and its worker, imports, compiled loops, and reading instances.",
         "",
-        *overhead_table(),
+        overhead_table(),
         "",
         "## Throughput of two workers",
         "",
@@ -146,10 +140,12 @@ def main(output: Path) -> None:
         "of the harness to the last record counts. This is what the harness makes of a second worker; how much two",
         "runs at a time slow each other down shows in the kicks that each of them gets done.",
         "",
-        *throughput_table(),
+        throughput_table(),
+        "",
+        machine("numpy", "scipy", "numba", "pyomo", "highspy", "ortools", "distributed"),
         "",
     ]
-    output.write_text("\n".join(lines))
+    save(output, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure certified gaps: how near to a proven bound `auto` comes, in what time, beside HiGHS and CP-SAT alone.
 
-    python scripts/benchmark_certified.py [--realdata DIR] [--sections geometric,traces,large,growth] [-o FILE]
+    python scripts/benchmarks/certified.py [--realdata DIR] [--sections geometric,traces,large,growth] [-o FILE]
 
 All sections take about an hour on two cores that have nothing else to do.
 
@@ -27,7 +27,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmark_heuristics import DEEPSEEK, GPT, geometric_document, machine, table, trace_document, write
+from documents import DEEPSEEK, GPT, geometric_document, trace_document
+from pages import machine, table, write
 
 import moeplace
 from moeplace.errors import MethodLimitError
@@ -277,7 +278,7 @@ def _after(run: Run, share: float) -> str:
     return "never" if first is None else f"{first - run.loading:.1f}"
 
 
-SUITE = Path(__file__).parents[1] / "instances" / "large" / "huge.toml"
+SUITE = Path(__file__).parents[2] / "instances" / "large" / "huge.toml"
 
 
 def large(output: Path, limit: float) -> str:
@@ -353,7 +354,7 @@ HEAD = """# Certified gaps, measured
 How far from optimal can the placements of `auto` be, at most? A ratio is the saving of the placement divided by the
 proven bound on the saving of any placement: 0.99 means that no placement saves 1.02 % more.
 
-Written by `scripts/benchmark_certified.py`, each section by a run of its own; the line below a section names the
+Written by `scripts/benchmarks/certified.py`, each section by a run of its own; the line below a section names the
 machine, the versions and how busy the machine was. On a busy machine a time limit reaches less.
 """
 
@@ -378,7 +379,9 @@ def main() -> None:
         if name == "traces" and realdata is None:
             continue
         title, run = known[name]
-        write(output, {title: f"{run()}\n\n{machine(f'`auto` on {THREADS} threads')}"}, titles, HEAD)
+        body = run()
+        here = machine("numpy", "numba", "scipy", "ortools", threads=f"`auto` on {THREADS} threads")
+        write(output, {title: f"{body}\n\n{here}"}, titles, HEAD)
         print(f"{title}: written to {output}", file=sys.stderr)
 
 

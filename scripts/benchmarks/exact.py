@@ -3,22 +3,20 @@
 Every formulation builds its model of every instance of a set and runs on one thread, from the same good placement,
 until it has proven optimality or reached the limit. The table is written with the machine and the versions::
 
-    python scripts/benchmark_exact.py [--set small] [--time-limit 120] [-o docs/benchmarks/exact.md]
+    python scripts/benchmarks/exact.py [--set small] [--time-limit 120] [-o docs/benchmarks/exact.md]
 """
 
 from __future__ import annotations
 
 import math
-import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import click
+from pages import machine, save, table
 
 import moeplace
 from moeplace.library import instance_files
@@ -82,12 +80,10 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 def report(results: dict[str, dict[str, Run]], limit: float, set_name: str) -> str:
     """Return the Markdown page."""
-    packages = ", ".join(f"{p} {version(p)}" for p in ("moeplace", "pyomo", "highspy", "ortools", "numpy"))
     lines = [
         f"# Exact formulations to proof: `instances/{set_name}`",
         "",
-        f"Written by `scripts/benchmark_exact.py` on {date.today()}: {platform.machine()}, {os.cpu_count()} cores, one",
-        f"thread a run, {platform.system()}, Python {platform.python_version()}; {packages}.",
+        f"Written by `scripts/benchmarks/exact.py` on {date.today()}.",
         f"Limit {limit:g} s a run. A time is wall time of building and solving until optimality is proven in",
         "integers; a run that reached its limit counts with the limit and is marked with its gap, so that where only",
         "`textbook` did, the ratios are too small rather than too large.",
@@ -96,41 +92,43 @@ def report(results: dict[str, dict[str, Run]], limit: float, set_name: str) -> s
         "",
         "## Summary",
         "",
-        "| formulation | proven | at the limit | geometric mean s | times faster than textbook |",
-        "|---|---|---|---|---|",
     ]
+    summary: list[list[object]] = []
     base = geometric_mean([runs["textbook"].seconds for runs in results.values()])
     for label in FORMULATIONS:
         of = [runs[label] for runs in results.values()]
         mean = geometric_mean([r.seconds for r in of])
         proven = sum(r.proven for r in of)
-        lines.append(f"| {label} | {proven} | {len(of) - proven} | {mean:.2f} | {base / mean:.1f} |")
+        summary.append([label, proven, len(of) - proven, f"{mean:.2f}", f"{base / mean:.1f}"])
     best = geometric_mean([min(r.seconds for k, r in runs.items() if k != "textbook") for runs in results.values()])
-    lines.append(f"| the faster aggregated one, instance by instance | | | {best:.2f} | {base / best:.1f} |")
+    summary.append(["the faster aggregated one, instance by instance", "", "", f"{best:.2f}", f"{base / best:.1f}"])
     only = [n for n, runs in results.items() if not runs["textbook"].proven and any(r.proven for r in runs.values())]
+    times = [
+        [f"`{name}`",
+         *(f"{r.seconds:.2f}" if r.proven else f"limit, gap {100 * (r.gap or 1):.2g} %" for r in runs.values())]
+        for name, runs in results.items()
+    ]  # fmt: skip
+    sizes = [
+        [f"`{name}`", *(f"{r.columns:,} x {r.rows:,}, {r.build_s:.2f}" for r in runs.values())]
+        for name, runs in results.items()
+    ]
     lines += [
+        table(["formulation", "proven", "at the limit", "geometric mean s", "times faster than textbook"], summary),
         "",
         f"Proven by an aggregated model and not by the textbook one: {len(only)} of {len(results)} instances.",
         "",
         "## Time to proof, seconds",
         "",
-        "| instance | " + " | ".join(FORMULATIONS) + " |",
-        "|---|" + "---|" * len(FORMULATIONS),
-    ]
-    for name, runs in results.items():
-        cells = [f"{r.seconds:.2f}" if r.proven else f"limit, gap {100 * (r.gap or 1):.2g} %" for r in runs.values()]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    lines += [
+        table(["instance", *FORMULATIONS], times),
         "",
         "## Size (columns x rows) and build time, seconds",
         "",
-        "| instance | " + " | ".join(FORMULATIONS) + " |",
-        "|---|" + "---|" * len(FORMULATIONS),
+        table(["instance", *FORMULATIONS], sizes),
+        "",
+        machine("pyomo", "highspy", "ortools", "numpy", threads="One thread a run"),
+        "",
     ]
-    for name, runs in results.items():
-        cells = [f"{r.columns:,} x {r.rows:,}, {r.build_s:.2f}" for r in runs.values()]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 @click.command()
@@ -152,8 +150,7 @@ def main(set_name: str, time_limit: float, output: Path) -> None:
             runs[label] = run(instance, label, time_limit)
             click.echo(f"{instance.name}  {label}: {runs[label].seconds:.2f} s, proven {runs[label].proven}", err=True)
         check_crossings(instance.name, runs)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(report(results, time_limit, set_name))
+        save(output, report(results, time_limit, set_name))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure what a report takes: seconds, memory and the size of its page, on a run directory of 1,000 runs.
 
-    python scripts/benchmark_report.py [--runs N] [--keep DIR] [-o FILE]
+    python scripts/benchmarks/report.py [--runs N] [--keep DIR] [-o FILE]
 
 Real runs on the sets small and real are multiplied under new seeds until there are enough.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -17,16 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+from pages import machine, save, table
 
 from moeplace.bench.records import RECORDS, RUN, SOLUTIONS, read_run, run_key
-from moeplace.files import write_bytes
 from moeplace.text import size
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 METHODS = "cpsat,local-search,max-convolution,successive-greedy,greedy,popular,random"
 REPEATS = 3
 
@@ -76,25 +74,26 @@ def main() -> None:
         steps = [len(record.trajectory) for record in read_run(real).records]
         instances = len(read_run(real).run.instances)
     page = sizes[Path("index.html")]
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    libraries = f"bokeh {version('bokeh')}, matplotlib {version('matplotlib')}"
+    measured = [
+        ["seconds, from start to end of the process", f"{statistics.median(walls):.1f}"],
+        ["CPU seconds", f"{statistics.median(cpus):.1f}"],
+        ["the page, index.html", size(page)],
+        [f"all {len(sizes)} files", size(sum(sizes.values()))],
+    ]
     text = f"""\
 # What a report takes
 
-Written by `scripts/benchmark_report.py`. {machine}, {libraries}.
+Written by `scripts/benchmarks/report.py`.
 {count:,} runs of {len(METHODS.split(","))} methods on {instances} instances (the sets small and real; real runs,
 multiplied under new seeds); {statistics.mean(steps):.0f} improvements a run in the mean, {max(steps)} at most.
 Load of the machine by other programs when it began: {load:.1f} (above the number of cores, seconds are longer than CPU
 seconds for want of a core).
 
-| `moeplace report`, median of {REPEATS} | |
-|---|---:|
-| seconds, from start to end of the process | {statistics.median(walls):.1f} |
-| CPU seconds | {statistics.median(cpus):.1f} |
-| the page, index.html | {size(page)} |
-| all {len(sizes)} files | {size(sum(sizes.values()))} |
+{table([f"`moeplace report`, median of {REPEATS}", ""], measured)}
+
+{machine("bokeh", "matplotlib")}
 """
-    write_bytes(options.output, text.encode())
+    save(options.output, text)
     print(text)
 
 

@@ -1,6 +1,6 @@
 """Measure importing: seconds and memory of traces of a million and of ten million tokens, and of each format.
 
-    python scripts/benchmark_import.py [--sections files,formats,stream] [--tokens 10000000] [-o FILE]
+    python scripts/benchmarks/importing.py [--sections files,formats,stream] [--tokens 10000000] [-o FILE]
 
 Traces are generated; files go to a temporary folder (some gigabytes). Each measured run is a process of its own, whose
 peak memory the operating system tells.
@@ -12,19 +12,17 @@ import argparse
 import csv
 import gzip
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pages import machine, table, write
 
 from moeplace.scenarios.importing import Report, count_traces
 from moeplace.scenarios.routing import Routing
@@ -196,12 +194,6 @@ def _as_child(arguments: list[str]) -> None:
     print(json.dumps({"peak_kib": usage.ru_maxrss, "cpu_s": usage.ru_utime + usage.ru_stime}))
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def files(tokens: int) -> str:
     """Import files of a tenth of the tokens and of all of them."""
     rows, peaks, speeds = [], [], []
@@ -234,9 +226,9 @@ def formats(tokens: int) -> str:
     """Import the same trace from every format."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, write in WRITERS.items():
+        for name, write_as in WRITERS.items():
             path = Path(folder) / name
-            write(path, "gpt-oss-20b", tokens)
+            write_as(path, "gpt-oss-20b", tokens)
             said = imported(path, "gpt-oss-20b")
             rows.append([
                 name.removeprefix("trace"), f"{path.stat().st_size / 1e6:,.0f} MB", f"{said['seconds']:.1f}",
@@ -277,29 +269,9 @@ def stream(tokens: int) -> str:
 
 HEAD = """# Importing, measured
 
-Written by `scripts/benchmark_import.py`, each section by a run of its own; the line below a section names the machine
-and how busy it was. Seconds are longer on a busy machine.
+Written by `scripts/benchmarks/importing.py`, each section by a run of its own; the line below a section names the
+machine and how busy it was. Seconds are longer on a busy machine.
 """
-
-
-def machine() -> str:
-    """Return the machine, the versions and how busy the machine is, in one line."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("moeplace", "numpy", "numba", "pyarrow"))
-    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"*{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {platform.system()}; Python "
-        f"{platform.python_version()}, {versions}; load over the last 1, 5 and 15 minutes: {load}.*"
-    )
-
-
-def write(path: Path, sections: dict[str, str], titles: list[str]) -> None:
-    """Replace sections in a Markdown file, which has no others than those of the titles, in their order."""
-    old = path.read_text() if path.exists() else HEAD
-    _, *parts = old.split("\n## ")
-    kept = {title: body for title, _, body in (part.partition("\n") for part in parts)} | sections
-    path.write_text(HEAD + "".join(f"\n## {t}\n\n{kept[t].strip()}\n" for t in titles if t in kept))
 
 
 def main() -> None:
@@ -321,7 +293,7 @@ def main() -> None:
     for name in options.sections.split(","):
         title, run = known[name]
         body = run()
-        write(options.output, {title: f"{body}\n\n{machine()}"}, titles)
+        write(options.output, {title: f"{body}\n\n{machine('numpy', 'numba', 'pyarrow')}"}, titles, HEAD)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compare generated routing with the two measured traces, per layer, and draw both side by side.
 
-    python scripts/benchmark_routing.py --realdata DIR [--sections fit,held-out,mixtral,speed] [-o FILE]
+    python scripts/benchmarks/routing.py --realdata DIR [--sections fit,held-out,mixtral,speed] [-o FILE]
 
 ``DIR`` holds the traces. Pictures go beside the page; drawing them needs matplotlib. A section that is run replaces the
 one of the same title in the page, the others stay.
@@ -9,16 +9,17 @@ one of the same title in the page, the others stay.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pages import machine, table, write
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # the scripts that are no benchmarks
+
 from fit_routing import GLOBAL, Fit, deviations, sampled
 from routing_statistics import Floats, Statistics, Trace, mean, measure, read_traces
 
@@ -40,7 +41,7 @@ NAMES: Final = {
 HEAD = """# Generated routing against measured routing
 
 What `moeplace.scenarios.routing` generates, beside the two traces that it was fitted to. Written by
-`scripts/benchmark_routing.py`, each section by a run of its own; the fit itself is `scripts/fit_routing.py`.
+`scripts/benchmarks/routing.py`, each section by a run of its own; the fit itself is `scripts/fit_routing.py`.
 
 Compared at each layer:
 
@@ -58,12 +59,6 @@ def deviation_row(label: str, now: Statistics, want: Statistics) -> list[str]:
     """Return a row of a table of deviations."""
     found = deviations(now, want)
     return [label, *(f"{100 * found[name]:.1f} %" for name in NAMES)]
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def runs(fit: FittedRouting, trace: Trace, kind: str = "measured", seeds: range = SEEDS) -> list[Statistics]:
@@ -271,26 +266,6 @@ def _compare(axis: Any, want: Floats, several: list[Floats]) -> None:
     axis.plot(x, want, color="black", linewidth=1.4, marker="o", markersize=2.6, label="measured")
 
 
-def machine() -> str:
-    """Return the machine, the versions and how busy the machine is, in one line."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    versions = ", ".join(f"{name} {version(name)}" for name in ("moeplace", "numpy", "numba"))
-    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"*{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {platform.system()}; Python "
-        f"{platform.python_version()}, {versions}; load over the last 1, 5 and 15 minutes: {load}.*"
-    )
-
-
-def write(path: Path, sections: dict[str, str], titles: list[str]) -> None:
-    """Replace sections in a Markdown file, which has no others than those of the titles, in their order."""
-    old = path.read_text() if path.exists() else HEAD
-    _, *parts = old.split("\n## ")
-    kept = {title: body for title, _, body in (part.partition("\n") for part in parts)} | sections
-    path.write_text(HEAD + "".join(f"\n## {t}\n\n{kept[t].strip()}\n" for t in titles if t in kept))
-
-
 def main() -> int:
     """Run the sections asked for and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -312,7 +287,7 @@ def main() -> int:
     for name in options.sections.split(","):
         title, run = known[name]
         body = run()
-        write(options.output, {title: f"{body}\n\n{machine()}"}, titles)
+        write(options.output, {title: f"{body}\n\n{machine('numpy', 'numba')}"}, titles, HEAD)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Measure what is lost when a placement found on one half of a trace serves the other half.
 
-    python scripts/benchmark_split.py --realdata DIR [-o docs/benchmarks/split.md]
+    python scripts/benchmarks/split.py --realdata DIR [-o docs/benchmarks/split.md]
 
 Both real traces are imported twice, each with one half of every task's requests, around base stations in Melbourne.
 A method places on one half; its placement is applied to the other half (``moeplace score``) and compared with what the
@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
-import platform
 import sys
 import tempfile
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pages import machine, save, table
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))  # the scripts that are no benchmarks
+
 from instance_sets import real
 from routing_statistics import Trace, read_traces
 
@@ -92,18 +93,6 @@ def measured(pair: list[Instance]) -> list[list[float]]:
     return result
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def machine() -> str:
-    """Return the machine and the versions in one line."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("moeplace", "numpy", "numba"))
-    return f"*{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}.*"
-
-
 def main() -> int:
     """Run everything and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,7 +127,7 @@ How much of the saving is lost when a placement found on one half of a trace ser
 generated routing, of what the same method saves when it knows the other half. `popular` saves little on either. Where
 generated routing loses less than measured, its requests of one task are more alike than real ones.
 
-Written by `scripts/benchmark_split.py`. Each half has half of the requests of each task, chosen by a seed
+Written by `scripts/benchmarks/split.py`. Each half has half of the requests of each task, chosen by a seed
 (`moeplace import --fraction 0.5` and `--rest`), dealt to {USERS} users at {STATIONS} stations in Melbourne, which
 together have room for {CAPACITY} % of the model's experts.
 
@@ -152,9 +141,9 @@ No method had a time limit.
 
 {table(header, rows)}
 
-{machine()}
+{machine("numpy", "numba")}
 """
-    options.output.write_text(text)
+    save(options.output, text)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Measure the heuristics: quality against a proven bound, seconds at the scale of real traces, growth.
 
-    python scripts/benchmark_heuristics.py [--realdata DIR] [--sections quality,scale,kicks,...] [-o FILE]
+    python scripts/benchmarks/heuristics.py [--realdata DIR] [--sections quality,scale,kicks,...] [-o FILE]
 
 ``DIR`` holds the routing traces; what needs them is left out without it. A section that is run replaces the one of the
 same title in the output file, the others stay.
@@ -9,8 +9,6 @@ same title in the output file, the others stay.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -24,137 +22,13 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from documents import DEEPSEEK, GPT, geometric_document, trace_document
+from pages import machine, table, write
 from scipy.optimize import linprog
 
 from moeplace import Instance, Placement, Solution, latency_ns, solve
 from moeplace.aggregation import aggregate
 from moeplace.incremental import saving_form
-from moeplace.scenarios.catalogue import find_architecture
-from moeplace.scenarios.topology import Topology, from_positions
-
-GPT = "gpt-oss-20b"
-DEEPSEEK = "deepseek-v2-lite"
-TRACES = {GPT: "gpt-oss-20b_expertfingerprinting", DEEPSEEK: "deepseek-v2-lite_esft"}
-"""Models of the catalogue with a routing trace, and its folder."""
-
-
-def melbourne(realdata: Path, users: int, stations: int) -> Topology:
-    """Return stations and users in Melbourne's centre."""
-    folder = realdata / "eua-melbourne"
-    files = (folder / name for name in ("site-optus-melbCBD.csv", "users-melbcbd-generated.csv"))
-    return from_positions(*files, n_stations=stations, n_users=users)
-
-
-def trace_document(
-    realdata: Path,
-    trace: str = GPT,
-    users: int = 48,
-    stations: int = 8,
-    share: float = 0.6,
-    tokens: int | None = None,
-) -> dict[str, Any]:
-    """Make an instance of a real routing trace: its examples go round-robin to the users.
-
-    ``share`` is each server's capacity as a share of the model; ``tokens`` keeps the first tokens only.
-    """
-    architecture = find_architecture(trace)
-    size = architecture.expert_bytes(architecture.default_precision)
-    routed, lengths = [], []
-    with np.load(realdata / TRACES[trace] / "topk_experts.npz") as file:
-        if "experts" in file:
-            routed.append(file["experts"])
-            lengths.append(file["example_lengths"])
-        else:
-            for task in ("intent", "law", "summary", "translation"):
-                routed.append(file[f"{task}_experts"])
-                lengths.append(file[f"{task}_sample_lengths"])
-    sets = np.concatenate(routed)
-    length = np.concatenate(lengths)
-    user = np.repeat(np.arange(len(length)) % users, length)
-    sets, user = sets[:tokens], user[:tokens]
-    n, layers = sets.shape[:2]
-    total = np.bincount(user, minlength=users)
-    server_ns, cloud_ns, device_ns = melbourne(realdata, users, stations).latencies(architecture.message_bits(), size)
-    demands = [
-        {"user": f"u{u}", "model": trace, "tokens": max(1, int(total[u])), "device_ns": int(device_ns[u]),
-         "server_ns": server_ns[u].tolist(), "cloud_ns": int(cloud_ns[u])}
-        for u in range(users)
-    ]  # fmt: skip
-    capacity = int(share * layers * architecture.experts) * size
-    model = {
-        "name": trace,
-        "layers": layers,
-        "experts": architecture.experts,
-        "top_k": sets.shape[2],
-        "expert_bytes": size,
-    }
-    return {
-        "format": "moeplace/instance",
-        "version": 1,
-        "name": f"{trace}-{n}-{users}-{stations}",
-        "latency_model": "max",
-        "models": [model],
-        "servers": [{"name": f"s{s}", "capacity_bytes": capacity} for s in range(stations)],
-        "demands": demands,
-        "activations": {
-            "demand": np.repeat(user, layers).tolist(),
-            "layer": np.tile(np.arange(layers), n).tolist(),
-            "experts": sets.reshape(n * layers, -1).tolist(),
-            "count": [1] * (n * layers),
-        },
-    }
-
-
-def geometric_document(
-    seed: int,
-    layers: int = 12,
-    experts: int = 8,
-    top_k: int = 2,
-    users: int = 30,
-    stations: int = 5,
-    tokens: int = 60,
-    share: float = 0.5,
-) -> dict[str, Any]:
-    """Make a seeded instance: users and servers in a square, skewed popularity, tastes that differ by user."""
-    rng = np.random.default_rng(seed)
-    sites, people = rng.random((stations, 2)), rng.random((users, 2))
-    reach = np.linalg.norm(people[:, None] - sites[None, :], axis=2)
-    popularity = np.log(1 / np.arange(1, experts + 1))
-    common = np.array([rng.permutation(popularity) for _ in range(layers)])
-    rows: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
-    for u in range(users):
-        taste = common + 0.5 * rng.standard_normal((layers, experts))
-        for layer in range(layers):
-            # The top_k of perturbed logits: sampling without replacement in proportion to popularity.
-            noise = rng.gumbel(size=(tokens, experts))
-            chosen = np.sort(np.argsort(-(taste[layer] + noise), axis=1)[:, :top_k], axis=1)
-            sets, counts = np.unique(chosen, axis=0, return_counts=True)
-            rows["demand"] += [u] * len(sets)
-            rows["layer"] += [layer] * len(sets)
-            rows["experts"] += sets.tolist()
-            rows["count"] += counts.tolist()
-    size = 1_000_000
-    return {
-        "format": "moeplace/instance",
-        "version": 1,
-        "name": f"geometric-{seed}-{layers}x{experts}-top{top_k}",
-        "latency_model": "max",
-        "models": [
-            {"name": "m", "layers": layers, "experts": experts, "top_k": top_k, "expert_bytes": size}
-        ],
-        "servers": [
-            {"name": f"s{s}", "capacity_bytes": int(share * layers * experts) * size} for s in range(stations)
-        ],
-        "demands": [
-            {"user": f"u{u}", "model": "m", "tokens": tokens, "device_ns": 0,
-             "server_ns": (2_000_000 + 10_000_000 * reach[u]).astype(np.int64).tolist(), "cloud_ns": 40_000_000}
-            for u in range(users)
-        ],
-        "activations": rows,
-    }  # fmt: skip
-
-
-# --- measuring ------------------------------------------------------------------------------------------------
 
 
 def saved(instance: Instance, solution: Solution) -> int:
@@ -193,12 +67,6 @@ def lp_bound(instance: Instance) -> float:
     if result.status != 0:
         raise RuntimeError(f"no LP bound: {result.message}")
     return float(-result.fun * total)
-
-
-def table(header: list[str], rows: list[list[object]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
@@ -472,38 +340,19 @@ def exactness(realdata: Path | None) -> str:
     return text + table(header, rows)
 
 
-def machine(threads: str = "One process on one thread") -> str:
-    """Return the machine, the versions and how busy the machine is, in one line."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    versions = ", ".join(f"{name} {version(name)}" for name in ("moeplace", "numpy", "numba", "scipy", "ortools"))
-    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    return (
-        f"*{cpu}, {os.cpu_count()} cores, {platform.system()}; Python {platform.python_version()}, {versions}. "
-        f"{threads}; load of the machine over the last 1, 5 and 15 minutes: {load}.*"
-    )
-
-
 HEAD = """# Heuristics, measured
 
 What `greedy`, `max-convolution`, `successive-greedy` and `local-search` reach, and in what time. A saving is the
 latency of all tokens without any cache minus that with the placement; ratios are of savings.
 
-Written by `scripts/benchmark_heuristics.py`, each section by a run of its own; the line below a section names the
+Written by `scripts/benchmarks/heuristics.py`, each section by a run of its own; the line below a section names the
 machine, the versions and how busy the machine was. Seconds are longer on a busy machine, and a time limit reaches less.
 """
 
 
-def write(path: Path, sections: dict[str, str], titles: list[str], head: str = HEAD) -> None:
-    """Replace sections in a Markdown file, which has a head and those of the titles, in their order."""
-    old = path.read_text() if path.exists() else head
-    _, *parts = old.split("\n## ")
-    kept = {title: body for title, _, body in (part.partition("\n") for part in parts)} | sections
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(head + "".join(f"\n## {t}\n\n{kept[t].strip()}\n" for t in titles if t in kept))
+def here() -> str:
+    """Return the line about the machine."""
+    return machine("numpy", "numba", "scipy", "ortools", threads="One process on one thread")
 
 
 def main() -> None:
@@ -529,7 +378,7 @@ def main() -> None:
         if name in ("scale", "kicks-gpt", "kicks-deepseek") and realdata is None:
             continue
         title, run = known[name]
-        write(options.output, {title: f"{run()}\n\n{machine()}"}, [title for title, _ in known.values()])
+        write(options.output, {title: f"{run()}\n\n{here()}"}, [title for title, _ in known.values()], HEAD)
         print(f"{title}: written to {options.output}", file=sys.stderr)
 
 

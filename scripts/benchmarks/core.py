@@ -3,14 +3,12 @@
 Rows are drawn at random (50 demands, 10 servers, 26 layers of 64 experts, 4 to 8 experts a row, popularity by Zipf), so
 that nearly none are equal: the worst case for merging. Written with the machine and the versions::
 
-    python scripts/benchmark_core.py [--rows 1000000] [-o docs/benchmarks/core.md]
+    python scripts/benchmarks/core.py [--rows 1000000] [-o docs/benchmarks/core.md]
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 import subprocess
 import sys
@@ -18,12 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from pages import machine, save, table
 
 DEMANDS, SERVERS, LAYERS, EXPERTS = 50, 10, 26, 64
 STEPS = ["load", "evaluate", "check", "aggregate"]
@@ -94,31 +92,28 @@ def _peak_mb() -> float:
 
 def page(rows: list[int], runs: list[dict[str, float]], size_mb: list[float]) -> str:
     """Return the Markdown page."""
-    packages = ", ".join(f"{p} {version(p)}" for p in ("moeplace", "numpy", "scipy", "msgspec"))
     lines = [
         "# Loading, evaluating, checking, aggregating",
         "",
-        f"Written by `scripts/benchmark_core.py` on {date.today()}: {platform.machine()}, {os.cpu_count()} cores,",
-        f"{platform.system()}, Python {platform.python_version()}; {packages}. One run each, a process for each size.",
+        f"Written by `scripts/benchmarks/core.py` on {date.today()}. One run each, a process for each size.",
         "",
         f"{DEMANDS} demands, {SERVERS} servers, {LAYERS} layers of {EXPERTS} experts, 4 to 8 experts a row, nearly all",
         "rows distinct. `evaluate` is the cost with its break-downs but those by server; `check` is the checker's, in",
         "plain Python integers.",
         "",
-        "| rows | file MB | rows in memory MB | peak after loading MB | "
-        + " | ".join(f"{s} s" for s in STEPS)
-        + " | terms |",
-        "|---|---|---|---|" + "---|" * (len(STEPS) + 1),
     ]
-    for n, run, size in zip(rows, runs, size_mb, strict=True):
-        seconds = " | ".join(f"{run[step]:.2f}" for step in STEPS)
-        lines.append(
-            f"| {n:,} | {size:.0f} | {run['rows MB']:.0f} | {run['load MB']:.0f} | {seconds} | {int(run['terms']):,} |"
-        )
+    header = ["rows", "file MB", "rows in memory MB", "peak after loading MB", *(f"{s} s" for s in STEPS), "terms"]
+    cells = [
+        [f"{n:,}", f"{size:.0f}", f"{run['rows MB']:.0f}", f"{run['load MB']:.0f}",
+         *(f"{run[step]:.2f}" for step in STEPS), f"{int(run['terms']):,}"]
+        for n, run, size in zip(rows, runs, size_mb, strict=True)
+    ]  # fmt: skip
+    lines.append(table(header, cells))
     first, last = runs[0], runs[-1]
     span = np.log(rows[-1] / rows[0])
     growth = ", ".join(f"{step} {np.log(last[step] / first[step]) / span:.2f}" for step in STEPS)
     lines += ["", f"Growth in rows (exponent between the first and the last line): {growth}.", ""]
+    lines += [machine("numpy", "scipy", "msgspec"), ""]
     return "\n".join(lines)
 
 
@@ -143,8 +138,7 @@ def main(rows: int, output: Path, path: Path | None) -> None:
             # A process of its own: peak memory would otherwise be that of drawing.
             command = [sys.executable, __file__, "--measure", str(file)]
             runs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page(sizes, runs, size_mb))
+    save(output, page(sizes, runs, size_mb))
 
 
 if __name__ == "__main__":
