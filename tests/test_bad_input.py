@@ -212,7 +212,7 @@ def refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
         assert err.endswith("\n")
         assert len(err.splitlines()) == 1, err
         assert "Traceback" not in err
-        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+        assert {path: path.lstat().st_mtime_ns for path in folder.rglob("*")} == before
         return err.strip()
 
     return run

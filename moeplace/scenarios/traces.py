@@ -921,10 +921,8 @@ class _ResponseLines(TraceFile):
         try:
             if isinstance(data, str):
                 raw = base64.b64decode(data, validate=True)
-                if raw.startswith(b"\x93NUMPY"):
-                    array = _packed_array(raw)
-                else:  # SGLang: 32-bit integers without a shape
-                    array = np.frombuffer(raw, dtype="<i4")
+                # SGLang: 32-bit integers without a shape
+                array = _packed_array(raw) if raw.startswith(b"\x93NUMPY") else np.frombuffer(raw, dtype="<i4")
             elif isinstance(data, dict):
                 array = np.frombuffer(base64.b64decode(data["data"], validate=True), dtype=np.dtype(data["dtype"]))
                 array = array.reshape(data["shape"])
