@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import gzip
-import json
 import io
+import json
 import os
 import re
 import tempfile

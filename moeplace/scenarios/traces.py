@@ -241,9 +241,9 @@ class ArrayTrace(TraceFile):
         if self.path.suffix.lower() == ".npy":
             with self.path.open("rb") as file:
                 self._small: dict[str, npt.NDArray[Any]] = {}
-                shape, dtype, fortran = self._header(file)
-                _check_declared(shape, dtype, self.path.stat().st_size - file.tell())
-                self._take("", shape, dtype, fortran, found)
+                header = self._header(file)
+                _check_declared(header[0], header[1], self.path.stat().st_size - file.tell())
+                self._take("", *header, found)
         else:
             with zipfile.ZipFile(self.path) as archive:
                 headers = {}
