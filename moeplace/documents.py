@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from moeplace.errors import InputError
+from moeplace.files import SURROGATE
 
 INT64_MAX = 2**63 - 1
 
@@ -96,8 +97,6 @@ class BestKnown(Struct, frozen=True, forbid_unknown_fields=True):
 
 T = TypeVar("T")
 
-_SURROGATE = "a string holds half of a surrogate pair (\\ud800 to \\udfff)"
-
 
 def parse(document: object, kind: type[T]) -> T:
     """Check a document as ``json`` read it against its type.
@@ -124,7 +123,7 @@ def parse(document: object, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise _explain(str(error), document, kind) from None
     except UnicodeEncodeError:
-        raise InputError(_SURROGATE) from None
+        raise InputError(SURROGATE) from None
 
 
 def canonical(document: object) -> bytes:
@@ -141,33 +140,25 @@ def canonical(document: object) -> bytes:
     try:
         return msgspec.json.encode(document, order="sorted")
     except UnicodeEncodeError:
-        raise InputError(_SURROGATE) from None
+        raise InputError(SURROGATE) from None
 
 
-_PLACE = re.compile(r"^(?P<message>.*?)(?: - at `(?P<kind>key in )?\$(?P<place>.*?)`)?$", re.DOTALL)
+_PLACE = re.compile(r" - at `(?:key in )?\$(?P<place>(?:\.\w+|\[\d+\]|\[\.\.\.\])*)`\Z")
+_UNKNOWN = "Object contains unknown field `"
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
 
 
 def _explain(text: str, document: object, kind: type) -> InputError:
-    match = _PLACE.match(text)
-    assert match is not None
-    message, place = match["message"], (match["place"] or "")
-    known = ""
-    found: Any = document
-    for step in _STEP.finditer(place):
-        key, index, anything = step.groups()
-        if anything:  # msgspec does not say which key of a free object
-            wrong = [(k, v) for k, v in found.items() if isinstance(v, bool) or not isinstance(v, str | int)]
-            known, found = (f"{known}[{json.dumps(wrong[0][0])}]", wrong[0][1]) if wrong else (known, found)
-        elif key:
-            known, found = (f"{known}.{key}" if known else key), found[key]
-        else:
-            known, found = f"{known}[{index}]", found[int(index)]
+    match = _PLACE.search(text)
+    message, place = (text[: match.start()], match["place"]) if match else (text, "")
+    known, found = _walk(place, document, kind)
+    if text.startswith(_UNKNOWN):
+        # The key is the file's own text and may itself read like a place, so it counts only where it stands.
+        if not (isinstance(found, dict) and message[len(_UNKNOWN) : -1] in found):
+            message, known = text, ""
+        return InputError(f"unknown key {json.dumps(message[len(_UNKNOWN) : -1])}", place=known)
     message = message.replace("`", "")
-    unknown = re.match(r"Object contains unknown field (.*)", message, re.DOTALL)
     missing = re.match(r"Object missing required field (.*)", message, re.DOTALL)
-    if unknown:
-        return InputError(f"unknown key {json.dumps(unknown[1])}", place=known)
     if missing:
         return InputError(f"the key {json.dumps(missing[1])} is missing", place=known)
     expected = re.sub(r"^Expected ", "", message)
@@ -178,6 +169,39 @@ def _explain(text: str, document: object, kind: type) -> InputError:
     for theirs, ours in _WORDS.items():
         expected = re.sub(theirs, ours, expected)
     return InputError(f"expected {expected}, found {show(found)}", place=known)
+
+
+def _walk(place: str, document: object, kind: Any) -> tuple[str, Any]:
+    """Follow a place of msgspec's as far as the document has it: the place in our words, and what stands there."""
+    known = ""
+    found: Any = document
+    for step in _STEP.finditer(place):
+        key, index, anything = step.groups()
+        if anything:  # msgspec does not say which key of a free object
+            if not isinstance(found, dict):
+                break
+            values = get_args(kind)[1] if not known and get_origin(kind) is dict else str | int
+            wrong = [k for k, v in found.items() if not _fits(v, values)]
+            if not wrong:
+                break
+            known, found = f"{known}[{json.dumps(wrong[0])}]", found[wrong[0]]
+        elif key:
+            if not isinstance(found, dict) or key not in found:
+                break
+            known, found = (f"{known}.{key}" if known else key), found[key]
+        else:
+            if not isinstance(found, list) or int(index) >= len(found):
+                break
+            known, found = f"{known}[{index}]", found[int(index)]
+    return known, found
+
+
+def _fits(value: object, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        return False
+    return True
 
 
 _WORDS = {
@@ -207,5 +231,8 @@ def show(value: object, limit: int = 60) -> str:
         return f"an object of {len(value)} keys"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**40:
         return "an integer of more than 40 digits"
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value, default=str)  # TOML has dates
+    except (RecursionError, ValueError):  # nested too deeply, an integer of too many digits
+        return f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import gzip
+import io
 import json
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,6 +18,9 @@ from typing import Any, NoReturn
 from moeplace.errors import InputError, OutputError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+MOST_INFLATED = 2**30  # bytes that a packed file may become: a few megabytes can hold gigabytes
+SURROGATE = "a string holds half of a surrogate pair (\\ud800 to \\udfff)"
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -38,15 +43,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         column), a key given twice in one object, NaN or Infinity.
     """
     file = str(path)
-    try:
-        data = Path(path).read_bytes()
-        if data.startswith(_GZIP_MAGIC):
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or f"damaged gzip file ({error})"
-        raise InputError(f"cannot be read: {reason}", file=file) from None
-    except ValueError as error:  # a NUL byte in the name
-        raise InputError(f"cannot be read: {error}", file=file) from None
+    data = read_bytes(path)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -56,7 +53,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError("starts with a byte order mark; plain UTF-8 was expected", file=file)
     try:
         with no_garbage_collection():
-            return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+            document = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        if _SURROGATE_ESCAPE.search(text):  # halves come in by escapes only: the text itself is UTF-8
+            json.dumps(document, ensure_ascii=False).encode()
+        return document
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"not JSON: {error.msg}", place=place, file=file) from None
@@ -64,8 +64,35 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError("not a moeplace document: nested too deeply", file=file) from None
     except InputError as error:
         raise error.in_file(file) from None
+    except UnicodeEncodeError:
+        raise InputError(SURROGATE, file=file) from None
     except ValueError as error:  # an integer with more digits than Python converts
         raise InputError(f"not JSON that can be read: {error}", file=file) from None
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Read a file, unpacked where it is gzip (told by its first bytes, not by its name).
+
+    Raises
+    ------
+    InputError
+        Missing, unreadable or damaged file; one that unpacks to more than ``MOST_INFLATED`` bytes.
+    """
+    file = str(path)
+    try:
+        data = Path(path).read_bytes()
+        if not data.startswith(_GZIP_MAGIC):
+            return data
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            data = packed.read(MOST_INFLATED + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or f"damaged gzip file ({error})"
+        raise InputError(f"cannot be read: {reason}", file=file) from None
+    except ValueError as error:  # a NUL byte in the name
+        raise InputError(f"cannot be read: {error}", file=file) from None
+    if len(data) > MOST_INFLATED:
+        raise InputError(f"unpacks to more than {MOST_INFLATED} bytes, the most that is read", file=file)
+    return data
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -106,6 +133,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     folder = target.parent
     try:
+        if target.is_symlink():
+            with contextlib.suppress(FileNotFoundError):  # a link to what is yet to be written is fine
+                target.stat()
         if target.is_dir():
             raise InputError("is a folder; a file name was expected", file=str(path))
         if not folder.is_dir():

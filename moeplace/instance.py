@@ -332,6 +332,8 @@ def layout(document: dict[str, Any]) -> bytes:
 
 _MOST_ITEMS = 10**8  # two thousand times the largest published model; keeps a misprint from filling memory
 
+_MOST_CELLS = 2 * 10**8  # servers times experts: what a placement, and every method, holds in memory
+
 # --- validation: each function checks one relation and names the place where it fails ----------------------
 
 
@@ -347,6 +349,11 @@ def _build(raw: object) -> Instance:
 
     if (n_items := sum(model.layers * model.experts for model in models)) > _MOST_ITEMS:
         raise InputError(f"{n_items} experts in all; at most {_MOST_ITEMS} can be handled", place="models")
+    if (cells := n_items * len(servers)) > _MOST_CELLS:
+        raise InputError(
+            f"{len(servers)} servers times {n_items} experts are {cells}; at most {_MOST_CELLS} can be handled",
+            place="servers",
+        )
     layers = np.array([model.layers for model in models], dtype=np.int64)
     experts = np.array([model.experts for model in models], dtype=np.int64)
     block_model = np.repeat(np.arange(len(models), dtype=np.int32), layers)

@@ -205,14 +205,14 @@ def refused(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
     """Run a command that must be refused, in a folder that must stay as it is; return its one line."""
 
     def run(*args: str, code: int = 2) -> str:
-        before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+        before = {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
         assert main(args) == code
         out, err = capfd.readouterr()
         assert out == ""
         assert err.endswith("\n")
         assert len(err.splitlines()) == 1, err
         assert "Traceback" not in err
-        assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+        assert {path: path.lstat().st_mtime_ns for path in folder.rglob("*")} == before
         return err.strip()
 
     return run
@@ -422,6 +422,60 @@ def test_bad_flags(refused: Callable[..., str], args: list[str], expected: str) 
     Path("link.json").symlink_to("good.json")
     Path("broken.py").write_text("def f(:\n")
     assert expected in refused(*args)
+
+
+def test_error_lines_of_hostile_keys(refused: Callable[..., str]) -> None:
+    """What msgspec says holds the file's own text: a key that reads like a place is still only a key."""
+    for key in (" - at `$.x`", " - at `$.name[0]`", "` - at `$.models[9]", "`", ""):
+        Path("bad.json").write_bytes(put(key, 1))
+        assert f"bad.json: unknown key {json.dumps(key)}" in refused("info", "bad.json"), key
+        Path("bad.json").write_bytes(put("models", 0, key, 1))
+        assert f"bad.json: models[0]: unknown key {json.dumps(key)}" in refused("info", "bad.json"), key
+    for depth in (900, 985):
+        Path("bad.json").write_bytes(text('"version": 1', f'"version": {"[" * depth}{"]" * depth}'))
+        assert "bad.json: " in refused("info", "bad.json"), depth
+
+
+def test_sizes_before_memory(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("packed.json.gz").write_bytes(gzip.compress(json.dumps(DOCUMENT).encode()))
+    monkeypatch.setattr("moeplace.files.MOST_INFLATED", 100)
+    assert "packed.json.gz: unpacks to more than 100 bytes" in refused("info", "packed.json.gz")
+    monkeypatch.setattr("moeplace.instance._MOST_CELLS", 19)
+    assert "servers: 2 servers times 10 experts are 20; at most 19" in refused("info", "good.json")
+
+
+def test_surrogates_in_every_document(refused: Callable[..., str]) -> None:
+    for document in ({"name": "\udfff"}, {"\ud800": 1}, {"deep": [{"x": ["\udc00"]}]}):
+        Path("bad.json").write_text(json.dumps(document))
+        for command in (["info", "bad.json"], ["check", "good.json", "bad.json"]):
+            assert "bad.json: a string holds half of a surrogate pair" in refused(*command), (command, document)
+
+
+def test_outputs_are_compared_as_files(refused: Callable[..., str]) -> None:
+    Path("loop.json").symlink_to("loop.json")
+    Path("new.json").symlink_to("a.json")
+    Path("p.csv").write_text("latitude,longitude\n1,2\n")
+    small = ["generate", "--layers", "1", "--experts", "2", "--top-k", "1", "--expert-bytes", "9"]
+    for args, expected in (
+        ([*SOLVE[:-1], "a.json", "--certificate", "./a.json"], "a.json: is the file of"),
+        ([*SOLVE[:-1], "a.json", "--certificate", "new.json"], "a.json: is the file of"),
+        ([*SOLVE[:-1], "./p.csv", "--start", "p.csv"], "p.csv: is the file of --start as well"),
+        ([*small, "--station-file", "p.csv", "-o", "./p.csv"], "p.csv: is the file of --station-file as well"),
+        ([*SOLVE[:-1], "loop.json"], "loop.json: cannot be written"),
+    ):
+        assert expected in refused(*args), args
+
+
+def test_hostile_suites_networks_and_links(refused: Callable[..., str]) -> None:
+    head = 'description = "d"\n[defaults]\nlayers = 1\nusers = '
+    for body in (f"{head}1979-05-27\n[[family]]\n", f"{head}{'9' * 5000}\n", f"a = {'[' * 2000}{']' * 2000}\n"):
+        Path("s.toml").write_text(body)
+        assert "s.toml: " in refused("generate", "--suite", "s.toml", "-o", "made"), body[:60]
+    Path("n.graphml.gz").write_bytes(gzip.compress(b"<graphml>" + os.urandom(500))[:-20])
+    small = ["generate", "--layers", "1", "--experts", "2", "--top-k", "1", "--expert-bytes", "9", "-o", "x.json"]
+    assert "n.graphml.gz: cannot be read: damaged gzip" in refused(*small, "--network", "n.graphml.gz")
+    for option in ("fibre-m-per-us", "server-gb-per-s", "cloud-gb-per-s"):
+        assert "the links' parameters give a time of" in refused(*small, f"--{option}", "1e-300"), option
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

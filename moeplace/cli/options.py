@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,17 @@ def find_methods_here(names: list[str]) -> None:
 
 
 def check_output(path: str | None, *inputs: str) -> None:
-    """Refuse, before any work is done, an output file that cannot be written or that is an input.
+    """Refuse, before any work is done, an output file that cannot be written or that the command uses otherwise.
+
+    Every argument and option of the running command that is a file name counts, an input or another output,
+    so that a new option is looked after without being listed. Files are compared, not their names.
+
+    Parameters
+    ----------
+    path : str or None
+        The output; nothing is checked where there is none.
+    *inputs : str
+        Files that are no argument or option of their own.
 
     Raises
     ------
@@ -94,7 +105,27 @@ def check_output(path: str | None, *inputs: str) -> None:
     if path is None:
         return
     check_writable(path)
-    target = Path(path)
-    for name in inputs:
-        if target.exists() and Path(name).exists() and target.samefile(name):
-            raise InputError("is the instance itself; it would be overwritten", file=path)
+    others = [("instance", name) for name in inputs]
+    context = click.get_current_context(silent=True)
+    own = False
+    for parameter in context.command.params if context else ():
+        if getattr(parameter.type, "func", None) is not file_name:
+            continue
+        value = context.params.get(parameter.name or "") if context else None
+        for name in (value,) if isinstance(value, str) else value or ():
+            if name is path and not own:
+                own = True  # the output itself, once
+            else:
+                label = parameter.opts[0] if isinstance(parameter, click.Option) else "instance"
+                others.append((label, name))
+    for label, name in others:
+        if _same_file(path, name):
+            what = "the instance itself" if label == "instance" else f"the file of {label} as well"
+            raise InputError(f"is {what}; it would be overwritten", file=path)
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return Path(one).samefile(other)
+    except (OSError, ValueError):  # one of them is yet to be written, so that only their places can be compared
+        return os.path.realpath(one) == os.path.realpath(other)

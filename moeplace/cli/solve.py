@@ -79,8 +79,6 @@ def solve(
     check_parameters(method, find_method(method), own | ({"gap": gap} if gap else {}))
     check_output(output, instance)
     check_output(certificate, instance)
-    if certificate is not None and certificate == output:
-        raise InputError("is the solution's file as well", file=certificate)
     problem = moeplace.load(instance)
     beginning = _read_start(start, problem) if start else None
     # From here to the last line written a signal ends the search, not the program.

@@ -303,7 +303,7 @@ def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, dict[str, Scenario]
         document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=file) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # syntax, not UTF-8, too many digits, too deep
         raise InputError(f"not TOML: {error}", file=file) from None
     try:
         suite = parse(document, Suite)

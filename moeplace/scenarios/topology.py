@@ -16,8 +16,10 @@ to differ at the very edge between two multiples of ``grid_us``). ``docs/scenari
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ from msgspec import Meta, Struct
 
 from moeplace.documents import show
 from moeplace.errors import InputError
+from moeplace.files import read_bytes
 from moeplace.instance import UNREACHABLE
 
 Int64 = npt.NDArray[np.int64]
@@ -53,6 +56,9 @@ def _not_negative(text: str) -> Any:
 
 def _any(text: str) -> Any:
     return Meta(ge=-_MOST, le=_MOST, description=text)
+
+
+_MOST_US = 1e15  # of one part of a time: thirty years
 
 
 class Links(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -103,7 +109,15 @@ class Links(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     grid_us: Annotated[int, Meta(ge=1, le=10**6, description="Every part of a time is a multiple of this, us")] = 50
 
     def grid_ns(self, us: float) -> int:
-        """Round microseconds to the grid and return nanoseconds."""
+        """Round microseconds to the grid and return nanoseconds.
+
+        Raises
+        ------
+        InputError
+            Extreme parameters: the time is no number, or so long that a sum of a few would leave 63 bits.
+        """
+        if not us <= _MOST_US:
+            raise InputError(f"the links' parameters give a time of {us:g} us; at most {_MOST_US:g} can be handled")
         return 1000 * self.grid_us * math.floor(us / self.grid_us + 0.5)
 
     def path_loss_db(self, distance_m: float) -> float:
@@ -118,7 +132,8 @@ class Links(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if direction == "down":
             power, figure = self.station_power_dbm, self.device_noise_figure_db
         noise_dbm = self.noise_dbm_per_hz + 10 * math.log10(1e6 * self.bandwidth_mhz) + figure
-        snr = 10 ** ((power - self.path_loss_db(distance_m) - noise_dbm) / 10)
+        # A signal that strong is beyond every modulation; the power itself would leave the doubles.
+        snr = 10 ** min((power - self.path_loss_db(distance_m) - noise_dbm) / 10, 300.0)
         return self.bandwidth_mhz * min(math.log2(1 + snr), self.most_bit_per_s_hz)
 
     def access_ns(self, distance_m: float, message_bits: int) -> int:
@@ -155,7 +170,10 @@ class Links(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def said(self) -> dict[str, str | int]:
         """Return every parameter for an instance's ``source``; what is no integer as text."""
         values = {name: getattr(self, name) for name in self.__struct_fields__}
-        return {name: int(value) if value == int(value) else repr(value) for name, value in values.items()}
+        return {
+            name: int(value) if value == int(value) and abs(value) < 2**63 else repr(value)
+            for name, value in values.items()
+        }
 
 
 class Fibre(NamedTuple):
@@ -657,11 +675,12 @@ def read_graphml(path: str | os.PathLike[str]) -> tuple[list[str], list[tuple[fl
     import networkx as nx
 
     file = str(path)
+    data = read_bytes(path)
     try:
-        graph = nx.read_graphml(path)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=file) from None
-    except (ParseError, nx.NetworkXError, ValueError, KeyError, TypeError, LookupError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the library doubts is said below, in one line, or does not matter
+            graph = nx.read_graphml(io.BytesIO(data))
+    except (ParseError, nx.NetworkXError, ValueError, KeyError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"not a GraphML network: {str(error) or type(error).__name__}", file=file) from None
     if not len(graph):
         raise InputError("the network has no nodes", file=file)

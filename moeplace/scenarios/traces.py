@@ -14,6 +14,7 @@ import gzip
 import io
 import itertools
 import json
+import math
 import os
 import re
 import zipfile
@@ -240,7 +241,9 @@ class ArrayTrace(TraceFile):
         if self.path.suffix.lower() == ".npy":
             with self.path.open("rb") as file:
                 self._small: dict[str, npt.NDArray[Any]] = {}
-                self._take("", *self._header(file), found)
+                header = self._header(file)
+                _check_declared(header[0], header[1], self.path.stat().st_size - file.tell())
+                self._take("", *header, found)
         else:
             with zipfile.ZipFile(self.path) as archive:
                 headers = {}
@@ -248,7 +251,11 @@ class ArrayTrace(TraceFile):
                     if not member.endswith(".npy"):
                         continue
                     with archive.open(member) as file:
-                        headers[member.removesuffix(".npy")] = self._header(file)
+                        header = self._header(file)
+                    there = min(archive.getinfo(member).file_size, _MOST_INFLATION * self.path.stat().st_size)
+                    small = len(header[0]) == 1 and header[1].kind in "iuUS"
+                    _check_declared(header[0], header[1], min(there, _MOST_SMALL) if small else there)
+                    headers[member.removesuffix(".npy")] = header
             with np.load(self.path, allow_pickle=False) as data:
                 self._small = {n: data[n] for n, (s, d, _) in headers.items() if len(s) == 1 and d.kind in "iuUS"}
             for name, header in headers.items():
@@ -304,9 +311,11 @@ class ArrayTrace(TraceFile):
             full, rest = divmod(tokens, self.block)
             return np.array([self.block] * full + ([rest] if rest else []), dtype=np.int64)
         lengths = self._small[found[0]]
-        if lengths.dtype.kind not in "iu" or lengths.min(initial=1) < 1 or int(lengths.sum()) != tokens:
+        # Python's integers: a sum of 64 bits wraps around and may come out right.
+        total = sum(lengths.tolist()) if lengths.dtype.kind in "iu" else 0
+        if lengths.dtype.kind not in "iu" or lengths.min(initial=1) < 1 or total != tokens:
             raise InputError(
-                f"has {int(lengths.sum()) if lengths.dtype.kind in 'iu' else lengths.dtype} in all; expected positive "
+                f"has {total if lengths.dtype.kind in 'iu' else lengths.dtype} in all; expected positive "
                 f"integers that sum to the {tokens} tokens of {array.name}",
                 place=found[0],
                 file=str(self.path),
@@ -348,11 +357,25 @@ class ArrayTrace(TraceFile):
     def _header(self, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        try:
+            shape, fortran, dtype = read(file)
+        except Exception as error:  # the header is a Python literal, and numpy lets through whatever reading one raises
+            raise ValueError(f"a broken header ({type(error).__name__})") from None
         return shape, dtype, fortran
 
     def _errors(self) -> _Damage:
         return _Damage(self.path)
+
+
+_MOST_SMALL = 2**28  # bytes of an array that is read whole: lengths and labels
+_MOST_INFLATION = 1100  # deflate makes at most 1032 bytes of one
+
+
+def _check_declared(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) -> None:
+    """Refuse a header that declares more than there is, before memory is taken for it."""
+    declared = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or declared > there:
+        raise ValueError(f"{list(shape)} of {dtype} take {declared} bytes, at most {there} are there")
 
 
 class _Damage:
@@ -366,7 +389,7 @@ class _Damage:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         damage = (
-            OSError, EOFError, ValueError, KeyError, csv.Error, zipfile.BadZipFile, zlib.error, NotImplementedError
+            OSError, EOFError, ValueError, KeyError, csv.Error, zipfile.BadZipFile, zlib.error, RuntimeError
         )  # fmt: skip
         if isinstance(error, InputError) or not isinstance(error, damage):
             return
@@ -827,6 +850,19 @@ class _LineFrame(_Frame):
         return f"line {self.lines[row]}"
 
 
+def _packed_array(raw: bytes) -> npt.NDArray[Any]:
+    file = io.BytesIO(raw)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except Exception as error:  # see _header
+        raise ValueError(f"a broken header ({type(error).__name__})") from None
+    _check_declared(shape, dtype, len(raw) - file.tell())
+    array: npt.NDArray[Any] = np.load(io.BytesIO(raw), allow_pickle=False)
+    return array
+
+
 class _ResponseLines(TraceFile):
     """JSON Lines with one response of a serving engine (vLLM, SGLang) a line: one request each."""
 
@@ -885,10 +921,8 @@ class _ResponseLines(TraceFile):
         try:
             if isinstance(data, str):
                 raw = base64.b64decode(data, validate=True)
-                if raw.startswith(b"\x93NUMPY"):
-                    array = np.load(io.BytesIO(raw), allow_pickle=False)
-                else:  # SGLang: 32-bit integers without a shape
-                    array = np.frombuffer(raw, dtype="<i4")
+                # SGLang: 32-bit integers without a shape
+                array = _packed_array(raw) if raw.startswith(b"\x93NUMPY") else np.frombuffer(raw, dtype="<i4")
             elif isinstance(data, dict):
                 array = np.frombuffer(base64.b64decode(data["data"], validate=True), dtype=np.dtype(data["dtype"]))
                 array = array.reshape(data["shape"])
