@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moeplace.base.errors import InputError, MethodError, MethodLimitError, MoeplaceError, OutputError
+    from moeplace.base.result import Outcome, Progress, Solution, read_solution
     from moeplace.checking import Report, check
-    from moeplace.errors import InputError, MethodError, MethodLimitError, MoeplaceError, OutputError
     from moeplace.evaluation import Evaluation, latency_ns
     from moeplace.instance import Instance, load
     from moeplace.placement import Placement
-    from moeplace.result import Outcome, Progress, Solution, read_solution
     from moeplace.solving import solve
 
 __all__ = [

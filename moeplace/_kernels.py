@@ -9,16 +9,8 @@ The saving of a row is ``count * min over its experts of the best saving among t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-
-def compiled(function):
-    """Compile a function, kept on disk where there is a place to write; it releases the interpreter's lock."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(nogil=True)(function)
-
+from moeplace.base.compiled import compiled
 
 IMPOSSIBLE = np.iinfo(np.int64).min
 

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from moeplace.instance import UNREACHABLE, Bool, Instance, Int32, Int64, Rows
-from moeplace.keys import row_keys
+from moeplace.base.arrays import Bool, Int32, Int64, row_keys
+from moeplace.instance import UNREACHABLE, Instance, Rows
 from moeplace.placement import Placement
 
 

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from moeplace.certificates import Certificate
+from moeplace.base.certificates import Certificate
+from moeplace.base.result import Solution
 from moeplace.instance import UNREACHABLE, Instance
-from moeplace.result import Solution
 from moeplace.verification import verify
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from moeplace.instance import Bool, Int64
+from moeplace.base.arrays import Bool, Int64
 
 LARGEST: Final = 2**62
 

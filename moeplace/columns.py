@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.base.arrays import Bool, Int64
 from moeplace.incremental import Layer, SavingForm
-from moeplace.instance import Bool, Int64
 from moeplace.plan import Plan
 
 Float = npt.NDArray[np.float64]

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from moeplace.result import gap
+from moeplace.base.result import gap
 
 if TYPE_CHECKING:
-    from moeplace.documents import BestKnown
+    from moeplace.base.documents import BestKnown
     from moeplace.instance import Instance
 
 KNOWN = "best_known.json"

@@ -20,11 +20,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moeplace.instance import UNREACHABLE, Bool, Instance, Int64, Rows
-from moeplace.interrupt import Stop
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.incumbent import Incumbent
+from moeplace.base.result import ProgressCallback
+from moeplace.base.stop import Stop
+from moeplace.instance import UNREACHABLE, Instance, Rows
 from moeplace.placement import Placement
-from moeplace.result import ProgressCallback
-from moeplace.search import Incumbent
 
 DEVICE, EDGE, CLOUD = 0, 1, 2
 

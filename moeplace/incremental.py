@@ -18,26 +18,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.base.arrays import Bool, Int32, Int64, row_keys
 from moeplace.closure import LARGEST, corners
-from moeplace.instance import UNREACHABLE, Bool, Instance, Int32, Int64
-from moeplace.keys import row_keys
+from moeplace.instance import UNREACHABLE, Instance
 from moeplace.placement import Placement
 
 MOST_ENUMERATED = 20
 """Experts of a layer up to which all subsets may be tried (the table has ``2**experts`` entries)."""
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 KERNELS: Final = ("moeplace._kernels",)
@@ -317,14 +312,6 @@ class SavingForm:
     def saving_ns(self, held: Bool) -> int:
         """Return the saving of ``held [N, I]``, token-ns: baseline minus cost."""
         return sum(layer.saving_ns(held[:, layer.items]) for layer in self.layers)
-
-
-def each(function: Callable[[A], B], values: Iterable[A], threads: int = 1) -> list[B]:
-    """Return ``[function(v) for v in values]``, on several threads (the compiled loops let them run)."""
-    if threads == 1:
-        return [function(value) for value in values]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, values))
 
 
 def held_by(instance: Instance, start: Placement | None) -> Bool:

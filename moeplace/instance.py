@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET
 
-from moeplace.documents import (
+from moeplace.base.arrays import Bool, Int32, Int64
+from moeplace.base.documents import (
     INT64_MAX,
     Demand,
     InstanceDocument,
@@ -32,12 +33,8 @@ from moeplace.documents import (
     parse,
     show,
 )
-from moeplace.errors import InputError
-from moeplace.files import no_garbage_collection, read_json, write_bytes
-
-Int64 = npt.NDArray[np.int64]
-Int32 = npt.NDArray[np.int32]
-Bool = npt.NDArray[np.bool_]
+from moeplace.base.errors import InputError
+from moeplace.base.files import no_garbage_collection, read_json, write_bytes
 
 UNREACHABLE: Final = INT64_MAX
 """What ``server_ns`` holds for a server that a demand cannot reach; never below a cloud time."""
@@ -91,11 +88,11 @@ class Instance:
     name, notes : str
         As the document gives them (no notes: empty).
     sha256 : str
-        Hash of the instance document (see :func:`moeplace.documents.canonical`).
+        Hash of the instance document (see :func:`moeplace.base.documents.canonical`).
     latency_model : {"max", "sum"}
         Whether a token waits for its slowest expert or for one after the other.
     models, servers, demands : tuple
-        The header of the document: :class:`~moeplace.documents.Model`, ``Server``, ``Demand``.
+        The header of the document: :class:`~moeplace.base.documents.Model`, ``Server``, ``Demand``.
     source : dict
         Where the data came from (strings and integers), possibly empty.
     capacity_bytes : int64 array [N]

@@ -20,8 +20,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.base.arrays import Int64
 from moeplace.incremental import kernels
-from moeplace.instance import Int64
 
 MOST_ENTRIES = 1 << 20
 """Entries of a list of (bytes, value) above which it is thinned out even if exactness was asked for."""

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from moeplace.documents import BestKnown, parse
-from moeplace.errors import ContradictionError, InputError
-from moeplace.files import read_json, write_bytes
+from moeplace.base.documents import BestKnown, parse
+from moeplace.base.errors import ContradictionError, InputError
+from moeplace.base.files import read_json, write_bytes
 
 if TYPE_CHECKING:
+    from moeplace.base.result import Solution
     from moeplace.instance import Instance
-    from moeplace.result import Solution
 
 BEST_KNOWN = "best_known.json"
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeplace.errors import InputError
-from moeplace.instance import Bool, Instance, Int64
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.errors import InputError
+from moeplace.instance import Instance
 
 
 @dataclass(frozen=True, eq=False, repr=False)

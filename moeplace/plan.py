@@ -8,8 +8,9 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from moeplace.incremental import Moves, SavingForm, ValueFunction, each
-from moeplace.instance import Bool, Int64
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.workers import each
+from moeplace.incremental import Moves, SavingForm, ValueFunction
 from moeplace.knapsack import fill
 
 T = TypeVar("T")

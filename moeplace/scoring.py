@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from moeplace.base.result import Solution, gap
 from moeplace.evaluation import latency_ns
 from moeplace.instance import Instance
 from moeplace.placement import Placement
-from moeplace.result import Solution, gap
 
 
 @dataclass(frozen=True)

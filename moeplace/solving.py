@@ -10,24 +10,14 @@ from importlib.metadata import version
 from operator import index
 from typing import Any, get_args
 
-from moeplace.certificates import Certificate, Trusted
-from moeplace.documents import Termination
-from moeplace.errors import BoundError, InfeasibleError, InputError, MethodError, MethodLimitError, MoeplaceError
+from moeplace.base.certificates import Certificate, Trusted
+from moeplace.base.documents import InstanceReference, Status, Termination
+from moeplace.base.errors import BoundError, InfeasibleError, InputError, MethodError, MethodLimitError, MoeplaceError
+from moeplace.base.registry import check_parameters, find_method, method_info
+from moeplace.base.result import Objective, Outcome, ProgressCallback, Solution, assignments, gap, saving_ratio
 from moeplace.evaluation import latency_ns
 from moeplace.instance import Instance
 from moeplace.placement import Placement
-from moeplace.registry import check_parameters, find_method, method_info
-from moeplace.result import (
-    InstanceReference,
-    Objective,
-    Outcome,
-    ProgressCallback,
-    Solution,
-    Status,
-    assignments,
-    gap,
-    saving_ratio,
-)
 
 DEFAULT_TIME_LIMIT = 60.0
 """Seconds that ``auto`` takes where no limit is given."""
@@ -64,7 +54,7 @@ def solve(
     start : Solution or Placement, optional
         A placement to begin with. Searches and exact methods are never worse than it; baselines ignore it.
     progress : callable, optional
-        Called with a :class:`~moeplace.result.Progress` now and then.
+        Called with a :class:`~moeplace.base.result.Progress` now and then.
     **parameters
         The method's own parameters.
 

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeplace.certificates import SHARE_BITS, Certificate, Cut, Point
-from moeplace.errors import InputError
-from moeplace.instance import UNREACHABLE, Bool, Instance, Int64
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.certificates import SHARE_BITS, Certificate, Cut, Point
+from moeplace.base.errors import InputError
+from moeplace.instance import UNREACHABLE, Instance
 
 
 @dataclass(frozen=True)

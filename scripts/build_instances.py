@@ -11,7 +11,7 @@ from pathlib import Path
 from instance_sets import real, small, tiny
 
 from moeplace import Instance
-from moeplace.errors import MoeplaceError
+from moeplace.base.errors import MoeplaceError
 from moeplace.scenarios.suites import generate, read_suite
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,7 +2,7 @@
 
     python scripts/build_schemas.py
 
-Run it after a change in ``moeplace/documents.py`` or ``moeplace/result.py``; a test says when it is needed.
+Run it after a change in ``moeplace/base/documents.py`` or ``moeplace/base/result.py``; a test says when it is needed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import moeplace.schemas
-from moeplace.files import write_bytes
+from moeplace.base.files import write_bytes
 from moeplace.schemas import DOCUMENTS, file_name, generate_schema
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 import moeplace
-from moeplace.files import write_bytes
+from moeplace.base.files import write_bytes
 from moeplace.library import best_known, instances_folder
 
 SET, NAME = "small", "small_l04e08k2_s3_u50_c075_seed13"

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from routing_statistics import Floats, Statistics, Trace, mean, measure, read_traces
 
-from moeplace.files import write_bytes
+from moeplace.base.files import write_bytes
 from moeplace.scenarios.routing import UNIT, FittedRouting, Routing
 
 ROOT = Path(__file__).resolve().parent.parent

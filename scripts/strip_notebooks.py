@@ -13,7 +13,7 @@ from typing import Any
 
 import nbformat
 
-from moeplace.files import write_bytes
+from moeplace.base.files import write_bytes
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 METADATA = {

@@ -43,7 +43,7 @@ def hang(instance: Instance, **options: Any) -> Placement:
 
 def late(instance: Instance, **options: Any) -> Placement:
     """Go on past the limit; end when asked to."""
-    from moeplace.interrupt import stopping
+    from moeplace.base.stop import stopping
 
     with stopping() as stop:  # of the time limit it knows nothing
         while not stop:

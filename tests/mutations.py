@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from moeplace import Instance, Solution
-from moeplace.documents import parse
+from moeplace.base.documents import parse
 
 
 class Mutation(NamedTuple):

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from moeplace import Instance, Outcome, Placement, Progress
-from moeplace.interrupt import stopping
+from moeplace.base.stop import stopping
 from moeplace.methods.baselines import popular
 from moeplace.methods.exact import cpsat
 

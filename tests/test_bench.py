@@ -24,6 +24,8 @@ import psutil
 import pytest
 
 import moeplace
+from moeplace.base.errors import InputError, MoeplaceError, OutputError
+from moeplace.base.registry import find_method, method_info
 from moeplace.bench.environment import _git, capture
 from moeplace.bench.harness import describe_orders, opened
 from moeplace.bench.messages import Description
@@ -31,9 +33,7 @@ from moeplace.bench.planning import method_specification, planned_instances, rea
 from moeplace.bench.pool import LocalPool
 from moeplace.bench.records import Plan, Record, RecordWriter, RunData, read_run, write_durably
 from moeplace.cli import main
-from moeplace.errors import InputError, MoeplaceError, OutputError
 from moeplace.library import best_known, instances_folder
-from moeplace.registry import find_method, method_info
 
 PATIENCE_S = 240
 """Nothing takes so long; what hangs is ended before pytest's own limit."""
@@ -295,7 +295,7 @@ def test_a_false_best_known_bound_is_named(bench: Bench) -> None:
 
 def test_a_method_that_refuses_is_no_failure(bench: Bench, folder: Path) -> None:
     Path("picky.py").write_text(
-        "from moeplace.errors import MethodLimitError\n"
+        "from moeplace.base.errors import MethodLimitError\n"
         "def method(instance, **options):\n    raise MethodLimitError('picky', 'too ugly')\n"
     )
     bench(TINY, "--methods", "picky:method")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import moeplace
-from moeplace.errors import MethodLimitError
+from moeplace.base.errors import MethodLimitError
+from moeplace.base.registry import method_names
 from moeplace.library import best_known, instance_files, instance_name
-from moeplace.registry import method_names
 
 
 def _name(path: Path) -> str:

@@ -22,14 +22,14 @@ from scipy.optimize import linprog
 import moeplace
 from moeplace import Instance, Outcome, Placement
 from moeplace.aggregation import aggregate
+from moeplace.base.certificates import SHARE_BITS, Certificate, Cut, Trusted, read_certificate
+from moeplace.base.documents import parse
+from moeplace.base.errors import InputError, MethodError
+from moeplace.base.stop import Stop
 from moeplace.bounds.concave import WEIGHT_UNIT, ConcaveBound, Proof
-from moeplace.certificates import SHARE_BITS, Certificate, Cut, Trusted, read_certificate
 from moeplace.cli import main
-from moeplace.documents import parse
-from moeplace.errors import InputError, MethodError
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
-from moeplace.interrupt import Stop
 from moeplace.solving import _finish, certified
 from moeplace.verification import verify
 
@@ -428,14 +428,23 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_verifier_shares_nothing_with_what_makes_certificates() -> None:
-    allowed = {"moeplace.instance", "moeplace.certificates", "moeplace.errors", "moeplace._verification_kernels"}
+    allowed = {
+        "moeplace.instance",
+        "moeplace.base.certificates",
+        "moeplace.base.errors",
+        "moeplace._verification_kernels",
+    }
     from moeplace import _verification_kernels
 
-    for module in (sys.modules["moeplace.verification"], _verification_kernels, sys.modules["moeplace.certificates"]):
+    for module in (
+        sys.modules["moeplace.verification"],
+        _verification_kernels,
+        sys.modules["moeplace.base.certificates"],
+    ):
         tree = ast.parse(inspect.getsource(module))
         found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         found = {name for name in found if name and name.startswith("moeplace")}
-        assert found <= allowed | {"moeplace.documents", "moeplace.files", "moeplace.result"}, module
+        assert found <= allowed | {"moeplace.base.documents", "moeplace.base.files", "moeplace.base.result"}, module
 
 
 def test_a_certificate_survives_its_file(tmp_path: Path) -> None:

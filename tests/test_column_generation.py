@@ -14,14 +14,14 @@ import pytest
 from random_instances import brute_force, random_instance, random_placement
 from scipy.optimize import linprog
 
-import moeplace.search
-import moeplace.workers
+import moeplace.base.incumbent
+import moeplace.base.workers
 from moeplace import Instance, MethodError, Placement, solve
+from moeplace.base.stop import stopping
 from moeplace.cli import main
 from moeplace.columns import ColumnPool, exchanged, peeled, price
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
-from moeplace.interrupt import stopping
 from moeplace.methods import column_generation
 from moeplace.methods.column_generation import ColumnSearch, Tuning
 from moeplace.solvers.master import Master
@@ -400,7 +400,7 @@ def test_asking_whether_a_search_has_ended_neither_waits_nor_counts() -> None:
 
 
 def test_incumbent_and_workers_know_no_problem() -> None:
-    for module in (moeplace.search, moeplace.workers):
+    for module in (moeplace.base.incumbent, moeplace.base.workers):
         imported = {value.__module__ for value in vars(module).values() if hasattr(value, "__module__")}
         assert not imported & {"moeplace.evaluation", "moeplace.instance", "moeplace.placement"}, module
 

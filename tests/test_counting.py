@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeplace.errors import InputError
+from moeplace.base.errors import InputError
 from moeplace.scenarios.counting import BadRow, SetCounts
 
 

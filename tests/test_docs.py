@@ -15,8 +15,8 @@ from document_examples import OPTIONS, RUN, SHOWN, Example, Session, commands, e
 
 import moeplace
 from moeplace import Instance
+from moeplace.base.documents import parse
 from moeplace.cli import COMMANDS
-from moeplace.documents import parse
 from moeplace.library import set_names
 
 ROOT = Path(__file__).resolve().parent.parent

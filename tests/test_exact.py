@@ -14,8 +14,8 @@ from random_instances import brute_force, random_document, random_instance, rand
 
 import moeplace
 from moeplace import Instance, MethodError, Placement, Progress, Solution
+from moeplace.base.stop import Stop
 from moeplace.evaluation import caching_incumbent
-from moeplace.interrupt import Stop
 
 TESTS = Path(__file__).parent
 METHODS = ["milp", "milp-textbook", "cpsat", "auto"]

@@ -12,10 +12,10 @@ import pytest
 
 import moeplace
 from moeplace import InputError, Instance
+from moeplace.base.documents import Model
 from moeplace.cli import main
 from moeplace.cli.generate import SECTIONS
 from moeplace.cli.generate import generate as command
-from moeplace.documents import Model
 from moeplace.instance import UNREACHABLE
 from moeplace.scenarios.assembly import Part, all_bytes, assemble, catalogue_model
 from moeplace.scenarios.catalogue import architectures, find_architecture

@@ -518,7 +518,7 @@ def test_what_local_search_reports_it_also_returns() -> None:
 
 def test_numba_is_not_loaded_before_it_is_needed() -> None:
     code = (
-        "import sys, moeplace, moeplace.registry as r\n"
+        "import sys, moeplace, moeplace.base.registry as r\n"
         "for name in ('local-search', 'max-convolution', 'successive-greedy', 'greedy'):\n"
         "    r.method_info(r.find_method(name))\n"
         "assert 'numba' not in sys.modules\n"

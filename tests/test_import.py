@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import moeplace
+from moeplace.base.errors import InputError
 from moeplace.cli import main
-from moeplace.errors import InputError
 from moeplace.scenarios import traces
 from moeplace.scenarios.importing import Report, Selection, count_traces
 from moeplace.scenarios.traces import Columns, Shape, open_trace

@@ -15,8 +15,8 @@ from random_instances import brute_force
 
 import moeplace
 from moeplace import Instance, load
-from moeplace.errors import ContradictionError
-from moeplace.files import read_json
+from moeplace.base.errors import ContradictionError
+from moeplace.base.files import read_json
 from moeplace.instance import layout
 from moeplace.library import best_known, improved, instance_files, instance_name, instances_folder, set_names
 from moeplace.scenarios.suites import generate, read_suite

@@ -17,17 +17,17 @@ from test_exact import assert_honest, assert_optimal, choice, larger, solved
 import moeplace
 from moeplace import Instance, MethodLimitError, Placement, Progress
 from moeplace.aggregation import aggregate
+from moeplace.base.arrays import Int64
+from moeplace.base.incumbent import Incumbent
+from moeplace.base.stop import Stop
 from moeplace.bounds import layer_oracle, merging
 from moeplace.bounds.layer_oracle import LayerOracle
 from moeplace.bounds.merging import Menu, merge
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
-from moeplace.instance import Int64
-from moeplace.interrupt import Stop
 from moeplace.library import best_known, instance_files
 from moeplace.methods import layer_enumeration
 from moeplace.methods.layer_enumeration import Proof
-from moeplace.search import Incumbent
 
 TESTS = Path(__file__).parent
 METHOD = "layer-enumeration"

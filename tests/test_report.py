@@ -24,9 +24,9 @@ from run_directories import make_plan, planned, record, solved_run, write_run
 
 import moeplace
 from moeplace import Evaluation, Instance, Placement
+from moeplace.base.errors import InputError
 from moeplace.bench.records import RECORDS, RUN, KnownValues, Plan, PlannedInstance, Record, Run
 from moeplace.cli import main
-from moeplace.errors import InputError
 from moeplace.library import instance_files, instances_folder
 from moeplace.report.collect import collect
 from moeplace.report.instance_pictures import block_tokens, item_tokens, lift, pair_tokens
@@ -526,7 +526,7 @@ def test_plot_takes_every_tiny_instance(cli: Cli, path: Path) -> None:
     ],
 )
 def test_logarithmic_axes_have_labels_enough(low: float, high: float, expected: list[str]) -> None:
-    from moeplace.report import style
+    from moeplace.base import style
 
     figure = style.new_figure(6, 4)
     axes = figure.subplots()

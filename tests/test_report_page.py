@@ -14,9 +14,9 @@ from bokeh.palettes import Cividis256
 from run_directories import make_plan, planned, record, solved_run, write_run
 
 import moeplace
+from moeplace.base.style import PALETTE
 from moeplace.library import instance_files
 from moeplace.report.collect import collect
-from moeplace.report.style import PALETTE
 from moeplace.report.writing import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moeplace.errors import InputError
+from moeplace.base.errors import InputError
 from moeplace.scenarios import routing
 from moeplace.scenarios.routing import FittedRouting, Routing, fitted
 

@@ -13,9 +13,9 @@ from run_directories import solved_run
 from test_bad_input import DOCUMENT, INSTANCES, SOLUTIONS, solution
 
 import moeplace
+from moeplace.base.errors import InputError
+from moeplace.base.files import read_json
 from moeplace.bounds.concave import ConcaveBound
-from moeplace.errors import InputError
-from moeplace.files import read_json
 from moeplace.incremental import saving_form
 from moeplace.library import BEST_KNOWN, instance_files, instances_folder, set_names
 from moeplace.schemas import DOCUMENTS, generate_schema, read_schema

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import moeplace
+from moeplace.base.errors import InputError
 from moeplace.cli import main
-from moeplace.errors import InputError
 from moeplace.scoring import Reference, Score, score
 
 DAY: dict[str, Any] = {

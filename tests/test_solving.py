@@ -13,11 +13,11 @@ from random_instances import random_instance
 
 import moeplace
 from moeplace import InputError, Instance, MethodError, MethodLimitError, Outcome, Placement, Progress
-from moeplace.errors import MoeplaceError
-from moeplace.interrupt import stopping
+from moeplace.base.errors import MoeplaceError
+from moeplace.base.registry import find_method, method_info, method_names, own_parameters
+from moeplace.base.result import gap, saving_ratio
+from moeplace.base.stop import stopping
 from moeplace.library import instance_files
-from moeplace.registry import find_method, method_info, method_names, own_parameters
-from moeplace.result import gap, saving_ratio
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ from typing import Any
 
 import msgspec
 
+from moeplace.base.errors import InputError, MoeplaceError
 from moeplace.bench.messages import Prepare, Result, Task, Trouble
 from moeplace.bench.pool import ATTEMPTS, Finished, WorkerProcess, finished, start_worker
-from moeplace.errors import InputError, MoeplaceError
 
 try:
     import distributed

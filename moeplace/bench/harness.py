@@ -14,6 +14,7 @@ from typing import IO
 
 import msgspec
 
+from moeplace.base.errors import InputError, OutputError
 from moeplace.bench.environment import differences
 from moeplace.bench.messages import Describe, Description, Task
 from moeplace.bench.planning import check_extends, tasks_of
@@ -33,7 +34,6 @@ from moeplace.bench.records import (
     without_result,
     write_durably,
 )
-from moeplace.errors import InputError, OutputError
 
 LOCK = "lock"
 

@@ -341,8 +341,8 @@ def run_method(task: Task, instance: Instance, report: Callable[[Report], None])
     """Run a method and report what becomes of it (in the process of the run)."""
     from importlib import import_module
 
-    from moeplace.errors import BoundError, InfeasibleError, MethodError, MethodLimitError, MoeplaceError
-    from moeplace.registry import find_method, method_info
+    from moeplace.base.errors import BoundError, InfeasibleError, MethodError, MethodLimitError, MoeplaceError
+    from moeplace.base.registry import find_method, method_info
     from moeplace.solving import solve
 
     find_here(task.method)
@@ -376,8 +376,8 @@ def run_method(task: Task, instance: Instance, report: Callable[[Report], None])
 
 def describe_method(asked: Describe, report: Callable[[Report], None]) -> None:
     """Import a method and report what it says of itself (in a process of its own)."""
-    from moeplace.errors import InputError, MoeplaceError
-    from moeplace.registry import COMMON, check_parameters, find_method, method_info
+    from moeplace.base.errors import InputError, MoeplaceError
+    from moeplace.base.registry import COMMON, check_parameters, find_method, method_info
 
     find_here(asked.method)
     try:

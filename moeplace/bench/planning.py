@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from moeplace.base.documents import parse, show
+from moeplace.base.errors import InputError
 from moeplace.bench.messages import Task
 from moeplace.bench.records import KnownValues, Plan, PlannedInstance, PlannedMethod, Run, locate, run_key
-from moeplace.documents import parse, show
-from moeplace.errors import InputError
 from moeplace.instance import Instance, load
 from moeplace.library import (
     instance_files,

@@ -18,6 +18,7 @@ from typing import Protocol
 import msgspec
 import psutil
 
+from moeplace.base.errors import MoeplaceError
 from moeplace.bench.messages import (
     Answer,
     Describe,
@@ -35,7 +36,6 @@ from moeplace.bench.messages import (
     write_all,
 )
 from moeplace.bench.records import Record
-from moeplace.errors import MoeplaceError
 
 ATTEMPTS = 3
 """How often a run is begun whose process, or whose worker, is killed by somebody else."""

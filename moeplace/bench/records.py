@@ -20,12 +20,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from moeplace.base.documents import NonNegative, canonical, parse, show
+from moeplace.base.errors import InputError, OutputError
+from moeplace.base.files import read_json
+from moeplace.base.result import Solution, read_solution
 from moeplace.comparing import KNOWN, Costs, Value, highest_bound, lowest_cost
-from moeplace.documents import NonNegative, canonical, parse, show
-from moeplace.errors import InputError, OutputError
-from moeplace.files import read_json
 from moeplace.library import instances_folder
-from moeplace.result import Solution, read_solution
 
 RUN, RECORDS, SOLUTIONS = "run.json", "records.jsonl", "solutions"
 

@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 
+from moeplace.base.documents import parse
+from moeplace.base.errors import InputError, MoeplaceError
+from moeplace.base.result import Solution
 from moeplace.bench.isolation import Ending, become_subreaper, describe_method, run_isolated, run_method
 from moeplace.bench.messages import (
     Answer,
@@ -37,10 +40,7 @@ from moeplace.bench.messages import (
 )
 from moeplace.bench.records import Record, RunStatus
 from moeplace.checking import check
-from moeplace.documents import parse
-from moeplace.errors import InputError, MoeplaceError
 from moeplace.instance import Instance, load
-from moeplace.result import Solution
 
 MOST_POINTS = 400
 """Points of a trajectory that are kept."""

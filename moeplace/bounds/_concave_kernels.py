@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeplace._kernels import compiled
-from moeplace.certificates import SHARE_BITS
+from moeplace.base.certificates import SHARE_BITS
+from moeplace.base.compiled import compiled
 
 MASK = (1 << 32) - 1
 

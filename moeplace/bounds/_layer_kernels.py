@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeplace._kernels import compiled
+from moeplace.base.compiled import compiled
 
 
 @compiled

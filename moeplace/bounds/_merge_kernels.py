@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeplace._kernels import compiled
+from moeplace.base.compiled import compiled
 from moeplace.bounds._layer_kernels import place, rehash  # noqa: F401
 
 

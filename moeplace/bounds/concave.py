@@ -31,12 +31,13 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.base.arrays import Int32, Int64, row_keys
+from moeplace.base.certificates import SHARE_BITS, Certificate, Cut, Point
+from moeplace.base.workers import each
 from moeplace.bounds import cut_program
 from moeplace.bounds.cut_program import maximise
-from moeplace.certificates import SHARE_BITS, Certificate, Cut, Point
-from moeplace.incremental import Layer, SavingForm, each
-from moeplace.instance import Instance, Int32, Int64
-from moeplace.keys import row_keys
+from moeplace.incremental import Layer, SavingForm
+from moeplace.instance import Instance
 
 A = TypeVar("A")
 Float = npt.NDArray[np.float64]

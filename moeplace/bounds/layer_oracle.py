@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.aggregation import AggregatedProblem
-from moeplace.instance import Bool, Int64
+from moeplace.base.arrays import Bool, Int64
 
 Schedule: TypeAlias = tuple[tuple[float, float, int], ...]
 """Temperature, step length and number of steps of each stage of a mirror descent."""

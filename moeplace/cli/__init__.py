@@ -18,8 +18,8 @@ from importlib import import_module
 
 import click
 
-from moeplace.errors import MoeplaceError
-from moeplace.text import one_line
+from moeplace.base.errors import MoeplaceError
+from moeplace.base.text import one_line
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -87,7 +87,7 @@ def console() -> None:
     # Whoever ends the process politely (a scheduler, a time-out) gets what Ctrl-C gets: the best so far.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     code = main()
-    workers = sys.modules.get("moeplace.workers")
+    workers = sys.modules.get("moeplace.base.workers")
     if workers is not None and workers.abandoned_workers():
         # A solver that heeds no request to stop would keep the process for as long as it likes.
         for stream in (sys.stdout, sys.stderr):

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeplace.base.errors import InputError
+from moeplace.base.text import bar, number, one_line
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import file_name, find_methods_here, parameter_value, threads_option
-from moeplace.errors import InputError
-from moeplace.text import bar, number, one_line
 
 if TYPE_CHECKING:
+    from moeplace.base.stop import Stop
     from moeplace.bench.harness import Progress, RunFolder
     from moeplace.bench.records import Plan, PlannedMethod
-    from moeplace.interrupt import Stop
 
 GRACE_S = 5.0
 
@@ -74,10 +74,10 @@ def bench(
     """
     if not hasattr(os, "fork"):
         raise InputError("moeplace bench needs an operating system with fork: Linux or macOS")
+    from moeplace.base.stop import stopping
     from moeplace.bench import environment, harness, planning
     from moeplace.bench.pool import LocalPool
     from moeplace.bench.records import Plan, read_plan
-    from moeplace.interrupt import stopping
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=0, threads=threads)

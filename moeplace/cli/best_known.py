@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from moeplace.base.text import NOTHING, gap_percent, number, one_line
 from moeplace.cli import screen
 from moeplace.cli.options import file_name
-from moeplace.text import NOTHING, gap_percent, number, one_line
 
 
 @click.command(epilog="Exit codes: 0 done (also where nothing was better), 1 a contradiction, 2 bad usage or input.")
@@ -51,7 +51,7 @@ def best_known(run: str, instances: str | None) -> int:
 
 
 def _gap(latency_ns: int, bound_ns: int | None) -> float | None:
-    from moeplace.result import gap
+    from moeplace.base.result import gap
 
     return gap(latency_ns, bound_ns)
 

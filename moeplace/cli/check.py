@@ -6,9 +6,9 @@ import json
 
 import click
 
+from moeplace.base.text import NOTHING, duration, gap_percent, number, one_line
 from moeplace.cli import screen
 from moeplace.cli.options import file_name, instance_argument, json_option
-from moeplace.text import NOTHING, duration, gap_percent, number, one_line
 
 
 @click.command(epilog="Exit codes: 0 everything holds, 1 the solution is wrong, 2 a file is no such document.")
@@ -25,12 +25,12 @@ def check(instance: str, solution: str, certificate: str | None, as_json: bool) 
     whose word the bound rests on.
     """
     import moeplace
-    from moeplace.result import gap
+    from moeplace.base.result import gap
 
     problem, answer = moeplace.load(instance), moeplace.read_solution(solution)
     proof = None
     if certificate is not None:
-        from moeplace.certificates import read_certificate
+        from moeplace.base.certificates import read_certificate
 
         proof = read_certificate(certificate)
     report = moeplace.check(problem, answer, proof)

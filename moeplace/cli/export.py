@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from moeplace.base.text import one_line
 from moeplace.cli.options import check_output, file_name, instance_argument
-from moeplace.text import one_line
 
 
 @click.command()
@@ -15,8 +15,8 @@ from moeplace.text import one_line
 def export(instance: str, model: str, output: str) -> None:
     """Write an algebraic model of INSTANCE in MPS or LP format, by the ending of FILE's name."""
     import moeplace
+    from moeplace.base.registry import find_formulation
     from moeplace.methods import exact
-    from moeplace.registry import find_formulation
 
     find_formulation(model)
     check_output(output, instance)

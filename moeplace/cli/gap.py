@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeplace.base.errors import InputError, MethodLimitError, MoeplaceError
+from moeplace.base.text import NOTHING, as_csv, gap_percent, number, one_line, percent, time_unit
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
@@ -21,13 +23,11 @@ from moeplace.cli.options import (
     threads_option,
 )
 from moeplace.cli.solve import headline
-from moeplace.errors import InputError, MethodLimitError, MoeplaceError
-from moeplace.text import NOTHING, as_csv, gap_percent, number, one_line, percent, time_unit
 
 if TYPE_CHECKING:
     from moeplace import Instance
+    from moeplace.base.stop import Stop
     from moeplace.comparing import Comparison, Run
-    from moeplace.interrupt import Stop
 
 TIME_LIMIT = 60.0
 
@@ -61,7 +61,7 @@ def gap(
     placement is checked before it counts. Ctrl-C stops the running method and prints what there is.
     """
     import moeplace
-    from moeplace.interrupt import stopping
+    from moeplace.base.stop import stopping
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=seed, threads=threads)
@@ -98,7 +98,7 @@ def gap(
 
 def _chosen(methods: str | None, parameters: dict[str, Any]) -> list[str] | None:
     """Return the methods that were asked for, all of which exist; None leaves the choice to each instance."""
-    from moeplace.registry import check_parameters, find_method, method_names
+    from moeplace.base.registry import check_parameters, find_method, method_names
 
     names = None if methods is None else list(dict.fromkeys(name.strip() for name in methods.split(",")))
     if names is not None:
@@ -113,7 +113,7 @@ def _chosen(methods: str | None, parameters: dict[str, Any]) -> list[str] | None
 
 
 def _available(name: str) -> bool:
-    from moeplace.registry import find_method
+    from moeplace.base.registry import find_method
 
     try:
         find_method(name)
@@ -123,7 +123,7 @@ def _available(name: str) -> bool:
 
 
 def _own(name: str, parameters: dict[str, Any], method: Any) -> dict[str, Any]:
-    from moeplace.registry import own_parameters
+    from moeplace.base.registry import own_parameters
 
     accepted = own_parameters(method)
     return {key: value for key, value in parameters.items() if accepted is None or key in accepted}
@@ -143,7 +143,7 @@ def _begin(file: str, instance: Instance) -> Comparison:
 def _run(
     comparison: Comparison, chosen: list[str] | None, parameters: dict[str, Any], stop: Stop, **limits: Any
 ) -> None:
-    from moeplace.registry import find_method
+    from moeplace.base.registry import find_method
 
     names = chosen if chosen is not None else _fitting(comparison)
     for i, name in enumerate(names):
@@ -158,7 +158,7 @@ def _run(
 
 def _fitting(comparison: Comparison) -> list[str]:
     """Return the methods that take an instance, without ``auto``, which only repeats one of them."""
-    from moeplace.registry import find_method, method_info, method_names
+    from moeplace.base.registry import find_method, method_info, method_names
 
     names = []
     for name in method_names():
@@ -277,7 +277,7 @@ def _document(comparison: Comparison) -> dict[str, Any]:
 
 
 def _write_csv(path: str, done: Sequence[Comparison]) -> None:
+    from moeplace.base.files import write_bytes
     from moeplace.comparing import COLUMNS
-    from moeplace.files import write_bytes
 
     write_bytes(path, as_csv(COLUMNS, (record for comparison in done for record in comparison.records())))

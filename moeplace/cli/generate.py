@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeplace.base.errors import InputError
+from moeplace.base.text import one_line
 from moeplace.cli.options import check_output, file_name
 from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned
-from moeplace.errors import InputError
 from moeplace.scenarios.suites import check_places, generate_suite, read_suite
 from moeplace.scenarios.suites import generate as generated
 from moeplace.scenarios.topology import Links
-from moeplace.text import one_line
 
 if TYPE_CHECKING:
     from moeplace import Instance
@@ -77,7 +77,7 @@ def generate(suite: str | None, output: str | None, **values: Any) -> None:
 
 
 def _write_suite(suite: str, output: str) -> None:
-    from moeplace.errors import OutputError
+    from moeplace.base.errors import OutputError
 
     # Whatever is wrong with it, or with a file it names, is said before a folder is made.
     for scenario in read_suite(suite)[1].values():

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeplace.base.errors import InputError
+from moeplace.base.text import number
 from moeplace.cli import screen
 from moeplace.cli.generate import SECTIONS, said
 from moeplace.cli.options import check_output, file_name, json_option
 from moeplace.cli.scenario import named_as_options, read_scenario, scenario_options, sectioned
-from moeplace.errors import InputError
 from moeplace.scenarios.traces import BLOCK, Columns
-from moeplace.text import number
 
 if TYPE_CHECKING:
     from moeplace import Instance

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from moeplace.base.text import duration, number, one_line, percent, size
 from moeplace.cli import screen
 from moeplace.cli.options import instance_argument, json_option
-from moeplace.text import duration, number, one_line, percent, size
 
 
 @click.command()
@@ -97,8 +97,8 @@ def _document(instance: Any) -> dict[str, Any]:
 
 
 def _methods(instance: Any) -> list[dict[str, Any]]:
-    from moeplace.errors import InputError
-    from moeplace.registry import find_method, method_info, method_names
+    from moeplace.base.errors import InputError
+    from moeplace.base.registry import find_method, method_info, method_names
 
     result = []
     for name in method_names():

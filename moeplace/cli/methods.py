@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
+from moeplace.base.text import one_line
 from moeplace.cli import screen
 from moeplace.cli.options import json_option
-from moeplace.text import one_line
 
 
 @click.command()
 @json_option
 def methods(as_json: bool) -> None:
     """List every method: exact or not, what it guarantees and when, its limits and parameters."""
-    from moeplace.registry import method_names
+    from moeplace.base.registry import method_names
 
     found = [_describe(name) for name in method_names()]
     if as_json:
@@ -57,8 +57,8 @@ def _default(value: object) -> str:
 
 
 def _describe(name: str) -> dict[str, Any]:
-    from moeplace.errors import MoeplaceError
-    from moeplace.registry import find_method, method_info, own_parameters, parameter_help
+    from moeplace.base.errors import MoeplaceError
+    from moeplace.base.registry import find_method, method_info, own_parameters, parameter_help
 
     try:
         method = find_method(name)

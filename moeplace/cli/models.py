@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeplace.base.text import NOTHING, one_line, size
 from moeplace.cli import screen
 from moeplace.cli.options import json_option
-from moeplace.text import NOTHING, one_line, size
 
 if TYPE_CHECKING:
     from moeplace.scenarios.catalogue import Architecture

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from moeplace.errors import InputError
-from moeplace.files import check_writable
+from moeplace.base.errors import InputError
+from moeplace.base.files import check_writable
 
 RESERVED = ("instance", "method", "time_limit", "gap", "seed", "threads", "start", "progress")
 

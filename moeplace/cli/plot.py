@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeplace.base.errors import InputError
+from moeplace.base.text import one_line, percent
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
@@ -19,8 +21,6 @@ from moeplace.cli.options import (
     seed_option,
     threads_option,
 )
-from moeplace.errors import InputError
-from moeplace.text import one_line, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,8 +97,8 @@ def capacity(
     Ctrl-C draws what there is.
     """
     import moeplace
-    from moeplace.interrupt import stopping
-    from moeplace.registry import check_parameters, find_method
+    from moeplace.base.registry import check_parameters, find_method
+    from moeplace.base.stop import stopping
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=seed, threads=threads)
@@ -314,9 +314,9 @@ def _searched(
     file: str, methods: list[str], parameters: dict[str, Any], limits: dict[str, Any]
 ) -> tuple[list[Progression], int, str, dict[str, int], bool]:
     import moeplace
-    from moeplace.interrupt import stopping
+    from moeplace.base.registry import check_parameters, find_method
+    from moeplace.base.stop import stopping
     from moeplace.library import read_best_known
-    from moeplace.registry import check_parameters, find_method
     from moeplace.report.instance_pictures import Progression, falling, rising
     from moeplace.solving import check_limits
 
@@ -358,15 +358,15 @@ def _both(first: Callable[[Progress], None], second: Callable[[Progress], None] 
 
 
 def _check(output: str, *inputs: str) -> None:
-    from moeplace.report.style import picture_format
+    from moeplace.base.style import picture_format
 
     picture_format(output)
     check_output(output, *inputs)
 
 
 def _save(output: str, draw: Callable[[], Figure]) -> None:
-    from moeplace.files import write_bytes
-    from moeplace.report import style
+    from moeplace.base import style
+    from moeplace.base.files import write_bytes
 
     with style.drawing():
         data = style.rendered(draw(), style.picture_format(output))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from moeplace.base.errors import InputError
+from moeplace.base.text import number, one_line
 from moeplace.cli.options import file_name
-from moeplace.errors import InputError
-from moeplace.text import number, one_line
 
 
 @click.command(epilog="Exit codes: 0 done, 1 a bound is false (the report says which), 2 bad usage or input.")

@@ -10,8 +10,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import click
 from msgspec import Meta, Struct
 
+from moeplace.base.errors import InputError
 from moeplace.cli.options import file_name
-from moeplace.errors import InputError
 from moeplace.scenarios.suites import Scenario
 from moeplace.scenarios.topology import Links
 
@@ -84,7 +84,7 @@ def read_scenario(given: dict[str, Any]) -> Scenario:
     InputError
         A value out of range, with the option's name.
     """
-    from moeplace.documents import parse
+    from moeplace.base.documents import parse
 
     document: dict[str, Any] = {
         key: list(value) if isinstance(value, tuple) else value

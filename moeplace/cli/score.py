@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeplace.base.errors import InputError
+from moeplace.base.text import duration, gap_percent, one_line, percent
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
@@ -20,12 +22,10 @@ from moeplace.cli.options import (
     threads_option,
 )
 from moeplace.cli.solve import headline
-from moeplace.errors import InputError
-from moeplace.text import duration, gap_percent, one_line, percent
 
 if TYPE_CHECKING:
     from moeplace import Instance, Solution
-    from moeplace.interrupt import Stop
+    from moeplace.base.stop import Stop
     from moeplace.scoring import Reference, Score
 
 
@@ -57,8 +57,8 @@ def score(
     INSTANCE, if it is of the same instance, and what --method finds.
     """
     import moeplace
-    from moeplace.interrupt import stopping
-    from moeplace.registry import check_parameters, find_method
+    from moeplace.base.registry import check_parameters, find_method
+    from moeplace.base.stop import stopping
     from moeplace.scoring import score as scored
     from moeplace.solving import check_limits
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moeplace.text import duration, gap_percent, one_line
+from moeplace.base.text import duration, gap_percent, one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from moeplace.interrupt import Stop
-    from moeplace.result import Progress, ProgressCallback
+    from moeplace.base.result import Progress, ProgressCallback
+    from moeplace.base.stop import Stop
 
 _PLAIN = str.maketrans({"█": "#", "░": ".", "→": ">", "µ": "u"})
 
@@ -102,7 +102,7 @@ def progress_line(label: str, tokens: int, stop: Stop) -> Iterator[ProgressCallb
 
 
 def _progress_text(progress: Progress, tokens: int) -> str:
-    from moeplace.result import gap
+    from moeplace.base.result import gap
 
     latency, bound = progress.latency_ns, progress.bound_ns
     text = ""

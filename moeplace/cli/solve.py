@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeplace.base.errors import InputError
+from moeplace.base.text import NOTHING, bar, duration, gap_percent, number, one_line, percent, ratio_down, size
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
@@ -18,8 +20,6 @@ from moeplace.cli.options import (
     seed_option,
     threads_option,
 )
-from moeplace.errors import InputError
-from moeplace.text import NOTHING, bar, duration, gap_percent, number, one_line, percent, ratio_down, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,8 +69,8 @@ def solve(
     Ctrl-C stops the method and keeps its best placement so far; a second Ctrl-C gives up.
     """
     import moeplace
-    from moeplace.interrupt import stopping
-    from moeplace.registry import check_parameters, find_method
+    from moeplace.base.registry import check_parameters, find_method
+    from moeplace.base.stop import stopping
     from moeplace.solving import certified, check_limits
 
     check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from moeplace.documents import Termination
+from moeplace.base.documents import Termination
+from moeplace.base.incumbent import Incumbent
+from moeplace.base.registry import MethodInfo, describe, find_formulation
+from moeplace.base.result import Outcome, ProgressCallback
+from moeplace.base.stop import stopping
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
 from moeplace.instance import Instance
-from moeplace.interrupt import stopping
 from moeplace.methods import column_generation
 from moeplace.methods.column_generation import (
     EVERYTHING,
@@ -20,9 +23,6 @@ from moeplace.methods.column_generation import (
 )
 from moeplace.methods.exact import aggregated_rows
 from moeplace.placement import Placement
-from moeplace.registry import MethodInfo, describe, find_formulation
-from moeplace.result import Outcome, ProgressCallback
-from moeplace.search import Incumbent
 
 
 @dataclass(frozen=True)

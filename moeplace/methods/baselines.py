@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.base.registry import MethodInfo, describe
+from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.instance import UNREACHABLE, Instance
 from moeplace.placement import Placement
-from moeplace.registry import MethodInfo, describe
-from moeplace.result import Outcome, ProgressCallback
 
 
 @describe(

@@ -14,23 +14,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.errors import InputError
+from moeplace.base.incumbent import Incumbent
+from moeplace.base.registry import MethodInfo, describe, method_info
+from moeplace.base.result import Outcome, ProgressCallback
+from moeplace.base.stop import Stop, stopping
 from moeplace.bounds import concave
 from moeplace.bounds.concave import ConcaveBound
 from moeplace.bounds.concave import Proof as ConcaveProof
 from moeplace.columns import Column, ColumnPool, Float, peeled, price
-from moeplace.errors import InputError
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import SavingForm, saving_form
-from moeplace.instance import Bool, Instance, Int64
-from moeplace.interrupt import Stop, stopping
+from moeplace.instance import Instance
 from moeplace.methods import layer_enumeration
 from moeplace.methods.layer_enumeration import Proof, refuses
 from moeplace.methods.local_search import Climb, pooled_placement
 from moeplace.placement import Placement
 from moeplace.plan import Plan
-from moeplace.registry import MethodInfo, describe, method_info
-from moeplace.result import Outcome, ProgressCallback
-from moeplace.search import Incumbent
 
 IMPORTS = (
     *method_info(layer_enumeration.layer_enumeration).imports,

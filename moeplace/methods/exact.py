@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from moeplace.aggregation import aggregate
-from moeplace.errors import InputError, MethodLimitError
+from moeplace.base.errors import InputError, MethodLimitError
+from moeplace.base.files import write_whole
+from moeplace.base.registry import MethodInfo, describe, find_formulation
+from moeplace.base.result import Outcome, ProgressCallback
+from moeplace.base.stop import stopping
 from moeplace.evaluation import caching_incumbent
-from moeplace.files import write_whole
 from moeplace.instance import UNREACHABLE, Instance
-from moeplace.interrupt import stopping
 from moeplace.methods.baselines import popular
 from moeplace.placement import Placement
-from moeplace.registry import MethodInfo, describe, find_formulation
-from moeplace.result import Outcome, ProgressCallback
 
 MOST_ROWS = 500_000
 """Constraint rows above which a model is not built: it would take tens of seconds and gigabytes."""

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeplace.errors import InputError, MethodLimitError
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.errors import InputError, MethodLimitError
+from moeplace.base.registry import MethodInfo, describe
+from moeplace.base.result import Outcome, Progress, ProgressCallback
+from moeplace.base.stop import Stop, stopping
 from moeplace.incremental import KERNELS, SavingForm, held_by, saving_form
-from moeplace.instance import Bool, Instance, Int64
-from moeplace.interrupt import Stop, stopping
+from moeplace.instance import Instance
 from moeplace.methods.successive import useful_servers
 from moeplace.placement import Placement
 from moeplace.plan import Plan
-from moeplace.registry import MethodInfo, describe
-from moeplace.result import Outcome, Progress, ProgressCallback
 
 
 @dataclass(frozen=True)

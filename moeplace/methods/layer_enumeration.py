@@ -31,6 +31,12 @@ import scipy.sparse as sp
 from scipy.optimize import linprog
 
 from moeplace.aggregation import AggregatedProblem, aggregate
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.incumbent import Incumbent
+from moeplace.base.registry import MethodInfo, describe
+from moeplace.base.result import Outcome, ProgressCallback
+from moeplace.base.stop import stopping
+from moeplace.base.workers import each
 from moeplace.bounds import layer_oracle, merging
 from moeplace.bounds.layer_oracle import KERNELS as ORACLE
 from moeplace.bounds.layer_oracle import Float, LayerOracle, Plans, Priced, Schedule
@@ -38,15 +44,11 @@ from moeplace.bounds.merging import KERNELS as MERGING
 from moeplace.bounds.merging import Menu, merge
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import KERNELS as HEURISTICS
-from moeplace.incremental import SavingForm, each, saving_form
-from moeplace.instance import Bool, Instance, Int64
-from moeplace.interrupt import stopping
+from moeplace.incremental import SavingForm, saving_form
+from moeplace.instance import Instance
 from moeplace.methods.local_search import climbed
 from moeplace.placement import Placement
 from moeplace.plan import Plan
-from moeplace.registry import MethodInfo, describe
-from moeplace.result import Outcome, ProgressCallback
-from moeplace.search import Incumbent
 
 SOURCE = "layer enumeration"
 

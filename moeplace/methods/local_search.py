@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from moeplace.documents import INT64_MAX
-from moeplace.errors import InputError
+from moeplace.base.arrays import Bool
+from moeplace.base.documents import INT64_MAX
+from moeplace.base.errors import InputError
+from moeplace.base.registry import MethodInfo, describe
+from moeplace.base.result import Outcome, Progress, ProgressCallback
+from moeplace.base.stop import Stop, stopping
 from moeplace.incremental import KERNELS, SavingForm, held_by, kernels, saving_form
-from moeplace.instance import UNREACHABLE, Bool, Instance
-from moeplace.interrupt import Stop, stopping
+from moeplace.instance import UNREACHABLE, Instance
 from moeplace.methods.successive import by_gain
 from moeplace.placement import Placement
 from moeplace.plan import Plan
-from moeplace.registry import MethodInfo, describe
-from moeplace.result import Outcome, Progress, ProgressCallback
 
 ENUMERATED = 12
 """Most experts of a layer whose sets are all tried, where nobody says otherwise."""

@@ -8,15 +8,15 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from moeplace.errors import InputError
+from moeplace.base.errors import InputError
+from moeplace.base.registry import MethodInfo, describe
+from moeplace.base.result import Outcome, Progress, ProgressCallback
+from moeplace.base.stop import Stop, stopping
 from moeplace.incremental import KERNELS, SavingForm, held_by, saving_form
 from moeplace.instance import Instance
-from moeplace.interrupt import Stop, stopping
 from moeplace.methods.baselines import requests_by_server
 from moeplace.placement import Placement
 from moeplace.plan import Plan, Refill
-from moeplace.registry import MethodInfo, describe
-from moeplace.result import Outcome, Progress, ProgressCallback
 
 Order: TypeAlias = Literal["gain", "given", "capacity", "demand", "random"]
 

@@ -21,7 +21,8 @@ from bokeh.models import (
 from bokeh.palettes import Cividis256
 from bokeh.plotting import figure
 
-from moeplace.report import pictures, style
+from moeplace.base import style
+from moeplace.report import pictures
 from moeplace.report.pictures import FLOOR, Looks
 from moeplace.report.statistics import TARGET, Curve, Trial
 

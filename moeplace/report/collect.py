@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from moeplace.base.errors import InputError
+from moeplace.base.text import number
 from moeplace.bench.records import (
     RECORDS,
     RUN,
@@ -20,9 +22,7 @@ from moeplace.bench.records import (
     read_run,
 )
 from moeplace.comparing import KNOWN, highest_bound
-from moeplace.errors import InputError
 from moeplace.report.statistics import Problem, Summary, Trial, pooled, summarise
-from moeplace.text import number
 
 
 @dataclass(frozen=True)

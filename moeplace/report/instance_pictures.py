@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from moeplace.instance import Instance, Int64
-from moeplace.report import style
+from moeplace.base import style
+from moeplace.base.arrays import Int64
+from moeplace.base.text import size, time_unit
+from moeplace.instance import Instance
 from moeplace.report.placement_view import PlacementView
-from moeplace.text import size, time_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

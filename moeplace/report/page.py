@@ -14,13 +14,14 @@ from bokeh.resources import Resources
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from moeplace.report import style, tables
+from moeplace.base import style
+from moeplace.base.style import Look
+from moeplace.base.text import NOTHING, duration, gap_percent, number, one_line, size
+from moeplace.report import tables
 from moeplace.report.charts import Charts
 from moeplace.report.collect import Collection, Entry
 from moeplace.report.placements import Placements
 from moeplace.report.statistics import SHIFT_S, SHORTEST_S, Summary, pooled
-from moeplace.report.style import Look
-from moeplace.text import NOTHING, duration, gap_percent, number, one_line, size
 
 
 class Cell(NamedTuple):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moeplace.report import style
+from moeplace.base import style
+from moeplace.base.style import Look
 from moeplace.report.statistics import (
     TARGET,
     Curve,
@@ -19,7 +20,6 @@ from moeplace.report.statistics import (
     time_grid,
     time_to_target,
 )
-from moeplace.report.style import Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

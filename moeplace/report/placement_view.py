@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET
 
+from moeplace.base.arrays import Bool, Int64
 from moeplace.evaluation import Evaluation
-from moeplace.instance import UNREACHABLE, Bool, Instance, Int64
+from moeplace.instance import UNREACHABLE, Instance
 from moeplace.placement import Placement
 
 Float64 = npt.NDArray[np.float64]

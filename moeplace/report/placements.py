@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from moeplace.base.errors import InputError
+from moeplace.base.text import gap_percent, number
 from moeplace.bench.records import PlannedInstance
-from moeplace.errors import InputError
 from moeplace.instance import Instance, load
 from moeplace.report.collect import Collection, Entry
 from moeplace.report.placement_view import ViewsOf
 from moeplace.report.statistics import pooled
-from moeplace.text import gap_percent, number
 
 MOST_BYTES = 1_200_000
 """Data of the placement view, at most; what does not fit is left out, and the page says so."""

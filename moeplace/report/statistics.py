@@ -16,8 +16,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.base.result import gap
 from moeplace.comparing import excess
-from moeplace.result import gap
 
 Float64 = npt.NDArray[np.float64]
 Trajectory: TypeAlias = Sequence[tuple[float, int]]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moeplace.base.text import NOTHING, as_csv, gap_percent, one_line
+from moeplace.base.text import markdown as escaped
 from moeplace.report.statistics import Summary
-from moeplace.text import NOTHING, as_csv, gap_percent, one_line
-from moeplace.text import markdown as escaped
 
 
 @dataclass(frozen=True)

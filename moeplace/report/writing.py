@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from moeplace.errors import OutputError
-from moeplace.files import write_bytes
-from moeplace.report import pictures, style, tables
+from moeplace.base import style
+from moeplace.base.errors import OutputError
+from moeplace.base.files import write_bytes
+from moeplace.base.text import as_csv, number
+from moeplace.base.text import markdown as escaped
+from moeplace.report import pictures, tables
 from moeplace.report.collect import Collection
 from moeplace.report.page import definitions, render, set_facts
 from moeplace.report.placements import choose
 from moeplace.report.statistics import TARGET
-from moeplace.text import as_csv, number
-from moeplace.text import markdown as escaped
 
 TITLE = "Placement methods compared"
 PAGE, MARKDOWN, SUMMARY, RUNS = "index.html", "index.md", "summary.csv", "runs.csv"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from moeplace.documents import LatencyModel, Model
-from moeplace.errors import InputError
+from moeplace.base.documents import LatencyModel, Model
+from moeplace.base.errors import InputError
 from moeplace.instance import UNREACHABLE, Instance, layer_bytes
 
 if TYPE_CHECKING:

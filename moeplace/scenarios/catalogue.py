@@ -13,8 +13,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from moeplace.documents import Positive
-from moeplace.errors import InputError
+from moeplace.base.documents import Positive
+from moeplace.base.errors import InputError
 
 WEIGHT_32NDS: Final = {"bf16": 16 * 32, "int8": 8 * 32, "int4": 4 * 32, "mxfp4": 4 * 32 + 8}
 """Bits that 32 weights take. MXFP4 adds one scale of 8 bits to every 32 weights of 4 bits (OCP Microscaling

@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from moeplace.errors import InputError
-from moeplace.instance import Int64
+from moeplace.base.arrays import Int64
+from moeplace.base.errors import InputError
 
 MOST_GROUPS: Final = 2**32
 """Demands times layers must stay below this: the upper half of a key's first word."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from moeplace.errors import InputError
+from moeplace.base.errors import InputError
 from moeplace.instance import Instance
 from moeplace.scenarios.assembly import Part, assemble, storage
 from moeplace.scenarios.catalogue import find_architecture

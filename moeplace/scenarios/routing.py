@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from moeplace.errors import InputError
+from moeplace.base.errors import InputError
 
 Int64 = npt.NDArray[np.int64]
 

@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from moeplace.documents import LatencyModel, Model, parse, show
-from moeplace.errors import InputError
+from moeplace.base.documents import LatencyModel, Model, parse, show
+from moeplace.base.errors import InputError
 from moeplace.instance import Instance, layer_bytes
 from moeplace.scenarios.assembly import Part, assemble, catalogue_model, mean_bytes, storage
 from moeplace.scenarios.catalogue import HIDDEN_BITS, Architecture, find_architecture

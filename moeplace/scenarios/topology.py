@@ -30,9 +30,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from moeplace.documents import show
-from moeplace.errors import InputError
-from moeplace.files import read_bytes
+from moeplace.base.documents import show
+from moeplace.base.errors import InputError
+from moeplace.base.files import read_bytes
 from moeplace.instance import UNREACHABLE
 
 Int64 = npt.NDArray[np.int64]

@@ -29,7 +29,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from moeplace.errors import InputError
+from moeplace.base.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa

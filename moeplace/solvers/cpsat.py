@@ -15,9 +15,9 @@ import numpy as np
 import ortools
 from ortools.sat.python import cp_model
 
-from moeplace.errors import MethodError
+from moeplace.base.errors import MethodError
+from moeplace.base.incumbent import Incumbent
 from moeplace.placement import Placement
-from moeplace.search import Incumbent
 
 NAME = f"CP-SAT {ortools.__version__}"
 _POLL_S = 0.05

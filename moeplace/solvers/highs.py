@@ -35,9 +35,9 @@ from pyomo.common.enums import ObjectiveSense
 from pyomo.repn import generate_standard_repn
 from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
-from moeplace.errors import MethodError
+from moeplace.base.errors import MethodError
+from moeplace.base.incumbent import Incumbent
 from moeplace.placement import Placement
-from moeplace.search import Incumbent
 from moeplace.solvers.scheduler import scheduler_lock
 
 RANGES = (10**9, 10**6)

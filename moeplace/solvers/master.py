@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from highspy import HighsModelStatus
 
-from moeplace.errors import MethodError
-from moeplace.instance import Int64
+from moeplace.base.arrays import Int64
+from moeplace.base.errors import MethodError
 from moeplace.solvers.scheduler import scheduler_lock
 
 _REACH = 1e6

@@ -31,8 +31,8 @@ from documents import DEEPSEEK, GPT, geometric_document, trace_document
 from pages import machine, table, write
 
 import moeplace
-from moeplace.errors import MethodLimitError
-from moeplace.result import Progress
+from moeplace.base.errors import MethodLimitError
+from moeplace.base.result import Progress
 from moeplace.scenarios.suites import generate, read_suite
 
 THREADS = 2

@@ -19,8 +19,8 @@ import click
 from pages import machine, save, table
 
 import moeplace
+from moeplace.base.registry import find_formulation
 from moeplace.library import instance_files
-from moeplace.registry import find_formulation
 
 FORMULATIONS: dict[str, tuple[str, dict[str, bool]]] = {
     "textbook": ("milp-textbook", {}),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from moeplace.files import write_bytes
+from moeplace.base.files import write_bytes
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

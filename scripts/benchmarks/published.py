@@ -15,17 +15,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import moeplace
-from moeplace.files import write_bytes
+from moeplace.base import style
+from moeplace.base.files import write_bytes
+from moeplace.base.registry import method_names
+from moeplace.base.text import number, size
 from moeplace.library import set_names
-from moeplace.registry import method_names
-from moeplace.report import style
 from moeplace.report.collect import Collection, Entry, collect
 from moeplace.report.instance_pictures import placement_map, search_of
 from moeplace.report.instance_pictures import progress as draw_progress
 from moeplace.report.placement_view import PlacementView
 from moeplace.report.placements import best_of_each_method
 from moeplace.report.writing import MARKDOWN, write_report
-from moeplace.text import number, size
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITES = ("small", "medium", "large", "real")

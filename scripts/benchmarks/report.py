@@ -21,8 +21,8 @@ from pathlib import Path
 import msgspec
 from pages import machine, save, table
 
+from moeplace.base.text import size
 from moeplace.bench.records import RECORDS, RUN, SOLUTIONS, read_run, run_key
-from moeplace.text import size
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = "cpsat,local-search,max-convolution,successive-greedy,greedy,popular,random"

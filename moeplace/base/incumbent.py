@@ -6,14 +6,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from moeplace.documents import Termination
-from moeplace.errors import BoundError
-from moeplace.interrupt import Stop
-from moeplace.result import Outcome, Progress, ProgressCallback, gap
-from moeplace.workers import Turns, run_workers
+from moeplace.base.documents import Termination
+from moeplace.base.errors import BoundError
+from moeplace.base.result import Outcome, Progress, ProgressCallback, gap
+from moeplace.base.stop import Stop
+from moeplace.base.workers import Turns, run_workers
 
 if TYPE_CHECKING:
-    from moeplace.certificates import Certificate
+    from moeplace.base.certificates import Certificate
     from moeplace.placement import Placement
 
 
@@ -134,7 +134,7 @@ class Incumbent:
 
         A solver may look neither at its time limit nor at an interruption for a minute (HiGHS in its root LP),
         and building a large model looks at nothing. So when the search has ended, the works are given
-        :data:`moeplace.workers.GRACE_S` to end by themselves and are then abandoned: they end at their next
+        :data:`moeplace.base.workers.GRACE_S` to end by themselves and are then abandoned: they end at their next
         :meth:`checkpoint`, and what they still find comes to nothing.
 
         Parameters

@@ -14,14 +14,14 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from moeplace.documents import NonNegative, Termination, parse
-from moeplace.errors import InputError
-from moeplace.files import read_json, write_bytes
+from moeplace.base.documents import InstanceReference, NonNegative, Status, Termination, parse
+from moeplace.base.errors import InputError
+from moeplace.base.files import read_json, write_bytes
 from moeplace.instance import Instance
 from moeplace.placement import Placement
 
 if TYPE_CHECKING:
-    from moeplace.certificates import Certificate
+    from moeplace.base.certificates import Certificate
 
 
 def gap(latency_ns: int, bound_ns: int | None) -> float | None:
@@ -87,7 +87,7 @@ class Outcome:
     bound_source : str or None
         Whose proof the bound rests on.
     termination : str
-        Why the method ended, see :data:`moeplace.documents.Termination`.
+        Why the method ended, see :data:`moeplace.base.documents.Termination`.
     guarantee : str or None
         The theorem that applies to this instance, with its ratio.
     method, picked_because : str or None
@@ -110,13 +110,6 @@ class Outcome:
     certificate: Certificate | Callable[[], Certificate] | None = None
 
 
-class InstanceReference(Struct, frozen=True):
-    """The instance a solution belongs to."""
-
-    name: str
-    sha256: str
-
-
 class Assignment(Struct, frozen=True):
     """The experts of one model on one server, as [layer, expert] pairs."""
 
@@ -133,13 +126,6 @@ class Objective(Struct, frozen=True):
     bound_ns: int | None
     gap: float | None
     saving_ratio: float | None
-
-
-class Status(Struct, frozen=True):
-    """Why the method ended, and what is proven of its placement."""
-
-    termination: Termination
-    solution: Literal["optimal", "feasible"]
 
 
 class Solution(Struct, frozen=True):

@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from moeplace.documents import NonNegative, Positive, parse
-from moeplace.errors import InputError
-from moeplace.files import read_json, write_bytes
+from moeplace.base.documents import InstanceReference, NonNegative, Positive, parse
+from moeplace.base.errors import InputError
+from moeplace.base.files import read_json, write_bytes
 from moeplace.instance import Instance
-from moeplace.result import InstanceReference
 
 LARGEST_UNIT = 2**16 - 1
 

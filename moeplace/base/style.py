@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeplace.errors import InputError
+from moeplace.base.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

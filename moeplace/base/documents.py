@@ -1,7 +1,7 @@
 """The documents moeplace reads and writes, as typed structures: the one home of the file formats.
 
 `msgspec` checks types, ranges and unknown keys; :func:`parse` turns what it says into an
-:class:`~moeplace.errors.InputError` that names the place and what was found there. What relates one part of
+:class:`~moeplace.base.errors.InputError` that names the place and what was found there. What relates one part of
 a document to another (names, lengths, sums) is checked where the document becomes an
 :class:`~moeplace.instance.Instance`.
 """
@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from moeplace.errors import InputError
-from moeplace.files import SURROGATE
+from moeplace.base.errors import InputError
+from moeplace.base.files import SURROGATE
 
 INT64_MAX = 2**63 - 1
 
@@ -236,3 +236,17 @@ def show(value: object, limit: int = 60) -> str:
     except (RecursionError, ValueError):  # nested too deeply, an integer of too many digits
         return f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+class InstanceReference(Struct, frozen=True):
+    """The instance a solution belongs to."""
+
+    name: str
+    sha256: str
+
+
+class Status(Struct, frozen=True):
+    """Why the method ended, and what is proven of its placement."""
+
+    termination: Termination
+    solution: Literal["optimal", "feasible"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from moeplace.errors import InputError, OutputError
+from moeplace.base.errors import InputError, OutputError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 MOST_INFLATED = 2**30  # bytes that a packed file may become: a few megabytes can hold gigabytes

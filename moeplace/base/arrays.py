@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-
-from moeplace.instance import Int64
+import numpy.typing as npt
 
 
 def row_keys(columns: Iterable[np.ndarray]) -> Int64:
@@ -38,3 +37,12 @@ def row_keys(columns: Iterable[np.ndarray]) -> Int64:
         key = key * base + column
         limit *= base
     return key
+
+
+Int64 = npt.NDArray[np.int64]
+
+
+Int32 = npt.NDArray[np.int32]
+
+
+Bool = npt.NDArray[np.bool_]

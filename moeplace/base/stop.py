@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from moeplace.documents import Termination
+from moeplace.base.documents import Termination
 
 
 class Stop:

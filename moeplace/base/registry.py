@@ -1,7 +1,7 @@
 """Finding methods and formulations: ours and anybody's, by the same two entry point groups.
 
 A method is a function ``(instance, *, time_limit, seed, threads, start, progress, **parameters)`` that returns
-a :class:`~moeplace.placement.Placement` or an :class:`~moeplace.result.Outcome`. It is found by its name in the
+a :class:`~moeplace.placement.Placement` or an :class:`~moeplace.base.result.Outcome`. It is found by its name in the
 entry point group ``moeplace.methods``, or as ``module:function``. A formulation is found in ``moeplace.models``.
 """
 
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeAlias, TypeVar, get_type_hints
 
-from moeplace.documents import parse
-from moeplace.errors import InputError, MethodError
+from moeplace.base.documents import parse
+from moeplace.base.errors import InputError, MethodError
+from moeplace.base.result import Outcome
 from moeplace.instance import Instance
 from moeplace.placement import Placement
-from moeplace.result import Outcome
 
 Method: TypeAlias = Callable[..., Placement | Outcome]
 M = TypeVar("M", bound=Callable[..., Any])
