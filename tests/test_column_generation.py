@@ -19,12 +19,12 @@ import moeplace.base.workers
 from moeplace import Instance, MethodError, Placement, solve
 from moeplace.base.stop import stopping
 from moeplace.cli import main
-from moeplace.columns import ColumnPool, exchanged, peeled, price
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
+from moeplace.layers.columns import ColumnPool, exchanged, peeled, price
+from moeplace.layers.master import Master
 from moeplace.methods import column_generation
 from moeplace.methods.column_generation import ColumnSearch, Tuning
-from moeplace.solvers.master import Master
 from moeplace.solving import certified
 
 BOTH = ["column-generation", "auto"]

@@ -20,11 +20,12 @@ from moeplace.aggregation import aggregate
 from moeplace.base.arrays import Int64
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
-from moeplace.bounds import layer_oracle, merging
+from moeplace.bounds import layer_oracle
 from moeplace.bounds.layer_oracle import LayerOracle
-from moeplace.bounds.merging import Menu, merge
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import saving_form
+from moeplace.layers import merging
+from moeplace.layers.merging import Menu, merge
 from moeplace.library import best_known, instance_files
 from moeplace.methods import layer_enumeration
 from moeplace.methods.layer_enumeration import Proof

@@ -2,7 +2,7 @@
 
 The restricted master problem picks one column a layer within the capacities: its LP gives prices, its MIP merges the
 columns of different placements into a better one. Pricing finds columns at given prices
-(:mod:`moeplace.columns`), and the exchanges of ``local-search`` work on what comes of both. The LP over *all* columns
+(:mod:`moeplace.layers.columns`), and the exchanges of ``local-search`` work on what comes of both. The LP over *all* columns
 is a bound: where layers are small they are priced exactly, which proves it. Where they are large, a weaker bound is
 proven beside it (:func:`prove`).
 """
@@ -23,10 +23,10 @@ from moeplace.base.stop import Stop, stopping
 from moeplace.bounds import concave
 from moeplace.bounds.concave import ConcaveBound
 from moeplace.bounds.concave import Proof as ConcaveProof
-from moeplace.columns import Column, ColumnPool, Float, peeled, price
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import SavingForm, saving_form
 from moeplace.instance import Instance
+from moeplace.layers.columns import Column, ColumnPool, Float, peeled, price
 from moeplace.methods import layer_enumeration
 from moeplace.methods.layer_enumeration import Proof, refuses
 from moeplace.methods.local_search import Climb, pooled_placement
@@ -36,7 +36,7 @@ from moeplace.plan import Plan
 IMPORTS = (
     *method_info(layer_enumeration.layer_enumeration).imports,
     "moeplace.bounds._concave_kernels",
-    "moeplace.solvers.master",
+    "moeplace.layers.master",
 )
 
 
@@ -362,7 +362,7 @@ class ColumnSearch:
 
     def _update_prices(self) -> bool:
         """Go half way to the prices of the master's LP; say whether they still move."""
-        from moeplace.solvers.master import Master
+        from moeplace.layers.master import Master
 
         found = Master(*self.pool.table(), self.capacity).prices(lambda: bool(self.stop))
         if found is None:
@@ -372,7 +372,7 @@ class ColumnSearch:
 
     def _merge(self) -> bool:
         """Merge columns into a placement, climb from it; say whether the incumbent is better for it."""
-        from moeplace.solvers.master import Master
+        from moeplace.layers.master import Master
 
         if self.stop:
             return False

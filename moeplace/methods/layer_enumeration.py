@@ -11,7 +11,7 @@ bounds every saving (M1). :mod:`moeplace.bounds.layer_oracle` computes each maxi
 2. minimises ``UB`` exactly by cutting planes: a master problem over the plans found proposes prices, and between
    these and the best ones so far the oracle is asked again (in-out separation);
 3. with ``Delta`` growing, lists all plans of each layer whose value is within ``Delta`` of the layer's best, and merges
-   the layers (:mod:`moeplace.bounds.merging`). By (M1) that finds a best placement if one saves at least
+   the layers (:mod:`moeplace.layers.merging`). By (M1) that finds a best placement if one saves at least
    ``UB - Delta``, and proves that none does otherwise.
 
 Why the last is a proof: a placement that saves at least ``UB - Delta`` has, by (M1), deficits of at most ``Delta`` in
@@ -37,15 +37,16 @@ from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.base.workers import each
-from moeplace.bounds import layer_oracle, merging
+from moeplace.bounds import layer_oracle
 from moeplace.bounds.layer_oracle import KERNELS as ORACLE
 from moeplace.bounds.layer_oracle import Float, LayerOracle, Plans, Priced, Schedule
-from moeplace.bounds.merging import KERNELS as MERGING
-from moeplace.bounds.merging import Menu, merge
 from moeplace.evaluation import caching_incumbent
 from moeplace.incremental import KERNELS as HEURISTICS
 from moeplace.incremental import SavingForm, saving_form
 from moeplace.instance import Instance
+from moeplace.layers import merging
+from moeplace.layers.merging import KERNELS as MERGING
+from moeplace.layers.merging import Menu, merge
 from moeplace.methods.local_search import climbed
 from moeplace.placement import Placement
 from moeplace.plan import Plan
@@ -93,7 +94,7 @@ class Tuning:
     few_states, few_plans : int
         States and plans of a layer where merging only looks for a better placement.
     oracle : moeplace.bounds.layer_oracle.Tuning
-    merging : moeplace.bounds.merging.Tuning
+    merging : moeplace.layers.merging.Tuning
     """
 
     most_cells: int = 1 << 26

@@ -71,12 +71,12 @@ class Tuning:
 USUAL: Final = Tuning()
 """What is used unless something else is asked for."""
 
-KERNELS: Final = ("moeplace.bounds._merge_kernels",)
+KERNELS: Final = ("moeplace.layers._merge_kernels",)
 
 
 def kernels() -> ModuleType:
     """Return the compiled loops; loaded here, since numba takes a second and most commands never need it."""
-    from moeplace.bounds import _merge_kernels
+    from moeplace.layers import _merge_kernels
 
     return _merge_kernels
 

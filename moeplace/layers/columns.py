@@ -2,7 +2,7 @@
 
 Layers share nothing but the servers' storage. With a price on every byte of a server each layer is a problem of its
 own, *pricing*: the largest ``saving - sum of price[n] * bytes on n``. What pricing finds goes into a pool, and a
-master problem picks one column of each layer that fit together (:mod:`moeplace.solvers.master`).
+master problem picks one column of each layer that fit together (:mod:`moeplace.layers.master`).
 """
 
 from __future__ import annotations

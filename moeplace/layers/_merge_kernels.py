@@ -1,4 +1,4 @@
-"""The compiled loops that merge layers. Only :mod:`moeplace.bounds.merging` imports this module, when it runs.
+"""The compiled loops that merge layers. Only :mod:`moeplace.layers.merging` imports this module, when it runs.
 
 Plans of all layers lie one after the other: layer ``l`` has the plans ``start[l]`` to ``start[l + 1]``, with their
 ``saving [P]`` and ``used [P, N]``. All integers but in :func:`descend`, which only proposes prices.
