@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moeplace.base.errors import InputError, MethodError, MethodLimitError, MoeplaceError, OutputError
-    from moeplace.base.result import Outcome, Progress, Solution, read_solution
-    from moeplace.checking import Report, check
-    from moeplace.evaluation import Evaluation, latency_ns
-    from moeplace.instance import Instance, load
-    from moeplace.placement import Placement
+    from moeplace.base.result import Outcome, Progress
+    from moeplace.caching.checking import Report, check
+    from moeplace.caching.evaluation import Evaluation, latency_ns
+    from moeplace.caching.instance import Instance, load
+    from moeplace.caching.placement import Placement
+    from moeplace.caching.solution import Solution, read_solution
     from moeplace.solving import solve
 
 __all__ = [

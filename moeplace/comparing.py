@@ -13,7 +13,7 @@ from moeplace.base.result import gap
 
 if TYPE_CHECKING:
     from moeplace.base.documents import BestKnown
-    from moeplace.instance import Instance
+    from moeplace.caching.instance import Instance
 
 KNOWN = "best_known.json"
 """Whose the best known values are."""

@@ -20,8 +20,8 @@ from moeplace.base.errors import ContradictionError, InputError
 from moeplace.base.files import read_json, write_bytes
 
 if TYPE_CHECKING:
-    from moeplace.base.result import Solution
-    from moeplace.instance import Instance
+    from moeplace.caching.instance import Instance
+    from moeplace.caching.solution import Solution
 
 BEST_KNOWN = "best_known.json"
 
@@ -136,7 +136,7 @@ def improved(known: BestKnown | None, instance: Instance, solution: Solution) ->
     ContradictionError
         The checker rejects the solution, or a cost is below a bound; both are named.
     """
-    from moeplace.checking import check
+    from moeplace.caching.checking import check
 
     report = check(instance, solution)
     if not report.ok:

@@ -14,10 +14,11 @@ from moeplace.base.certificates import Certificate, Trusted
 from moeplace.base.documents import InstanceReference, Status, Termination
 from moeplace.base.errors import BoundError, InfeasibleError, InputError, MethodError, MethodLimitError, MoeplaceError
 from moeplace.base.registry import check_parameters, find_method, method_info
-from moeplace.base.result import Objective, Outcome, ProgressCallback, Solution, assignments, gap, saving_ratio
-from moeplace.evaluation import latency_ns
-from moeplace.instance import Instance
-from moeplace.placement import Placement
+from moeplace.base.result import Outcome, ProgressCallback, gap, saving_ratio
+from moeplace.caching.evaluation import latency_ns
+from moeplace.caching.instance import Instance
+from moeplace.caching.placement import Placement
+from moeplace.caching.solution import Objective, Solution, assignments
 
 DEFAULT_TIME_LIMIT = 60.0
 """Seconds that ``auto`` takes where no limit is given."""

@@ -12,7 +12,7 @@ from instance_sets import real, small, tiny
 
 from moeplace import Instance
 from moeplace.base.errors import MoeplaceError
-from moeplace.scenarios.suites import generate, read_suite
+from moeplace.caching.scenarios.suites import generate, read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITES = ("medium", "large")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-import moeplace.placement
+import moeplace.caching.placement
 import moeplace.solving
 from moeplace import Instance, Outcome, Placement, Progress
-from moeplace.methods.baselines import popular
+from moeplace.caching.methods.baselines import popular
 
 
 def segfault(instance: Instance, **options: Any) -> Placement:

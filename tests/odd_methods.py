@@ -8,8 +8,8 @@ from typing import Any
 
 from moeplace import Instance, Outcome, Placement, Progress
 from moeplace.base.stop import stopping
-from moeplace.methods.baselines import popular
-from moeplace.methods.exact import cpsat
+from moeplace.caching.methods.baselines import popular
+from moeplace.caching.methods.exact import cpsat
 
 
 def patient(instance: Instance, **options: Any) -> Outcome:

@@ -11,7 +11,7 @@ from random_instances import all_placements, naive_cost, pairs_of, random_docume
 
 import moeplace
 from moeplace import Instance, Placement
-from moeplace.aggregation import aggregate, distinct_rows
+from moeplace.caching.terms import aggregate, distinct_rows
 
 SEEDS = range(150)
 

@@ -21,17 +21,17 @@ from scipy.optimize import linprog
 
 import moeplace
 from moeplace import Instance, Outcome, Placement
-from moeplace.aggregation import aggregate
 from moeplace.base.certificates import SHARE_BITS, Certificate, Cut, Trusted, read_certificate
 from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MethodError
 from moeplace.base.stop import Stop
-from moeplace.bounds.concave import WEIGHT_UNIT, ConcaveBound, Proof
+from moeplace.caching.bounds.concave import WEIGHT_UNIT, ConcaveBound, Proof
+from moeplace.caching.evaluation import caching_incumbent
+from moeplace.caching.saving import saving_form
+from moeplace.caching.terms import aggregate
+from moeplace.caching.verification import verify
 from moeplace.cli import main
-from moeplace.evaluation import caching_incumbent
-from moeplace.incremental import saving_form
 from moeplace.solving import _finish, certified
-from moeplace.verification import verify
 
 INSTANCES = 500
 
@@ -429,15 +429,15 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_verifier_shares_nothing_with_what_makes_certificates() -> None:
     allowed = {
-        "moeplace.instance",
+        "moeplace.caching.instance",
         "moeplace.base.certificates",
         "moeplace.base.errors",
-        "moeplace._verification_kernels",
+        "moeplace.caching._verification_kernels",
     }
-    from moeplace import _verification_kernels
+    from moeplace.caching import _verification_kernels
 
     for module in (
-        sys.modules["moeplace.verification"],
+        sys.modules["moeplace.caching.verification"],
         _verification_kernels,
         sys.modules["moeplace.base.certificates"],
     ):

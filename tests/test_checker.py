@@ -16,8 +16,8 @@ from random_instances import naive_cost, pairs_of, random_document, random_insta
 
 import moeplace
 from moeplace import Instance, Outcome, Placement, Solution
-from moeplace.base.result import Assignment
-from moeplace.checking import check
+from moeplace.caching.checking import check
+from moeplace.caching.solution import Assignment
 from moeplace.solving import _finish
 
 
@@ -142,13 +142,18 @@ def test_a_gap_of_few_digits_is_accepted_and_a_rounded_zero_is_not() -> None:
 
 def test_imports_nothing_that_computes_costs() -> None:
     # What files say, as validated structures; the verifier of certificates is held to the same (test_certificates).
-    allowed = {"moeplace.instance", "moeplace.base.result", "moeplace.base.certificates", "moeplace.verification"}
-    tree = ast.parse(inspect.getsource(sys.modules["moeplace.checking"]))
+    allowed = {
+        "moeplace.caching.instance",
+        "moeplace.base.result",
+        "moeplace.base.certificates",
+        "moeplace.caching.verification",
+    }
+    tree = ast.parse(inspect.getsource(sys.modules["moeplace.caching.checking"]))
     found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     found |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert {name for name in found if name and name.startswith("moeplace")} == allowed
     code = (
-        "import moeplace.checking, sys;"
+        "import moeplace.caching.checking, sys;"
         "print([m for m in sys.modules if m.split('.')[0] in ('highspy', 'ortools', 'pyomo', 'scipy', 'pandas',"
         " 'moeplace_models') or m.startswith(('moeplace.solv', 'moeplace.method', 'moeplace.aggr', 'moeplace.eval',"
         " 'moeplace.base.incumbent'))])"
@@ -163,8 +168,8 @@ def test_recomputes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the checker called the evaluator")
 
     for name in ("latency_ns", "baseline_ns", "Evaluation", "_reach"):
-        monkeypatch.setattr(f"moeplace.evaluation.{name}", broken)
-    monkeypatch.setattr("moeplace.aggregation.aggregate", broken)
+        monkeypatch.setattr(f"moeplace.caching.evaluation.{name}", broken)
+    monkeypatch.setattr("moeplace.caching.terms.aggregate", broken)
     monkeypatch.setattr("moeplace.base.result.gap", broken)
     monkeypatch.setattr("moeplace.base.result.saving_ratio", broken)
     assert check(replace(instance, baseline_ns=-1), solution).ok

@@ -18,13 +18,13 @@ import moeplace.base.incumbent
 import moeplace.base.workers
 from moeplace import Instance, MethodError, Placement, solve
 from moeplace.base.stop import stopping
+from moeplace.caching.evaluation import caching_incumbent
+from moeplace.caching.methods import column_generation
+from moeplace.caching.methods.column_generation import ColumnSearch, Tuning
+from moeplace.caching.saving import saving_form
 from moeplace.cli import main
-from moeplace.evaluation import caching_incumbent
-from moeplace.incremental import saving_form
 from moeplace.layers.columns import ColumnPool, exchanged, peeled, price
 from moeplace.layers.master import Master
-from moeplace.methods import column_generation
-from moeplace.methods.column_generation import ColumnSearch, Tuning
 from moeplace.solving import certified
 
 BOTH = ["column-generation", "auto"]
@@ -402,7 +402,11 @@ def test_asking_whether_a_search_has_ended_neither_waits_nor_counts() -> None:
 def test_incumbent_and_workers_know_no_problem() -> None:
     for module in (moeplace.base.incumbent, moeplace.base.workers):
         imported = {value.__module__ for value in vars(module).values() if hasattr(value, "__module__")}
-        assert not imported & {"moeplace.evaluation", "moeplace.instance", "moeplace.placement"}, module
+        assert not imported & {
+            "moeplace.caching.evaluation",
+            "moeplace.caching.instance",
+            "moeplace.caching.placement",
+        }, module
 
 
 def test_a_work_that_fails_ends_the_others() -> None:

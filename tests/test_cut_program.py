@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 from scipy.optimize import linprog
 
-from moeplace.bounds import cut_program
-from moeplace.bounds.cut_program import Optimum, maximise
+from moeplace.caching.bounds import cut_program
+from moeplace.caching.bounds.cut_program import Optimum, maximise
 
 Float = npt.NDArray[np.float64]
 

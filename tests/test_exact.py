@@ -15,7 +15,7 @@ from random_instances import brute_force, random_document, random_instance, rand
 import moeplace
 from moeplace import Instance, MethodError, Placement, Progress, Solution
 from moeplace.base.stop import Stop
-from moeplace.evaluation import caching_incumbent
+from moeplace.caching.evaluation import caching_incumbent
 
 TESTS = Path(__file__).parent
 METHODS = ["milp", "milp-textbook", "cpsat", "auto"]

@@ -12,15 +12,15 @@ import pytest
 
 import moeplace
 from moeplace import InputError, Instance
-from moeplace.base.documents import Model
+from moeplace.caching.document import Model
+from moeplace.caching.instance import UNREACHABLE
+from moeplace.caching.scenarios.assembly import Part, all_bytes, assemble, catalogue_model
+from moeplace.caching.scenarios.suites import Scenario, default_name, generate, generate_suite, read_suite
 from moeplace.cli import main
 from moeplace.cli.generate import SECTIONS
 from moeplace.cli.generate import generate as command
-from moeplace.instance import UNREACHABLE
-from moeplace.scenarios.assembly import Part, all_bytes, assemble, catalogue_model
 from moeplace.scenarios.catalogue import architectures, find_architecture
 from moeplace.scenarios.counting import SetCounts
-from moeplace.scenarios.suites import Scenario, default_name, generate, generate_suite, read_suite
 from moeplace.scenarios.topology import Links, generated
 
 SMALL = {"layers": 2, "experts": 6, "top_k": 2, "expert_bytes": 1_000_000, "stations": 4, "users": 6, "tokens": 20}

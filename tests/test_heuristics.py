@@ -15,10 +15,10 @@ from random_instances import brute_force, random_document, random_instance
 
 import moeplace
 from moeplace import Instance, MethodLimitError, Placement, latency_ns, solve
-from moeplace.incremental import SavingForm, saving_form
-from moeplace.knapsack import fill
+from moeplace.caching.heuristics.knapsack import fill
+from moeplace.caching.methods import layer_enumeration, local_search
+from moeplace.caching.saving import SavingForm, saving_form
 from moeplace.library import instance_files
-from moeplace.methods import layer_enumeration, local_search
 
 HEURISTICS = ["local-search", "max-convolution", "successive-greedy", "greedy"]
 
@@ -253,7 +253,7 @@ def test_knapsack_thins_out_lists_that_grow_too_long(monkeypatch: pytest.MonkeyP
     functions = [np.cumsum(rng.integers(1, 1000, 9)) for _ in sizes]
     best = grid_optimum(functions, sizes, capacity)
     assert fill(functions, sizes, capacity).ratio == 1.0
-    monkeypatch.setattr("moeplace.knapsack.MOST_ENTRIES", 16)
+    monkeypatch.setattr("moeplace.caching.heuristics.knapsack.MOST_ENTRIES", 16)
     filling = fill(functions, sizes, capacity)
     assert 0 < filling.ratio < 1
     assert filling.value >= filling.ratio * best

@@ -21,9 +21,9 @@ import pytest
 
 import moeplace
 from moeplace.base.errors import InputError
+from moeplace.caching.scenarios.importing import Report, Selection, count_traces
 from moeplace.cli import main
 from moeplace.scenarios import traces
-from moeplace.scenarios.importing import Report, Selection, count_traces
 from moeplace.scenarios.traces import Columns, Shape, open_trace
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2

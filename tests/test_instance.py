@@ -17,8 +17,8 @@ from random_instances import naive_cost, pairs_of, random_document, random_place
 
 import moeplace
 from moeplace import InputError, Instance, Placement
-from moeplace.aggregation import aggregate, distinct_rows
-from moeplace.instance import UNREACHABLE
+from moeplace.caching.instance import UNREACHABLE
+from moeplace.caching.terms import aggregate, distinct_rows
 
 NOTHING: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
 LARGEST = 2**63 - 1

@@ -17,9 +17,9 @@ import moeplace
 from moeplace import Instance, load
 from moeplace.base.errors import ContradictionError
 from moeplace.base.files import read_json
-from moeplace.instance import layout
+from moeplace.caching.instance import layout
+from moeplace.caching.scenarios.suites import generate, read_suite
 from moeplace.library import best_known, improved, instance_files, instance_name, instances_folder, set_names
-from moeplace.scenarios.suites import generate, read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"

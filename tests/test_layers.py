@@ -16,19 +16,19 @@ from test_exact import assert_honest, assert_optimal, choice, larger, solved
 
 import moeplace
 from moeplace import Instance, MethodLimitError, Placement, Progress
-from moeplace.aggregation import aggregate
 from moeplace.base.arrays import Int64
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
-from moeplace.bounds import layer_oracle
-from moeplace.bounds.layer_oracle import LayerOracle
-from moeplace.evaluation import caching_incumbent
-from moeplace.incremental import saving_form
+from moeplace.caching.bounds import layer_oracle
+from moeplace.caching.bounds.layer_oracle import LayerOracle
+from moeplace.caching.evaluation import caching_incumbent
+from moeplace.caching.methods import layer_enumeration
+from moeplace.caching.methods.layer_enumeration import Proof
+from moeplace.caching.saving import saving_form
+from moeplace.caching.terms import aggregate
 from moeplace.layers import merging
 from moeplace.layers.merging import Menu, merge
 from moeplace.library import best_known, instance_files
-from moeplace.methods import layer_enumeration
-from moeplace.methods.layer_enumeration import Proof
 
 TESTS = Path(__file__).parent
 METHOD = "layer-enumeration"

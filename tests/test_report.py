@@ -26,11 +26,11 @@ import moeplace
 from moeplace import Evaluation, Instance, Placement
 from moeplace.base.errors import InputError
 from moeplace.bench.records import RECORDS, RUN, KnownValues, Plan, PlannedInstance, Record, Run
+from moeplace.caching.pictures import block_tokens, item_tokens, lift, pair_tokens
+from moeplace.caching.view import ViewsOf, layout
 from moeplace.cli import main
 from moeplace.library import instance_files, instances_folder
 from moeplace.report.collect import collect
-from moeplace.report.instance_pictures import block_tokens, item_tokens, lift, pair_tokens
-from moeplace.report.placement_view import ViewsOf, layout
 from moeplace.report.placements import choose
 from moeplace.report.statistics import TARGET, Summary
 from moeplace.report.tables import SUMMARY_FIELDS, cells, markdown, summary_csv

@@ -15,8 +15,8 @@ from test_bad_input import DOCUMENT, INSTANCES, SOLUTIONS, solution
 import moeplace
 from moeplace.base.errors import InputError
 from moeplace.base.files import read_json
-from moeplace.bounds.concave import ConcaveBound
-from moeplace.incremental import saving_form
+from moeplace.caching.bounds.concave import ConcaveBound
+from moeplace.caching.saving import saving_form
 from moeplace.library import BEST_KNOWN, instance_files, instances_folder, set_names
 from moeplace.schemas import DOCUMENTS, generate_schema, read_schema
 

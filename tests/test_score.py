@@ -11,8 +11,8 @@ import pytest
 
 import moeplace
 from moeplace.base.errors import InputError
+from moeplace.caching.scoring import Reference, Score, score
 from moeplace.cli import main
-from moeplace.scoring import Reference, Score, score
 
 DAY: dict[str, Any] = {
     "format": "moeplace/instance",

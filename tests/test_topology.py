@@ -14,7 +14,7 @@ import pytest
 
 import moeplace
 from moeplace import InputError
-from moeplace.instance import UNREACHABLE
+from moeplace.caching.instance import UNREACHABLE
 from moeplace.library import instance_files
 from moeplace.scenarios.topology import (
     Fibre,

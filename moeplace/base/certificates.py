@@ -1,6 +1,6 @@
 """What proves a bound, as a document: format ``moeplace/certificate`` version 1 (docs/certificates.md).
 
-A bound rests either on a *cut*, which anybody can verify with the instance at hand (:mod:`moeplace.verification`), or
+A bound rests either on a *cut*, which anybody can verify with the instance at hand (:mod:`moeplace.caching.verification`), or
 on the proof of a solver, which is named. This module holds the document and nothing that makes or verifies one.
 """
 
@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 from moeplace.base.documents import InstanceReference, NonNegative, Positive, parse
 from moeplace.base.errors import InputError
 from moeplace.base.files import read_json, write_bytes
-from moeplace.instance import Instance
+from moeplace.caching.instance import Instance
 
 LARGEST_UNIT = 2**16 - 1
 

@@ -3,7 +3,7 @@
 `msgspec` checks types, ranges and unknown keys; :func:`parse` turns what it says into an
 :class:`~moeplace.base.errors.InputError` that names the place and what was found there. What relates one part of
 a document to another (names, lengths, sums) is checked where the document becomes an
-:class:`~moeplace.instance.Instance`.
+:class:`~moeplace.caching.instance.Instance`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from moeplace.base.errors import InputError
 from moeplace.base.files import SURROGATE
@@ -22,64 +22,7 @@ INT64_MAX = 2**63 - 1
 
 NonNegative = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 Positive = Annotated[int, Meta(ge=1, le=INT64_MAX)]
-Position = Annotated[list[Annotated[int, Meta(ge=-INT64_MAX, le=INT64_MAX)]], Meta(min_length=2, max_length=2)]
-LatencyModel = Literal["max", "sum"]
 Termination = Literal["optimal", "gap_limit", "time_limit", "iteration_limit", "interrupted", "completed"]
-
-
-class Model(Struct, frozen=True, forbid_unknown_fields=True):
-    """One MoE language model: its MoE layers and the experts in them."""
-
-    name: str
-    layers: Positive
-    experts: Positive
-    top_k: Positive
-    expert_bytes: Positive | list[Positive]
-
-
-class Server(Struct, frozen=True, forbid_unknown_fields=True):
-    """One edge server and the bytes its cache holds."""
-
-    name: str
-    capacity_bytes: NonNegative
-    position_m: Position | UnsetType = UNSET
-
-
-class Demand(Struct, frozen=True, forbid_unknown_fields=True):
-    """One user asking for one model; times are integer nanoseconds, ``None`` is an unreachable server."""
-
-    user: str
-    model: str
-    tokens: Positive
-    device_ns: NonNegative
-    server_ns: list[NonNegative | None]
-    cloud_ns: NonNegative
-    device_experts: list[Annotated[list[NonNegative], Meta(min_length=2, max_length=2)]] | UnsetType = UNSET
-    position_m: Position | UnsetType = UNSET
-
-
-class Activations(Struct, frozen=True, forbid_unknown_fields=True):
-    """The activation rows in columns: ``count[i]`` tokens used exactly ``experts[i]`` at ``layer[i]``."""
-
-    demand: list[NonNegative]
-    layer: list[NonNegative]
-    experts: list[Annotated[list[NonNegative], Meta(min_length=1)]]
-    count: list[Positive]
-
-
-class InstanceDocument(Struct, frozen=True, forbid_unknown_fields=True):
-    """The instance file, version 1."""
-
-    format: Literal["moeplace/instance"]
-    version: Literal[1]
-    name: str
-    latency_model: LatencyModel
-    models: list[Model]
-    servers: list[Server]
-    demands: list[Demand]
-    activations: Activations
-    notes: str | UnsetType = UNSET
-    source: dict[str, str | int] | UnsetType = UNSET
 
 
 class BestKnown(Struct, frozen=True, forbid_unknown_fields=True):

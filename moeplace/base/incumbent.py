@@ -14,14 +14,14 @@ from moeplace.base.workers import Turns, run_workers
 
 if TYPE_CHECKING:
     from moeplace.base.certificates import Certificate
-    from moeplace.placement import Placement
+    from moeplace.caching.placement import Placement
 
 
 class Incumbent:
     """Keeps the best placement and the best bound of a search; safe to call from worker threads.
 
     It knows no problem: what a placement costs and whether it fits it is told by functions.
-    :func:`moeplace.evaluation.caching_incumbent` makes the one of a caching instance.
+    :func:`moeplace.caching.evaluation.caching_incumbent` makes the one of a caching instance.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Finding methods and formulations: ours and anybody's, by the same two entry point groups.
 
 A method is a function ``(instance, *, time_limit, seed, threads, start, progress, **parameters)`` that returns
-a :class:`~moeplace.placement.Placement` or an :class:`~moeplace.base.result.Outcome`. It is found by its name in the
+a :class:`~moeplace.caching.placement.Placement` or an :class:`~moeplace.base.result.Outcome`. It is found by its name in the
 entry point group ``moeplace.methods``, or as ``module:function``. A formulation is found in ``moeplace.models``.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, TypeAlias, TypeVar, get_type_hints
 from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MethodError
 from moeplace.base.result import Outcome
-from moeplace.instance import Instance
-from moeplace.placement import Placement
+from moeplace.caching.instance import Instance
+from moeplace.caching.placement import Placement
 
 Method: TypeAlias = Callable[..., Placement | Outcome]
 M = TypeVar("M", bound=Callable[..., Any])

@@ -5,20 +5,12 @@ The gap conventions (formulation, section 5) live here and nowhere else.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import msgspec
-import numpy as np
-from msgspec import Struct
-
-from moeplace.base.documents import InstanceReference, NonNegative, Status, Termination, parse
-from moeplace.base.errors import InputError
-from moeplace.base.files import read_json, write_bytes
-from moeplace.instance import Instance
-from moeplace.placement import Placement
+from moeplace.base.documents import Termination
+from moeplace.caching.placement import Placement
 
 if TYPE_CHECKING:
     from moeplace.base.certificates import Certificate
@@ -77,7 +69,7 @@ ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method may return instead of a bare :class:`~moeplace.placement.Placement`.
+    """What a method may return instead of a bare :class:`~moeplace.caching.placement.Placement`.
 
     Attributes
     ----------
@@ -108,157 +100,3 @@ class Outcome:
     picked_because: str | None = None
     details: dict[str, int | float | str] = field(default_factory=dict)
     certificate: Certificate | Callable[[], Certificate] | None = None
-
-
-class Assignment(Struct, frozen=True):
-    """The experts of one model on one server, as [layer, expert] pairs."""
-
-    server: str
-    model: str
-    experts: list[tuple[NonNegative, NonNegative]]
-
-
-class Objective(Struct, frozen=True):
-    """The numbers of a solution; ``None`` is "not known"."""
-
-    latency_ns: int
-    baseline_ns: int
-    bound_ns: int | None
-    gap: float | None
-    saving_ratio: float | None
-
-
-class Solution(Struct, frozen=True):
-    """A solution document, format ``moeplace/solution`` version 1.
-
-    Attributes
-    ----------
-    instance : InstanceReference
-        Name and hash of the instance.
-    placement : list of Assignment
-        What each server caches.
-    objective : Objective
-        Exact cost, baseline, bound (token-ns) and the two ratios.
-    status : Status
-    method : str
-        What ran. ``picked_because`` says why, where ``auto`` picked it.
-    parameters : dict
-        The method's parameters that were given.
-    seed, threads, wall_s : int, int, float
-        As the run had them; wall seconds after loading.
-    bound_source, guarantee : str or None
-        Whose proof the bound rests on; the theorem that applies.
-    details : dict
-        What the method says of its run, by name.
-    versions : dict
-        Versions of moeplace and of the solver.
-    """
-
-    format: Literal["moeplace/solution"]
-    version: Literal[1]
-    instance: InstanceReference
-    placement: list[Assignment]
-    objective: Objective
-    status: Status
-    method: str | None = None
-    picked_because: str | None = None
-    parameters: dict[str, Any] = {}
-    seed: int | None = None
-    threads: int | None = None
-    wall_s: float | None = None
-    bound_source: str | None = None
-    guarantee: str | None = None
-    details: dict[str, int | float | str] = {}
-    versions: dict[str, str] = {}
-
-    def document(self) -> dict[str, Any]:
-        """Return the solution document as plain dicts and lists."""
-        document: dict[str, Any] = msgspec.to_builtins(self)
-        return document
-
-    def to_json(self) -> bytes:
-        """Return the solution document as indented JSON, experts of one server on one line."""
-        return _layout(self.document())
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the solution document, whole or not at all.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
-        write_bytes(path, self.to_json())
-
-    def placement_on(self, instance: Instance) -> Placement:
-        """Return the placement as one of an instance with these servers and experts.
-
-        Raises
-        ------
-        InputError
-            A server, model or expert that the instance has not, a pair given twice, or a full server.
-        """
-        cached = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
-        for i, assignment in enumerate(self.placement):
-            place = f"placement[{i}]"
-            if assignment.server not in instance.server_index:
-                raise InputError(f"the instance has no server {assignment.server!r}", place=f"{place}.server")
-            if assignment.model not in instance.model_index:
-                raise InputError(f"the instance has no model {assignment.model!r}", place=f"{place}.model")
-            n, m = instance.server_index[assignment.server], instance.model_index[assignment.model]
-            model = instance.models[m]
-            for j, (layer, expert) in enumerate(assignment.experts):
-                here = f"{place}.experts[{j}]"
-                if layer >= model.layers or expert >= model.experts:
-                    size = f"{model.layers} layers of {model.experts} experts"
-                    raise InputError(f"no expert [{layer}, {expert}], the model has {size}", place=here)
-                item = instance.item(m, layer, expert)
-                if cached[n, item]:
-                    raise InputError(f"[{layer}, {expert}] is on the server already", place=here)
-                cached[n, item] = True
-        placement = Placement(cached)
-        try:
-            placement.check_fits(instance)
-        except InputError as error:
-            raise InputError(error.message, place="placement") from None
-        return placement
-
-
-def assignments(instance: Instance, placement: Placement) -> list[Assignment]:
-    """Return a placement in the form a document holds it: servers and models in order, experts ascending."""
-    result = []
-    for n, server in enumerate(instance.servers):
-        for m, model in enumerate(instance.models):
-            items = instance.model_items(m)
-            held = np.flatnonzero(placement.cached[n, items])
-            if len(held):
-                layer, expert = np.divmod(held, model.experts)
-                pairs = list(zip(layer.tolist(), expert.tolist(), strict=True))
-                result.append(Assignment(server.name, model.name, pairs))
-    return result
-
-
-def read_solution(path: str | os.PathLike[str]) -> Solution:
-    """Read a solution file.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read or is no solution document.
-    """
-    document = read_json(path)
-    try:
-        return parse(document, Solution)
-    except InputError as error:
-        raise error.in_file(str(path)) from None
-
-
-def _layout(document: dict[str, Any]) -> bytes:
-    parts = []
-    for key, value in document.items():
-        if key == "placement" and value:
-            text = "[\n" + ",\n".join("    " + msgspec.json.encode(entry).decode() for entry in value) + "\n  ]"
-        else:
-            text = msgspec.json.encode(value).decode()
-        parts.append(f"  {msgspec.json.encode(key).decode()}: {text}")
-    return ("{\n" + ",\n".join(parts) + "\n}\n").encode()

@@ -11,7 +11,7 @@ import msgspec
 from moeplace.base.documents import BestKnown
 from moeplace.base.errors import ContradictionError, InputError
 from moeplace.bench.records import PlannedInstance, Record, RunData, locate
-from moeplace.instance import load
+from moeplace.caching.instance import load
 from moeplace.library import improved, read_best_known, write_best_known
 
 

@@ -44,7 +44,7 @@ from moeplace.bench.messages import (
     write_all,
 )
 from moeplace.bench.records import RunStatus
-from moeplace.instance import Instance
+from moeplace.caching.instance import Instance
 
 START_S = 60.0
 """Seconds that importing a method may take."""

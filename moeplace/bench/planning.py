@@ -16,7 +16,7 @@ from moeplace.base.documents import parse, show
 from moeplace.base.errors import InputError
 from moeplace.bench.messages import Task
 from moeplace.bench.records import KnownValues, Plan, PlannedInstance, PlannedMethod, Run, locate, run_key
-from moeplace.instance import Instance, load
+from moeplace.caching.instance import Instance, load
 from moeplace.library import (
     instance_files,
     instances_folder,

@@ -23,7 +23,7 @@ from msgspec import Meta, Struct
 from moeplace.base.documents import NonNegative, canonical, parse, show
 from moeplace.base.errors import InputError, OutputError
 from moeplace.base.files import read_json
-from moeplace.base.result import Solution, read_solution
+from moeplace.caching.solution import Solution, read_solution
 from moeplace.comparing import KNOWN, Costs, Value, highest_bound, lowest_cost
 from moeplace.library import instances_folder
 

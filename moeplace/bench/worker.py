@@ -18,7 +18,6 @@ from importlib import import_module
 
 from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MoeplaceError
-from moeplace.base.result import Solution
 from moeplace.bench.isolation import Ending, become_subreaper, describe_method, run_isolated, run_method
 from moeplace.bench.messages import (
     Answer,
@@ -39,8 +38,9 @@ from moeplace.bench.messages import (
     write_all,
 )
 from moeplace.bench.records import Record, RunStatus
-from moeplace.checking import check
-from moeplace.instance import Instance, load
+from moeplace.caching.checking import check
+from moeplace.caching.instance import Instance, load
+from moeplace.caching.solution import Solution
 
 MOST_POINTS = 400
 """Points of a trajectory that are kept."""
@@ -74,7 +74,7 @@ class Worker:
             # What cannot be imported here will fail in the run, where it is recorded.
             with contextlib.suppress(Exception):
                 import_module(module)
-        if "moeplace._kernels" in modules:
+        if "moeplace.caching._kernels" in modules:
             warm_up()
         return Ready()
 

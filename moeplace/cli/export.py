@@ -16,7 +16,7 @@ def export(instance: str, model: str, output: str) -> None:
     """Write an algebraic model of INSTANCE in MPS or LP format, by the ending of FILE's name."""
     import moeplace
     from moeplace.base.registry import find_formulation
-    from moeplace.methods import exact
+    from moeplace.caching.methods import exact
 
     find_formulation(model)
     check_output(output, instance)

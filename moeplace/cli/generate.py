@@ -9,10 +9,10 @@ import click
 
 from moeplace.base.errors import InputError
 from moeplace.base.text import one_line
+from moeplace.caching.scenarios.suites import check_places, generate_suite, read_suite
+from moeplace.caching.scenarios.suites import generate as generated
 from moeplace.cli.options import check_output, file_name
 from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned
-from moeplace.scenarios.suites import check_places, generate_suite, read_suite
-from moeplace.scenarios.suites import generate as generated
 from moeplace.scenarios.topology import Links
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from moeplace.scenarios.traces import BLOCK, Columns
 
 if TYPE_CHECKING:
     from moeplace import Instance
-    from moeplace.scenarios.importing import Report
+    from moeplace.caching.scenarios.importing import Report
 
 SPEED_ROWS = 1_000_000
 """Rows from which on it is said how many a second were read."""
@@ -138,7 +138,7 @@ def import_(
     moeplace import trace.npz --model gpt-oss-20b --fraction 0.5 -o today.json.gz
     moeplace import trace.npz --model gpt-oss-20b --fraction 0.5 --rest -o tomorrow.json.gz
     """  # noqa: D301 - click looks for a real backspace
-    from moeplace.scenarios.importing import Selection, import_traces
+    from moeplace.caching.scenarios.importing import Selection, import_traces
 
     selection = Selection(fraction, fold, rest)
     scenario = read_scenario({key: value for key, value in values.items() if value not in (None, ())})

@@ -31,8 +31,8 @@ def _document(instance: Any) -> dict[str, Any]:
     import numpy as np
 
     from moeplace import Evaluation, Placement
-    from moeplace.aggregation import aggregate, distinct_rows
-    from moeplace.instance import UNREACHABLE
+    from moeplace.caching.instance import UNREACHABLE
+    from moeplace.caching.terms import aggregate, distinct_rows
 
     problem = aggregate(instance)
     rows = instance.rows

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from moeplace import Instance, Progress
-    from moeplace.report.instance_pictures import CapacityPoint, Progression
+    from moeplace.caching.pictures import CapacityPoint, Progression
 
 FACTORS = "0.1,0.2,0.3,0.5,0.75,1,1.5,2,3"
 TIME_LIMIT = 10.0
@@ -59,8 +59,8 @@ def placement_map(instance: str, solution: str, output: str) -> None:
         placement = chosen.placement_on(problem)
     except InputError as error:
         raise error.in_file(solution) from None
-    from moeplace.report.instance_pictures import placement_map as draw
-    from moeplace.report.placement_view import PlacementView
+    from moeplace.caching.pictures import placement_map as draw
+    from moeplace.caching.view import PlacementView
 
     view = PlacementView.of(problem, placement)
     baseline = problem.baseline_ns
@@ -129,7 +129,7 @@ def capacity(
                     }
                     points.append(_point(scaled, name, factor, moeplace.solve(scaled, name, **options, **own)))
         if points:
-            from moeplace.report.instance_pictures import capacity_curve
+            from moeplace.caching.pictures import capacity_curve
 
             most = _most(problem)
             _save(output, lambda: capacity_curve(points, problem.name, most))
@@ -160,7 +160,7 @@ def _scaled(instance: Instance, factor: float) -> Instance:
 
 
 def _point(instance: Instance, method: str, factor: float, solution: Any) -> CapacityPoint:
-    from moeplace.report.instance_pictures import CapacityPoint
+    from moeplace.caching.pictures import CapacityPoint
 
     said, baseline = solution.objective, instance.baseline_ns
     capacity, items = sum(instance.capacity_bytes.tolist()), sum(instance.item_bytes.tolist())
@@ -189,13 +189,13 @@ def coactivation(instance: str, model: str | None, layers: str | None, output: s
     _check(output, instance)
     problem = moeplace.load(instance)
     blocks = _blocks(problem, model, layers, instance)
-    from moeplace.report.instance_pictures import coactivation as draw
+    from moeplace.caching.pictures import coactivation as draw
 
     _save(output, lambda: draw(problem, blocks, f"{problem.name}: experts used together"))
 
 
 def _blocks(instance: Instance, model: str | None, layers: str | None, file: str) -> list[int]:
-    from moeplace.report.instance_pictures import MOST_PANELS, block_tokens
+    from moeplace.caching.pictures import MOST_PANELS, block_tokens
 
     if model is not None and model not in instance.model_index:
         raise InputError(f"--model: no model {model!r}; there are {', '.join(instance.model_index)}", file=file)
@@ -231,7 +231,7 @@ def popularity(instance: str, output: str) -> None:
     problem = moeplace.load(instance)
     if not len(problem.rows):
         raise InputError("has no activations to draw", file=instance)
-    from moeplace.report.instance_pictures import popularity as draw
+    from moeplace.caching.pictures import popularity as draw
 
     _save(output, lambda: draw(problem, f"{problem.name}: popularity of experts"))
 
@@ -272,7 +272,7 @@ def progress(
         searches, tokens, title, best, interrupted = _searched(source, names or ["auto"], own, limits)
     if not any(search.costs or search.bounds for search in searches):
         raise InputError("no search found anything to draw", file=source)
-    from moeplace.report.instance_pictures import progress as draw
+    from moeplace.caching.pictures import progress as draw
 
     _save(output, lambda: draw(searches, tokens, title, best))
     return INTERRUPTED if interrupted else 0
@@ -281,8 +281,8 @@ def progress(
 def _recorded(
     folder: str, name: str | None, methods: list[str] | None, seed: int
 ) -> tuple[list[Progression], int, str, dict[str, int]]:
+    from moeplace.caching.pictures import search_of
     from moeplace.report.collect import collect
-    from moeplace.report.instance_pictures import search_of
 
     collection = collect([folder])
     names = list(dict.fromkeys(instance.name for instance in collection.instances))
@@ -316,8 +316,8 @@ def _searched(
     import moeplace
     from moeplace.base.registry import check_parameters, find_method
     from moeplace.base.stop import stopping
+    from moeplace.caching.pictures import Progression, falling, rising
     from moeplace.library import read_best_known
-    from moeplace.report.instance_pictures import Progression, falling, rising
     from moeplace.solving import check_limits
 
     check_limits(**limits)

@@ -11,8 +11,8 @@ import click
 from msgspec import Meta, Struct
 
 from moeplace.base.errors import InputError
+from moeplace.caching.scenarios.suites import Scenario
 from moeplace.cli.options import file_name
-from moeplace.scenarios.suites import Scenario
 from moeplace.scenarios.topology import Links
 
 

@@ -26,7 +26,7 @@ from moeplace.cli.solve import headline
 if TYPE_CHECKING:
     from moeplace import Instance, Solution
     from moeplace.base.stop import Stop
-    from moeplace.scoring import Reference, Score
+    from moeplace.caching.scoring import Reference, Score
 
 
 @click.command(
@@ -59,7 +59,7 @@ def score(
     import moeplace
     from moeplace.base.registry import check_parameters, find_method
     from moeplace.base.stop import stopping
-    from moeplace.scoring import score as scored
+    from moeplace.caching.scoring import score as scored
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=seed, threads=threads)
@@ -92,8 +92,8 @@ def score(
 
 
 def _best_known(file: str, instance: Instance) -> list[Reference]:
+    from moeplace.caching.scoring import Reference
     from moeplace.library import BEST_KNOWN, read_best_known
-    from moeplace.scoring import Reference
 
     known = read_best_known(Path(file).parent).get(instance.name)
     if known is None or known.sha256 != instance.sha256:
@@ -103,7 +103,7 @@ def _best_known(file: str, instance: Instance) -> list[Reference]:
 
 def _found(instance: Instance, method: str, stop: Stop, limits: dict[str, Any], own: dict[str, Any]) -> Reference:
     import moeplace
-    from moeplace.scoring import Reference
+    from moeplace.caching.scoring import Reference
 
     with screen.progress_line(method, int(instance.tokens.sum()), stop) as progress:
         solution = moeplace.solve(instance, method, progress=progress, **limits, **own)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from moeplace.base.compiled import compiled
-from moeplace.bounds._layer_kernels import place, rehash  # noqa: F401
+from moeplace.caching.bounds._layer_kernels import place, rehash  # noqa: F401
 
 
 @compiled

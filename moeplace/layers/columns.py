@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64
-from moeplace.incremental import Layer, SavingForm
-from moeplace.plan import Plan
+from moeplace.caching.heuristics.working_placement import Plan
+from moeplace.caching.saving import Layer, SavingForm
 
 Float = npt.NDArray[np.float64]
 

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.arrays import Int64
-from moeplace.bounds.layer_oracle import hash_salt, never
+from moeplace.caching.bounds.layer_oracle import hash_salt, never
 
 LARGEST: Final = 2.0**58
 """Savings, and what all storage costs at any prices, are below this."""

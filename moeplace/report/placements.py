@@ -9,9 +9,9 @@ from typing import Any
 from moeplace.base.errors import InputError
 from moeplace.base.text import gap_percent, number
 from moeplace.bench.records import PlannedInstance
-from moeplace.instance import Instance, load
+from moeplace.caching.instance import Instance, load
+from moeplace.caching.view import ViewsOf
 from moeplace.report.collect import Collection, Entry
-from moeplace.report.placement_view import ViewsOf
 from moeplace.report.statistics import pooled
 
 MOST_BYTES = 1_200_000

@@ -33,7 +33,7 @@ from msgspec import Meta, Struct
 from moeplace.base.documents import show
 from moeplace.base.errors import InputError
 from moeplace.base.files import read_bytes
-from moeplace.instance import UNREACHABLE
+from moeplace.caching.instance import UNREACHABLE
 
 Int64 = npt.NDArray[np.int64]
 Access = Literal["home", "direct"]
@@ -254,7 +254,7 @@ class Topology:
         Returns
         -------
         server_ns : int64 array [U, N]
-            :data:`~moeplace.instance.UNREACHABLE` beyond the radio's range (direct access only).
+            :data:`~moeplace.caching.instance.UNREACHABLE` beyond the radio's range (direct access only).
         cloud_ns, device_ns : int64 array [U]
 
         Raises

@@ -14,10 +14,11 @@ from typing import Any, Final
 import msgspec
 
 from moeplace.base.certificates import Certificate
-from moeplace.base.documents import BestKnown, InstanceDocument
+from moeplace.base.documents import BestKnown
 from moeplace.base.errors import InputError
-from moeplace.base.result import Solution
 from moeplace.bench.records import Record, Run
+from moeplace.caching.document import InstanceDocument
+from moeplace.caching.solution import Solution
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

@@ -17,7 +17,7 @@ from ortools.sat.python import cp_model
 
 from moeplace.base.errors import MethodError
 from moeplace.base.incumbent import Incumbent
-from moeplace.placement import Placement
+from moeplace.caching.placement import Placement
 
 NAME = f"CP-SAT {ortools.__version__}"
 _POLL_S = 0.05
@@ -28,7 +28,7 @@ def improve(formulation: Any, search: Incumbent, *, seed: int, threads: int) -> 
 
     Parameters
     ----------
-    formulation : moeplace_models.cpsat.CachingModel
+    formulation : moeplace_models.caching.cpsat.CachingModel
     search : Incumbent
         Receives every incumbent and every bound.
     seed, threads : int

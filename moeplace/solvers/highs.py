@@ -37,7 +37,7 @@ from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
 from moeplace.base.errors import MethodError
 from moeplace.base.incumbent import Incumbent
-from moeplace.placement import Placement
+from moeplace.caching.placement import Placement
 from moeplace.solvers.scheduler import scheduler_lock
 
 RANGES = (10**9, 10**6)

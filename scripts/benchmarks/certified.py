@@ -33,7 +33,7 @@ from pages import machine, table, write
 import moeplace
 from moeplace.base.errors import MethodLimitError
 from moeplace.base.result import Progress
-from moeplace.scenarios.suites import generate, read_suite
+from moeplace.caching.scenarios.suites import generate, read_suite
 
 THREADS = 2
 """That `auto` has; HiGHS and CP-SAT have as many, see `moeplace methods`."""

@@ -64,7 +64,7 @@ def draw(rows: int, path: Path) -> None:
 def measure(path: Path) -> dict[str, float]:
     """Return the seconds of every step, and what the memory came to, in one process."""
     import moeplace
-    from moeplace.aggregation import aggregate
+    from moeplace.caching.terms import aggregate
 
     result: dict[str, float] = {}
 

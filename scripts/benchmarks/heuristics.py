@@ -27,8 +27,8 @@ from pages import machine, table, write
 from scipy.optimize import linprog
 
 from moeplace import Instance, Placement, Solution, latency_ns, solve
-from moeplace.aggregation import aggregate
-from moeplace.incremental import saving_form
+from moeplace.caching.saving import saving_form
+from moeplace.caching.terms import aggregate
 
 
 def saved(instance: Instance, solution: Solution) -> int:

@@ -24,7 +24,7 @@ from typing import Any, Final
 import numpy as np
 from pages import machine, table, write
 
-from moeplace.scenarios.importing import Report, count_traces
+from moeplace.caching.scenarios.importing import Report, count_traces
 from moeplace.scenarios.routing import Routing
 from moeplace.scenarios.traces import Batch, Columns, Request, Shape, TraceFile
 

@@ -19,11 +19,11 @@ from moeplace.base import style
 from moeplace.base.files import write_bytes
 from moeplace.base.registry import method_names
 from moeplace.base.text import number, size
+from moeplace.caching.pictures import placement_map, search_of
+from moeplace.caching.pictures import progress as draw_progress
+from moeplace.caching.view import PlacementView
 from moeplace.library import set_names
 from moeplace.report.collect import Collection, Entry, collect
-from moeplace.report.instance_pictures import placement_map, search_of
-from moeplace.report.instance_pictures import progress as draw_progress
-from moeplace.report.placement_view import PlacementView
 from moeplace.report.placements import best_of_each_method
 from moeplace.report.writing import MARKDOWN, write_report
 

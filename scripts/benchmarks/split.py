@@ -27,10 +27,10 @@ from routing_statistics import Trace, read_traces
 
 import moeplace
 from moeplace import Instance
-from moeplace.scenarios.importing import Selection, import_traces
+from moeplace.caching.scenarios.importing import Selection, import_traces
+from moeplace.caching.scenarios.suites import Scenario
+from moeplace.caching.scoring import Reference, score
 from moeplace.scenarios.routing import Routing
-from moeplace.scenarios.suites import Scenario
-from moeplace.scoring import Reference, score
 
 METHODS: Final = ("popular", "successive-greedy", "local-search")
 CAPACITY: Final = 60

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace import Instance
-from moeplace.scenarios.assembly import Part, assemble, catalogue_model, storage
+from moeplace.caching.scenarios.assembly import Part, assemble, catalogue_model, storage
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts
 from moeplace.scenarios.topology import Links, Topology, from_graphml, from_positions

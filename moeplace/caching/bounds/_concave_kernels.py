@@ -1,0 +1,336 @@
+"""The compiled inner loops of the concave bound. Only :mod:`moeplace.caching.bounds.concave` imports this module, when it runs.
+
+Names: ``experts [A, K]`` experts of each row of a layer, of which the first ``size [A]`` count; rows ``start[c]`` to
+``start[c + 1]`` are those of chain ``c``, the radius sets that their demands see, nearest first; ``level [C, N]`` from
+which step of a chain on a server belongs to it (``J``: never); ``weight [A, J]`` of a row at each step; ``x [N, E]`` a
+fractional placement. Chain by chain a small ``table [E, J]`` holds how much of each expert lies within each radius set,
+so that what the rows look up stays in the cache. Loops over the steps are innermost and without branches, so that the
+compiler turns them into vector instructions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moeplace.base.certificates import SHARE_BITS
+from moeplace.base.compiled import compiled
+
+MASK = (1 << 32) - 1
+
+
+@compiled
+def expand(experts, group, count, order, rank, near, floor, steps):
+    """Split rows into terms: return (experts, size, chain, weight) of rows whose steps ask for the same experts.
+
+    ``order [G]`` is the chain of a group, ``rank [G, N]`` the step at which a server comes in, ``near [G, N]`` what it
+    saves. A row whose experts are partly on the group's device (``floor``) becomes several: for every saving per token
+    ``s``, the experts that are asked for are those of which the device saves less than ``s``.
+    """
+    n_rows, width = experts.shape
+    n_servers = near.shape[1]
+    n_groups = len(order)
+    value = np.zeros((n_groups, steps + 1), np.int64)
+    for g in range(n_groups):
+        for n in range(n_servers):
+            if rank[g, n] < steps:
+                value[g, rank[g, n]] = near[g, n]
+    total = 0
+    for turn in range(2):
+        if turn == 1:
+            new_experts = np.empty((total, width), np.int32)
+            size = np.empty(total, np.int32)
+            chain = np.empty(total, np.int32)
+            weight = np.zeros((total, steps), np.int64)
+        total = 0
+        at = np.empty(width, np.int32)
+        for r in range(n_rows):
+            g = group[r]
+            m = 0
+            for k in range(width):
+                e = experts[r, k]
+                if k > 0 and e == experts[r, 0]:
+                    continue
+                j = m
+                while j > 0 and floor[g, at[j - 1]] > floor[g, e]:
+                    at[j] = at[j - 1]
+                    j -= 1
+                at[j] = e
+                m += 1
+            for i in range(m):
+                low = floor[g, at[i]]
+                high = value[g, 0] if i == m - 1 else min(value[g, 0], floor[g, at[i + 1]])
+                if high <= low:
+                    continue
+                if turn == 1:
+                    members = np.sort(at[: i + 1])
+                    for k in range(width):
+                        new_experts[total, k] = members[k] if k <= i else members[0]
+                    size[total] = i + 1
+                    chain[total] = order[g]
+                    for j in range(steps):
+                        if value[g, j] == 0:
+                            break
+                        width_here = min(high, value[g, j]) - max(low, value[g, j + 1])
+                        if width_here > 0:
+                            weight[total, j] = count[r] * width_here
+                total += 1
+    return new_experts, size, chain, weight
+
+
+@compiled
+def spread(x, level, table):
+    """Fill the table of a chain."""
+    n_experts, steps = table.shape
+    table[:] = 0
+    for n in range(len(x)):
+        if level[n] < steps:
+            for e in range(n_experts):
+                table[e, level[n]] += x[n, e]
+    for e in range(n_experts):
+        for j in range(1, steps):
+            table[e, j] += table[e, j - 1]
+
+
+@compiled
+def collect(total, level, gradient):
+    """Add to ``gradient [N, E]`` the sums of a chain's ``total [E, J]`` over the radius sets that hold the server."""
+    n_experts, steps = total.shape
+    for e in range(n_experts):
+        for j in range(steps - 2, -1, -1):
+            total[e, j] += total[e, j + 1]
+    for n in range(len(gradient)):
+        if level[n] < steps:
+            for e in range(n_experts):
+                gradient[n, e] += total[e, level[n]]
+
+
+@compiled
+def collect_exact(total, level, gradient):
+    """Do what :func:`collect` does with sums in two halves, ``total [2, E, J]`` and ``gradient [2, N, E]``."""
+    n_experts, steps = total.shape[1:]
+    for e in range(n_experts):
+        for j in range(steps - 2, -1, -1):
+            low = total[1, e, j] + total[1, e, j + 1]
+            total[0, e, j] += total[0, e, j + 1] + (low >> 32)
+            total[1, e, j] = low & MASK
+    for n in range(gradient.shape[1]):
+        if level[n] < steps:
+            for e in range(n_experts):
+                low = gradient[1, n, e] + total[1, e, level[n]]
+                gradient[0, n, e] += total[0, e, level[n]] + (low >> 32)
+                gradient[1, n, e] = low & MASK
+
+
+@compiled
+def smooth(experts, size, start, weight, level, x, mu):
+    """Return the gradient of the smoothed concave function of a layer, float64 ``[N, E]``.
+
+    Per term the multipliers are the point of the simplex that minimises ``alpha . z + mu / 2 |alpha|^2``, ``z`` being
+    1 and the row's entries of the table: ``alpha = max(0, tau - z) / mu`` with ``tau`` found by Newton's steps from
+    above.
+    """
+    n_servers, n_experts = x.shape
+    steps = weight.shape[1]
+    gradient = np.zeros((n_servers, n_experts), np.float64)
+    table = np.empty((n_experts, steps), np.float32)
+    total = np.empty((n_experts, steps), np.float32)
+    one = np.float32(1)
+    zero = np.float32(0)
+    mu = np.float32(mu)
+    low = np.empty(steps, np.float32)
+    tau = np.empty(steps, np.float32)
+    over = np.empty(steps, np.float32)
+    support = np.empty(steps, np.float32)
+    for c in range(len(level)):
+        spread(x, level[c], table)
+        total[:] = 0
+        for r in range(start[c], start[c + 1]):
+            m = size[r]
+            for j in range(steps):
+                low[j] = one
+            for k in range(m):
+                row = table[experts[r, k]]
+                for j in range(steps):
+                    low[j] = min(low[j], row[j])
+            for j in range(steps):
+                tau[j] = low[j] + mu
+            for _ in range(3):
+                for j in range(steps):
+                    d = tau[j] - one
+                    over[j] = d if d > zero else zero
+                    support[j] = one if d > zero else zero
+                for k in range(m):
+                    row = table[experts[r, k]]
+                    for j in range(steps):
+                        d = tau[j] - row[j]
+                        over[j] += d if d > zero else zero
+                        support[j] += one if d > zero else zero
+                for j in range(steps):
+                    tau[j] -= (over[j] - mu) / support[j]
+            for j in range(steps):
+                d = tau[j] - one
+                over[j] = d if d > zero else zero
+            for k in range(m):
+                row = table[experts[r, k]]
+                for j in range(steps):
+                    d = tau[j] - row[j]
+                    over[j] += d if d > zero else zero
+            for j in range(steps):
+                support[j] = weight[r, j] / over[j]
+            for k in range(m):
+                e = experts[r, k]
+                row = table[e]
+                out = total[e]
+                for j in range(steps):
+                    d = tau[j] - row[j]
+                    d = d if d > zero else zero
+                    out[j] += d * support[j]
+        collect(total, level[c], gradient)
+    return gradient
+
+
+@compiled
+def exact(experts, size, start, weight, level, x, unit, mu):
+    """Return the cut of a layer in integers: the multipliers that docs/certificates.md defines, summed up.
+
+    ``x`` holds integers, ``unit`` stands for 1. Floats hold whole numbers below ``2**53`` here, and a quotient of
+    two of them below ``2**40`` is rounded down correctly: it is either whole or further from the next whole number than
+    an error can reach. Every sum is ``high * 2**32 + low`` in units of ``2**-SHARE_BITS``: weights sum to less than
+    ``2**63``, so the high halves never overflow. Returns the slopes ``[2, N, E]`` and, by steps, the constant's parts
+    ``[2, J]``.
+    """
+    n_servers, n_experts = x.shape
+    steps = weight.shape[1]
+    gradient = np.zeros((2, n_servers, n_experts), np.int64)
+    values = np.empty((n_experts, steps), np.float64)
+    total = np.empty((2, n_experts, steps), np.int64)
+    constant = np.zeros((2, steps), np.int64)
+    one = float(unit)
+    whole_share = float(1 << SHARE_BITS)
+    low = np.empty(steps, np.float64)
+    tau = np.empty(steps, np.float64)
+    over = np.empty(steps, np.float64)
+    support = np.empty(steps, np.float64)
+    least = np.empty(steps, np.int64)
+    left = np.empty(steps, np.int64)
+    upper = np.empty(steps, np.int64)
+    lower = np.empty(steps, np.int64)
+    for c in range(len(level)):
+        spread(x, level[c], values)
+        total[:] = 0
+        for r in range(start[c], start[c + 1]):
+            m = size[r]
+            for j in range(steps):
+                low[j] = one
+                least[j] = -1
+                upper[j] = weight[r, j] >> 32
+                lower[j] = weight[r, j] & MASK
+            for k in range(m):
+                row = values[experts[r, k]]
+                for j in range(steps):
+                    least[j] = k if row[j] < low[j] else least[j]
+                    low[j] = min(low[j], row[j])
+            for j in range(steps):
+                tau[j] = low[j] + mu
+            moving = mu > 0
+            while moving:
+                for j in range(steps):
+                    d = tau[j] - one
+                    over[j] = max(d, 0.0)
+                    support[j] = 1.0 if d > 0 else 0.0
+                for k in range(m):
+                    row = values[experts[r, k]]
+                    for j in range(steps):
+                        d = tau[j] - row[j]
+                        over[j] += max(d, 0.0)
+                        support[j] += 1.0 if d > 0 else 0.0
+                moved = 0.0
+                for j in range(steps):
+                    step = np.floor((over[j] - mu) / support[j])
+                    tau[j] -= step
+                    moved += step
+                moving = moved > 0
+            for j in range(steps):
+                over[j] = max(tau[j] - one, 0.0)
+            for k in range(m):
+                row = values[experts[r, k]]
+                for j in range(steps):
+                    over[j] += max(tau[j] - row[j], 0.0)
+            for j in range(steps):
+                over[j] = max(over[j], 1.0)
+                share = int(max(tau[j] - one, 0.0) * whole_share / over[j])
+                left[j] = (1 << SHARE_BITS) - share
+                part = constant[1, j] + lower[j] * share
+                constant[0, j] += upper[j] * share + (part >> 32)
+                constant[1, j] = part & MASK
+            for k in range(m):
+                e = experts[r, k]
+                row = values[e]
+                high_row = total[0, e]
+                low_row = total[1, e]
+                for j in range(steps):
+                    share = int(max(tau[j] - row[j], 0.0) * whole_share / over[j])
+                    left[j] -= share
+                    part = low_row[j] + lower[j] * share
+                    high_row[j] += upper[j] * share + (part >> 32)
+                    low_row[j] = part & MASK
+            for j in range(steps):
+                if least[j] < 0:
+                    part = constant[1, j] + lower[j] * left[j]
+                    constant[0, j] += upper[j] * left[j] + (part >> 32)
+                    constant[1, j] = part & MASK
+                else:
+                    e = experts[r, least[j]]
+                    part = total[1, e, j] + lower[j] * left[j]
+                    total[0, e, j] += upper[j] * left[j] + (part >> 32)
+                    total[1, e, j] = part & MASK
+        collect_exact(total, level[c], gradient)
+    return gradient, constant
+
+
+@compiled
+def project(point, metric, size, capacity, most):
+    """Return the nearest point within the capacities and between 0 and ``most``, in a diagonal metric."""
+    n_servers, n_items = point.shape
+    nearest = np.empty_like(point)
+    for n in range(n_servers):
+        used = 0.0
+        high = 0.0
+        for i in range(n_items):
+            used += size[i] * min(max(point[n, i], 0.0), most[n, i])
+            high = max(high, point[n, i] * metric[n, i] / size[i])
+        price, low = 0.0, 0.0
+        if used > capacity[n]:
+            for _ in range(60):
+                price = 0.5 * (low + high)
+                used = 0.0
+                for i in range(n_items):
+                    used += size[i] * min(max(point[n, i] - price * size[i] / metric[n, i], 0.0), most[n, i])
+                if used > capacity[n]:
+                    low = price
+                else:
+                    high = price
+            price = high
+        for i in range(n_items):
+            nearest[n, i] = min(max(point[n, i] - price * size[i] / metric[n, i], 0.0), most[n, i])
+    return nearest
+
+
+@compiled
+def curvature(experts, size, start, weight, level, n_experts):
+    """Return the sums of ``W |R|`` over the terms that ask for an expert within a radius set with a server, [N, E]."""
+    n_servers = level.shape[1]
+    steps = weight.shape[1]
+    gradient = np.zeros((n_servers, n_experts), np.float64)
+    total = np.empty((n_experts, steps), np.float32)
+    within = np.empty(steps, np.float32)
+    for c in range(len(level)):
+        total[:] = 0
+        for j in range(steps):
+            within[j] = (level[c] <= j).sum()
+        for r in range(start[c], start[c + 1]):
+            for k in range(size[r]):
+                for j in range(steps):
+                    total[experts[r, k], j] += weight[r, j] * within[j]
+        collect(total, level[c], gradient)
+    return gradient

@@ -1,0 +1,396 @@
+"""The compiled loops of the search over one layer. Only :mod:`moeplace.caching.bounds.layer_oracle` imports it, when it runs.
+
+Names: ``E`` experts of the layer in the order in which the search decides them, ``Q`` radius sets (bit masks over
+``N`` servers), ``T`` terms. A term has a radius set, members (positions of its experts, ascending, padded with -1) and
+a weight. A *mask* is the set of servers that hold an expert; it *hits* a radius set when they have a server in common.
+``mass[e, q]`` is the part of the terms' weights that is booked with expert ``e`` and radius set ``q``. All integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moeplace.base.compiled import compiled
+
+
+@compiled
+def smooth(radius, term_radius, member, length, weight, price, temperature, rate, part, n_experts, usage, steps):
+    """Move shares by entropic mirror descent on the smoothed bound of a layer; all in floats, none of it a proof.
+
+    ``part [T, K]``: each member's part of the weight, changed in place. ``usage [2, N]`` gets the expected number of
+    experts on each server at the last point, and its variance. Returns the smoothed bound there.
+    """
+    n_radii = len(radius)
+    n_servers = len(price)
+    n_masks = 1 << n_servers
+    mask_price = np.zeros(n_masks)
+    for n in range(n_servers):
+        for m in range(1 << n):
+            mask_price[m + (1 << n)] = mask_price[m] + price[n]
+    mass = np.zeros((n_experts, n_radii))
+    hit = np.zeros((n_experts, n_radii))
+    inside = np.zeros(n_masks)
+    bound = 0.0
+    for _ in range(steps):
+        mass[:] = 0.0
+        for t in range(len(weight)):
+            for j in range(length[t]):
+                mass[member[t, j], term_radius[t]] += part[t, j] * weight[t]
+        bound = 0.0
+        usage[:] = 0.0
+        for e in range(n_experts):
+            inside[:] = 0.0
+            whole = 0.0
+            for q in range(n_radii):
+                inside[radius[q]] += mass[e, q]
+                whole += mass[e, q]
+            subset_sums(inside)
+            top = -1e300
+            for m in range(n_masks // 2):  # the sum over subsets of m is what m's complement misses
+                k = n_masks - 1 - m
+                a, b = inside[m], inside[k]
+                inside[k] = whole - a - mask_price[k]
+                inside[m] = whole - b - mask_price[m]
+                top = max(top, inside[k], inside[m])
+            total = 0.0
+            for m in range(n_masks):
+                inside[m] = np.exp((inside[m] - top) / temperature)
+                total += inside[m]
+            bound += top + temperature * np.log(total)
+            for m in range(n_masks):
+                inside[m] /= total
+            subset_sums(inside)
+            for n in range(n_servers):
+                held = 1.0 - inside[n_masks - 1 - (1 << n)]
+                usage[0, n] += held
+                usage[1, n] += held * (1.0 - held)
+            for q in range(n_radii):
+                hit[e, q] = 1.0 - inside[n_masks - 1 - radius[q]]
+        for t in range(len(weight)):
+            if length[t] == 1:
+                continue
+            q = term_radius[t]
+            low = 2.0
+            for j in range(length[t]):
+                low = min(low, hit[member[t, j], q])
+            total = 0.0
+            for j in range(length[t]):
+                step = rate * (hit[member[t, j], q] - low)
+                # Near enough to exp(-step), and a tenth of its time.
+                part[t, j] = max(SMALLEST, part[t, j] * (1.0 - step * (1.0 - step * (0.5 - step / 6.0))))
+                total += part[t, j]
+            for j in range(length[t]):
+                part[t, j] /= total
+    return bound
+
+
+@compiled
+def subset_sums(table):
+    """Replace ``table[m]`` by the sum over all subsets of ``m``, in place."""
+    bit = 1
+    while bit < len(table):
+        for m in range(len(table)):
+            if m & bit:
+                table[m] += table[m ^ bit]
+        bit <<= 1
+
+
+@compiled
+def mask_values(mass, radius, mask_price):
+    """Return what each expert is worth on each mask, ``[E, 2**N]``: the mass hit, less the price."""
+    n_masks = len(mask_price)
+    values = np.empty((mass.shape[0], n_masks), np.int64)
+    inside = np.zeros(n_masks, np.int64)
+    for e in range(mass.shape[0]):
+        inside[:] = 0
+        whole = 0
+        for q in range(len(radius)):
+            inside[radius[q]] += mass[e, q]
+            whole += mass[e, q]
+        subset_sums(inside)
+        for m in range(n_masks):
+            values[e, m] = whole - inside[n_masks - 1 - m] - mask_price[m]
+    return values
+
+
+@compiled
+def redundant(asked, n_servers):
+    """Return which masks of which experts hit no more than a smaller one, bool ``[E, 2**N]``.
+
+    ``asked [E, Q]``: the radius sets (masks) that the terms of each expert have, padded with 0.
+    """
+    n_masks = 1 << n_servers
+    found = np.zeros((asked.shape[0], n_masks), np.bool_)
+    for e in range(asked.shape[0]):
+        for m in range(1, n_masks):
+            for n in range(n_servers):
+                if not (m >> n) & 1:
+                    continue
+                needed = False
+                for q in range(asked.shape[1]):
+                    if asked[e, q] & m == 1 << n:  # only this server hits it
+                        needed = True
+                        break
+                if not needed:
+                    found[e, m] = True
+                    break
+    return found
+
+
+@compiled
+def split_shares(weight, part, length):
+    """Return what is booked with each member once the first ``j`` members hit, int64 ``[T, K, K]``.
+
+    ``part [T, K]``: shares in floats. Members before ``j`` get nothing, the others the whole weight in proportion to
+    their parts, in integers that are not negative and add up to the weight exactly.
+    """
+    n_terms, width = part.shape
+    share = np.zeros((n_terms, width, width), np.int64)
+    for t in range(n_terms):
+        for j in range(length[t]):
+            total = 0.0
+            for i in range(j, length[t]):
+                total += part[t, i]
+            left = weight[t]
+            for i in range(j, length[t] - 1):
+                wanted = weight[t] * (part[t, i] / total) if total > 0 else weight[t] / (length[t] - j)
+                share[t, j, i] = min(left, max(0, int(wanted)))
+                left -= share[t, j, i]
+            share[t, j, length[t] - 1] = left
+    return share
+
+
+@compiled
+def first_mass(term_radius, member, length, share, n_experts, n_radii):
+    """Return the mass booked before anything is decided, int64 ``[E, Q]``."""
+    mass = np.zeros((n_experts, n_radii), np.int64)
+    for t in range(len(length)):
+        for i in range(length[t]):
+            mass[member[t, i], term_radius[t]] += share[t, 0, i]
+    return mass
+
+
+@compiled
+def pair_changes(radius, begin, mask, owner, term_start, term, term_radius, member, share, n_experts, change, pending):
+    """Fill in what deciding on each (expert, mask) does to the mass of later experts, for terms of two members.
+
+    ``change[begin[c]:begin[c + 1]]`` is the change of the mass of the experts after ``owner[c]``, ``[E - e - 1, Q]``;
+    ``pending[c]`` is the mass hit by the expert that moves on to the other members.
+    """
+    n_radii = len(radius)
+    for c in range(len(mask)):
+        e = owner[c]
+        for k in range(term_start[e], term_start[e + 1]):
+            t = term[k]
+            q = term_radius[t]
+            other = member[t, 1]
+            at = begin[c] + (other - e - 1) * n_radii + q
+            if mask[c] & radius[q]:
+                change[at] += share[t, 0, 0]
+                pending[c] += share[t, 0, 0]
+            else:
+                change[at] -= share[t, 0, 1]
+
+
+SMALLEST = 1e-9  # a share that is nothing could never grow again
+FINISHED = 0
+PAUSED = 1
+FULL = 2
+
+
+@compiled
+def search(
+    # the layer
+    radius, term_radius, member, length, share, long_start, long_term, long_place,
+    # the masks under consideration
+    first, mask, price, hits, begin, change, pending, room,
+    # the state of the search, changed in place
+    state, mass, value, used, child, child_bound, children, chosen, best_mask, nodes,
+    # what is found, when all plans are asked for
+    table, key, plan_value, plan_used, plan_mask, salt,
+    # parameters
+    every, budget,
+):  # fmt: skip
+    """Depth-first search over the masks of the experts in order; may be called again to go on.
+
+    ``state``: depth (-1 before the first call, -2 when finished), threshold, plans found, best value. A node is left
+    when its bound is below the threshold. With ``every`` the threshold stays, and the best plan of each usage vector
+    goes to the table; otherwise the best plan goes to ``best_mask`` and the threshold above it.
+
+    Returns FINISHED, PAUSED after ``budget`` nodes, or FULL where the table must grow first.
+    """
+    n_experts, n_radii = mass.shape[1], mass.shape[2]
+    n_servers = len(room)
+    depth = state[0]
+    if depth == -2:
+        return FINISHED
+    expand = False
+    if depth == -1:
+        depth = 0
+        expand = True
+    spent = 0
+    while depth >= 0:
+        if expand:
+            # The masks of the expert whose bound is high enough, best first. Others keep their best masks.
+            expand = False
+            rest = 0
+            for e in range(depth + 1, n_experts):
+                rest += best_worth(mass[depth, e], hits, price, first[e], first[e + 1])
+            count = 0
+            for c in range(first[depth], first[depth + 1]):
+                bound = value[depth] + rest - price[c]
+                for q in range(n_radii):
+                    bound += mass[depth, depth, q] & hits[c, q]
+                if bound < state[1]:
+                    continue
+                fits = True
+                for n in range(n_servers):
+                    if (mask[c] >> n) & 1 and used[depth, n] >= room[n]:
+                        fits = False
+                        break
+                if not fits:
+                    continue
+                at = count
+                while at > 0 and child_bound[depth, at - 1] < bound:
+                    child_bound[depth, at] = child_bound[depth, at - 1]
+                    child[depth, at] = child[depth, at - 1]
+                    at -= 1
+                child_bound[depth, at] = bound
+                child[depth, at] = c
+                count += 1
+            children[depth, 0] = 0
+            children[depth, 1] = count
+        at = children[depth, 0]
+        if at == children[depth, 1] or child_bound[depth, at] < state[1]:
+            children[depth, 0] = children[depth, 1]
+            depth -= 1
+            continue
+        if spent >= budget:
+            state[0] = depth
+            return PAUSED
+        c = child[depth, at]
+        if depth == n_experts - 1:
+            total = child_bound[depth, at]
+            chosen[depth] = c
+            if every:
+                code = 0
+                for n in range(n_servers):
+                    used[depth + 1, n] = used[depth, n] + ((mask[c] >> n) & 1)
+                    code += used[depth + 1, n] * salt[n]
+                slot = place(table, key, plan_used, code, used[depth + 1])
+                p = table[slot]
+                if p < 0:
+                    p = state[2]
+                    if p == len(key) or 2 * p >= len(table):
+                        state[0] = depth
+                        return FULL
+                    state[2] = p + 1
+                    table[slot] = p
+                    key[p] = code
+                    plan_value[p] = total - 1
+                    for n in range(n_servers):
+                        plan_used[p, n] = used[depth + 1, n]
+                if total > plan_value[p]:
+                    plan_value[p] = total
+                    for e in range(n_experts):
+                        plan_mask[p, e] = mask[chosen[e]]
+            else:
+                state[1] = total + 1
+                state[3] = total
+                for e in range(n_experts):
+                    best_mask[e] = mask[chosen[e]]
+            children[depth, 0] = at + 1
+            spent += 1
+            continue
+        children[depth, 0] = at + 1
+        spent += 1
+        chosen[depth] = c
+        # What the expert's decision does to the mass of the others: what it hits, others may still lose.
+        below = depth + 1
+        moved = pending[c]
+        source = begin[c]
+        if begin[c + 1] > source:
+            for e in range(below, n_experts):
+                for q in range(n_radii):
+                    mass[below, e, q] = mass[depth, e, q] + change[source + q]
+                source += n_radii
+        else:
+            for e in range(below, n_experts):
+                for q in range(n_radii):
+                    mass[below, e, q] = mass[depth, e, q]
+        for k in range(long_start[depth], long_start[depth + 1]):
+            t = long_term[k]
+            j = long_place[k]
+            r = radius[term_radius[t]]
+            alive = True
+            for i in range(j):
+                if not mask[chosen[member[t, i]]] & r:
+                    alive = False
+                    break
+            if not alive:
+                continue
+            if mask[c] & r:
+                moved += share[t, j, j]
+                for i in range(j + 1, length[t]):
+                    mass[below, member[t, i], term_radius[t]] += share[t, j + 1, i] - share[t, j, i]
+            else:
+                for i in range(j + 1, length[t]):
+                    mass[below, member[t, i], term_radius[t]] -= share[t, j, i]
+        worth = -price[c]
+        for q in range(n_radii):
+            worth += mass[depth, depth, q] & hits[c, q]
+        value[below] = value[depth] + worth - moved
+        bound = value[below]
+        for e in range(below, n_experts):
+            bound += best_worth(mass[below, e], hits, price, first[e], first[e + 1])
+        if bound < state[1]:
+            continue
+        for n in range(n_servers):
+            used[below, n] = used[depth, n] + ((mask[c] >> n) & 1)
+        nodes[0] += 1
+        depth = below
+        expand = True
+    state[0] = -2
+    return FINISHED
+
+
+@compiled
+def best_worth(mass, hits, price, first, last):
+    """Return the largest mass hit, less the price, among some masks."""
+    best = np.iinfo(np.int64).min
+    for c in range(first, last):
+        worth = -price[c]
+        for q in range(len(mass)):
+            worth += mass[q] & hits[c, q]
+        best = max(best, worth)
+    return best
+
+
+@compiled
+def place(table, key, vectors, code, vector):
+    """Return the slot of a vector in an open hash table of indices, or the free one where it belongs."""
+    last = len(table) - 1
+    slot = (code ^ (code >> 29)) & last
+    while table[slot] >= 0:
+        p = table[slot]
+        if key[p] == code:
+            same = True
+            for n in range(len(vector)):
+                if vectors[p, n] != vector[n]:
+                    same = False
+                    break
+            if same:
+                return slot
+        slot = (slot + 1) & last
+    return slot
+
+
+@compiled
+def rehash(key, count, table):
+    """Put the first entries into a larger, empty table."""
+    last = len(table) - 1
+    for p in range(count):
+        slot = (key[p] ^ (key[p] >> 29)) & last
+        while table[slot] >= 0:
+            slot = (slot + 1) & last
+        table[slot] = p

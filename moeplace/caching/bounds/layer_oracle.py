@@ -1,0 +1,534 @@
+r"""One layer of one model at a price per server: its best plan, proven by depth-first search, and all plans near it.
+
+A *plan* says which servers hold each expert of the layer, ``q_n`` experts on server ``n``. At prices ``p_n`` the
+layer's *value* is ``max over plans with q_n <= room_n of saving(plan) - sum_n p_n q_n`` (all integers).
+
+Bound
+-----
+Write the layer's part of (A1) as terms ``W_t * [every e in S_t is held within R_t]`` and share each weight out over the
+term's experts, ``W_t = sum_e share[t, e]``, ``share >= 0``. Since the least of some numbers in {0, 1} is at most their
+weighted mean::
+
+    value <= sum over e of  max over masks m of  sum over t with e in S_t, m hits R_t of share[t, e]  -  p(m)      (L1)
+
+for any shares: integers, so (L1) is exact. Where some experts are decided, a term with an expert that misses ``R_t`` is
+lost for the others, too, and the share of one that hits moves to the rest, in the same proportions. The search decides
+experts in order of the weight they take part in, and follows masks in order of their bounds. Good shares come from
+entropic mirror descent on the smoothed (L1), in floats; they decide how long the search takes, not what is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from moeplace.base.arrays import Bool, Int64
+from moeplace.caching.terms import AggregatedProblem
+
+Schedule: TypeAlias = tuple[tuple[float, float, int], ...]
+"""Temperature, step length and number of steps of each stage of a mirror descent."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How far one layer is searched. Whatever the numbers are, bounds hold and what is called exact is.
+
+    Attributes
+    ----------
+    most_servers : int
+        Servers that can be of use to one layer; tables have ``2**servers`` entries for each expert.
+    most_cells : int
+        Entries of the tables of a search (masks times radius sets) above which only the bound (L1) is computed.
+    most_mask_cells : int
+        Work (masks times experts times radius sets times servers) above which masks that are of no use are not sorted
+        out beforehand.
+    schedule : Schedule
+        The mirror descent at given prices.
+    chunk : int
+        Nodes between two looks at the clock, at least 1.
+    first_plans : int
+        Plans that a list has room for at first, a power of two.
+    """
+
+    most_servers: int = 16
+    most_cells: int = 1 << 24
+    most_mask_cells: int = 1 << 28
+    schedule: Schedule = ((0.1, 1.0, 30), (0.03, 0.5, 40), (0.01, 0.3, 50))
+    chunk: int = 20_000
+    first_plans: int = 1 << 10
+
+
+USUAL: Final = Tuning()
+"""What is used unless something else is asked for."""
+
+KERNELS: Final = ("moeplace.caching.bounds._layer_kernels",)
+
+Float = npt.NDArray[np.float64]
+
+
+def kernels() -> ModuleType:
+    """Return the compiled loops; loaded here, since numba takes a second and most commands never need it."""
+    from moeplace.caching.bounds import _layer_kernels
+
+    return _layer_kernels
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
+
+
+@dataclass(frozen=True, eq=False)
+class Priced:
+    """What was found out about a layer at some prices, all scaled.
+
+    Attributes
+    ----------
+    bound : int
+        No plan within ``room`` has a larger value.
+    value : int
+        Value of the plan below; equal to ``bound`` where the search has ended by itself.
+    saving : int
+        The plan's saving.
+    used : int64 array [N]
+        Experts that the plan holds on each server of the instance.
+    masks : int64 array [E']
+        The plan, as :meth:`LayerOracle.held` reads it.
+    nodes : int
+        Nodes of the search.
+    """
+
+    bound: int
+    value: int
+    saving: int
+    used: Int64
+    masks: Int64
+    nodes: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether the plan is proven to be the best."""
+        return self.bound == self.value
+
+
+@dataclass(frozen=True, eq=False)
+class Plans:
+    """Plans of a layer (``P`` of them), one for each usage vector, the best of its kind.
+
+    Attributes
+    ----------
+    saving : int64 array [P]
+        Scaled.
+    used : int64 array [P, N]
+        Experts on each server of the instance.
+    masks : int64 array [P, E']
+    """
+
+    saving: Int64
+    used: Int64
+    masks: Int64
+
+    def take(self, index: npt.NDArray[np.intp] | Bool) -> Plans:
+        """Return some of the plans."""
+        return Plans(self.saving[index], self.used[index], self.masks[index])
+
+
+class LayerOracle:
+    """The terms of one layer of one model, and the search over its plans.
+
+    Parameters
+    ----------
+    problem : AggregatedProblem
+    block : int
+        The layer's block in the instance.
+    scale : int
+        Savings, prices and values are ``scale`` times token-ns. The scaled sum of the layer's weights and the
+        prices of any plan must each be below 2**60.
+    weights : int64 array [T], optional
+        Weights to take instead of the problem's; a bound on the value then holds for these.
+    tuning : Tuning
+
+    Raises
+    ------
+    ValueError
+        More than :attr:`Tuning.most_servers` servers can be of use to the layer.
+    """
+
+    def __init__(
+        self,
+        problem: AggregatedProblem,
+        block: int,
+        scale: int = 1,
+        weights: Int64 | None = None,
+        tuning: Tuning = USUAL,
+    ) -> None:
+        self.tuning = tuning
+        instance = problem.instance
+        first, last = (int(b) for b in instance.block_start[block : block + 2])
+        terms = problem.block_terms(block)
+        weight = problem.term_weight if weights is None else weights
+        self.block, self.scale = block, scale
+        self.n_servers = len(instance.servers)
+        self.n_experts = last - first
+        self.size = int(instance.item_bytes[first])
+        fits = instance.capacity_bytes >= self.size
+        radii, radius_of = np.unique(problem.term_radius[terms], return_inverse=True)
+        members = problem.radius[radii] & fits
+        self.servers = np.flatnonzero(members.any(axis=0))
+        if len(self.servers) > tuning.most_servers:
+            raise ValueError(f"{len(self.servers)} servers, at most {tuning.most_servers}")
+        self.room = np.minimum(instance.capacity_bytes[self.servers] // self.size, self.n_experts).astype(np.int64)
+        bits = (1 << np.arange(len(self.servers))).astype(np.int64)
+        self._radius, alike = np.unique(members[:, self.servers] @ bits, return_inverse=True)
+        length = np.diff(problem.set_start)[problem.term_set[terms]]
+        width = int(length.max(initial=1))
+        expert = np.full((len(terms), width), -1, dtype=np.int64)
+        row = np.repeat(np.arange(len(terms)), length)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
+        start = problem.set_start[problem.term_set[terms]]
+        expert[row, place] = problem.set_item[np.repeat(start, length) + place] - first
+        # Terms that no server with room can satisfy are worth nothing.
+        alive = self._radius[alike[radius_of]] > 0
+        expert, length = expert[alive], length[alive].astype(np.int64)
+        self._term_radius = alike[radius_of][alive].astype(np.int64)
+        self._weight = weight[terms][alive] * scale
+        used_by = np.zeros(self.n_experts)
+        np.add.at(used_by, expert[expert >= 0], np.broadcast_to(self._weight[:, None], expert.shape)[expert >= 0])
+        self.experts = np.argsort(-used_by, kind="stable")[: int((used_by > 0).sum())]
+        position = np.full(self.n_experts + 1, np.iinfo(np.int64).max)
+        position[self.experts] = np.arange(len(self.experts))
+        member = np.sort(position[expert], axis=1)
+        self._member = np.where(member < len(self.experts), member, -1)
+        self._length = length
+        self._part = (self._member >= 0) / length[:, None]
+        self._allowed = self._masks()
+        self._shared()
+
+    @property
+    def total(self) -> int:
+        """Sum of the weights, scaled: no plan saves more."""
+        return int(self._weight.sum())
+
+    @property
+    def n_terms(self) -> int:
+        """Number of terms."""
+        return len(self._weight)
+
+    def held(self, masks: Int64) -> Bool:
+        """Return a plan as a matrix of servers and experts, in the instance's order, bool [N, E]."""
+        held = np.zeros((self.n_servers, self.n_experts), dtype=np.bool_)
+        bits = (masks[None, :] >> np.arange(len(self.servers))[:, None]) & 1
+        held[self.servers[:, None], self.experts[None, :]] = bits > 0
+        return held
+
+    def masks(self, held: Bool) -> Int64:
+        """Return a matrix ``held [N, E]`` as a plan, without what is of no use."""
+        bits = (1 << np.arange(len(self.servers))).astype(np.int64)
+        masks: Int64 = bits @ held[self.servers][:, self.experts].astype(np.int64)
+        return masks
+
+    def saving(self, masks: Int64) -> int:
+        """Return the scaled saving of a plan."""
+        hit = (masks[np.maximum(self._member, 0)] & self._radius[self._term_radius][:, None]) > 0
+        return int(self._weight[(hit | (self._member < 0)).all(axis=1)].sum())
+
+    def used(self, masks: Int64) -> Int64:
+        """Return how many experts a plan holds on each server of the instance, int64 [N]."""
+        used = np.zeros(self.n_servers, dtype=np.int64)
+        used[self.servers] = ((masks[None, :] >> np.arange(len(self.servers))[:, None]) & 1).sum(axis=1)
+        return used
+
+    def smooth(self, price: Float, temperature: float, rate: float, steps: int = 1) -> Float:
+        """Take some steps of mirror descent with the shares at prices (floats, scaled).
+
+        Returns
+        -------
+        float64 array [2, N]
+            What the smoothed bound would like to hold on each server, in experts, and by how much that falls
+            with the price of one.
+        """
+        used = np.zeros((2, self.n_servers))
+        if not len(self._weight):
+            return used
+        unit = self.total / len(self.experts)
+        mine = np.zeros((2, len(self.servers)))
+        kernels().smooth(
+            self._radius, self._term_radius, self._member, self._length, self._weight / unit,
+            price[self.servers] / unit, temperature, rate, self._part, len(self.experts), mine, steps,
+        )  # fmt: skip
+        used[:, self.servers] = mine
+        used[1] /= temperature * unit
+        return used
+
+    def tune(self, price: Int64, schedule: Schedule | None = None) -> None:
+        """Choose good shares for prices near these, by the tuning's schedule unless there is another one."""
+        for temperature, rate, steps in self.tuning.schedule if schedule is None else schedule:
+            self.smooth(price.astype(np.float64), temperature, rate, steps)
+        self._shared()
+
+    def refresh(self) -> None:
+        """Take over the shares of :meth:`smooth`."""
+        self._shared()
+
+    def bound(self, price: Int64) -> int:
+        """Return (L1), a bound on the layer's value, at once."""
+        return int(self._values(price).max(axis=1).sum()) if len(self.experts) else 0
+
+    def best(
+        self,
+        price: Int64,
+        *,
+        floor: Int64 | None = None,
+        stop: Callable[[], bool] = never,
+        nodes: int | None = None,
+    ) -> Priced:
+        """Find the plan of largest value at prices.
+
+        Parameters
+        ----------
+        price : int64 array [N]
+            Price of one expert of this layer on each server, scaled; not negative.
+        floor : int64 array [E'], optional
+            A plan within the room to begin with, else the empty one. It is returned where nothing is better.
+        stop : callable
+            Asked now and then; when it says so, what is known so far is returned.
+        nodes : int, optional
+            Most nodes to look at.
+
+        Returns
+        -------
+        Priced
+            Its bound is proven whatever has ended the search.
+        """
+        masks = np.zeros(len(self.experts), dtype=np.int64) if floor is None else floor
+        saving, used = self.saving(masks), self.used(masks)
+        value = saving - int(price @ used)
+        if not len(self.experts):
+            return Priced(value, value, saving, used, masks)
+        search = _Search.prepare(self, price, value + 1, every=False)
+        if isinstance(search, int):
+            return Priced(max(search, value), value, saving, used, masks)
+        bound = search.run(stop, nodes)
+        if search.state[2] or search.value > value:
+            value, masks = search.value, search.best_mask.copy()
+            used = self.used(masks)
+            saving = value + int(price @ used)
+        return Priced(max(bound, value), value, saving, used, masks, search.nodes)
+
+    def plans(
+        self,
+        price: Int64,
+        least: int,
+        *,
+        stop: Callable[[], bool] = never,
+        nodes: int | None = None,
+        most: int | None = None,
+    ) -> Plans | None:
+        """Find all plans whose value at prices is at least ``least``, the best of each usage vector.
+
+        Returns
+        -------
+        Plans or None
+            None where the search was stopped, or there are more than ``most``.
+        """
+        if not len(self.experts):
+            none = np.zeros((1, 0), dtype=np.int64)
+            found = Plans(np.zeros(1, dtype=np.int64), np.zeros((1, self.n_servers), dtype=np.int64), none)
+            return found if least <= 0 else found.take(np.zeros(1, dtype=np.bool_))
+        search = _Search.prepare(self, price, least, every=True)
+        if isinstance(search, int):
+            return None
+        search.run(stop, nodes, most)
+        if search.state[0] != -2:
+            return None
+        count = int(search.state[2])
+        used = np.zeros((count, self.n_servers), dtype=np.int64)
+        used[:, self.servers] = search.plan_used[:count]
+        return Plans(search.plan_value[:count] + used @ price, used, search.plan_mask[:count].copy())
+
+    def _masks(self) -> Bool:
+        """Return which masks are worth looking at, bool [E', 2**N']: without servers that add nothing to a mask."""
+        n_masks = 1 << len(self.servers)
+        asked = np.zeros((len(self.experts), len(self._radius)), dtype=np.int64)
+        inside = self._member >= 0
+        rows = np.broadcast_to(self._term_radius[:, None], self._member.shape)[inside]
+        asked[self._member[inside], rows] = self._radius[rows]
+        if n_masks * asked.size * max(1, len(self.servers)) > self.tuning.most_mask_cells:
+            return np.ones((len(self.experts), n_masks), dtype=np.bool_)
+        allowed: Bool = ~kernels().redundant(asked, len(self.servers))
+        return allowed
+
+    def _shared(self) -> None:
+        """Turn parts into integer shares, and these into what is booked at the root."""
+        self._share: Int64 = kernels().split_shares(self._weight, self._part, self._length)
+        self._mass: Int64 = kernels().first_mass(
+            self._term_radius, self._member, self._length, self._share, len(self.experts), len(self._radius)
+        )
+
+    def _mask_price(self, price: Int64) -> Int64:
+        table = np.zeros(1 << len(self.servers), dtype=np.int64)
+        for n, p in enumerate(price[self.servers].tolist()):
+            table[1 << n : 2 << n] = table[: 1 << n] + p
+        return table
+
+    def _values(self, price: Int64) -> Int64:
+        values: Int64 = kernels().mask_values(self._mass, self._radius, self._mask_price(price))
+        return values
+
+
+@dataclass(eq=False)
+class _Search:
+    """The state of a depth-first search; see ``_layer_kernels.search``."""
+
+    oracle: LayerOracle
+    every: bool
+    first: Int64
+    mask: Int64
+    price: Int64
+    hits: Int64
+    begin: Int64
+    change: Int64
+    pending: Int64
+    long: tuple[Int64, Int64, Int64]
+    state: Int64
+    bounds: tuple[int, ...]
+    arrays: dict[str, Int64] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(cls, oracle: LayerOracle, price: Int64, threshold: int, every: bool) -> _Search | int:
+        """Set a search up; return the bound (L1) alone where its tables would be too large."""
+        n, n_radii = len(oracle.experts), len(oracle._radius)
+        values = oracle._values(price)
+        best = values.max(axis=1)
+        root = int(best.sum())
+        # A mask that is so much worse than the expert's best is in no plan that is looked for.
+        keep = (values >= threshold - root + best[:, None]) & oracle._allowed
+        owner, mask = np.nonzero(keep)
+        most_cells = oracle.tuning.most_cells
+        if max(len(mask), n * n) * n_radii > most_cells:
+            return root
+        first = np.searchsorted(owner, np.arange(n + 1)).astype(np.int64)
+        hits = -((mask[:, None] & oracle._radius) > 0).astype(np.int64)
+        cells = np.where(len(mask) * n * n_radii <= most_cells, (n - 1 - owner) * n_radii, 0)
+        begin = np.concatenate(([0], np.cumsum(cells))).astype(np.int64)
+        pending, change = np.zeros(len(mask), dtype=np.int64), np.zeros(int(begin[-1]), dtype=np.int64)
+        pair = oracle._length == 2
+        if len(change):
+            start, term, _ = _among_first(oracle, np.where(pair, 1, 0))
+            kernels().pair_changes(
+                oracle._radius, begin, mask, owner, start, term, oracle._term_radius, oracle._member,
+                oracle._share, n, change, pending,
+            )  # fmt: skip
+            long = _among_first(oracle, np.where(pair, 0, oracle._length - 1))
+        else:
+            long = _among_first(oracle, oracle._length - 1)
+        state = np.array([-1, threshold, 0, threshold - 1], dtype=np.int64)
+        search = cls(
+            oracle, every, first, mask, oracle._mask_price(price)[mask], hits, begin, change, pending, long, state, ()
+        )
+        widest = int(np.diff(first).max(initial=0))
+        servers = len(oracle.servers)
+        shapes = {
+            "mass": (n + 1, n, n_radii), "value": (n + 1,), "used": (n + 1, servers), "child": (n, widest),
+            "child_bound": (n, widest), "children": (n, 2), "chosen": (n,), "best_mask": (n,), "nodes": (1,),
+        }  # fmt: skip
+        search.arrays = {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes.items()}
+        search.arrays["mass"][0] = oracle._mass
+        search._grow(oracle.tuning.first_plans if every else 1)
+        return search
+
+    @property
+    def value(self) -> int:
+        """Value of the best plan found, below the first threshold where there is none."""
+        return int(self.state[3])
+
+    @property
+    def best_mask(self) -> Int64:
+        """The best plan found."""
+        return self.arrays["best_mask"]
+
+    @property
+    def plan_value(self) -> Int64:
+        """Values of all plans found."""
+        return self.arrays["plan_value"]
+
+    @property
+    def plan_used(self) -> Int64:
+        """Their usage vectors."""
+        return self.arrays["plan_used"]
+
+    @property
+    def plan_mask(self) -> Int64:
+        """Their masks."""
+        return self.arrays["plan_mask"]
+
+    @property
+    def nodes(self) -> int:
+        """Inner nodes looked at."""
+        return int(self.arrays["nodes"][0])
+
+    def run(self, stop: Callable[[], bool], nodes: int | None, most: int | None = None) -> int:
+        """Search until it ends by itself or is stopped; return what no plan exceeds."""
+        oracle, a = self.oracle, self.arrays
+        kernel = kernels()
+        left, chunk = nodes, oracle.tuning.chunk
+        while True:
+            budget = chunk if left is None else min(chunk, left)
+            status = kernel.search(
+                oracle._radius, oracle._term_radius, oracle._member, oracle._length, oracle._share, *self.long,
+                self.first, self.mask, self.price, self.hits, self.begin, self.change, self.pending, oracle.room,
+                self.state, a["mass"], a["value"], a["used"], a["child"], a["child_bound"], a["children"], a["chosen"],
+                a["best_mask"], a["nodes"], a["table"], a["key"], a["plan_value"], a["plan_used"], a["plan_mask"],
+                hash_salt(len(oracle.room)), self.every, budget,
+            )  # fmt: skip
+            if status == kernel.FINISHED:
+                return self.value
+            if status == kernel.FULL:
+                if most is not None and self.state[2] >= most:
+                    break
+                self._grow(4 * len(a["key"]))
+                continue
+            if left is not None:
+                left -= budget
+            if stop() or left == 0:
+                break
+        open_bounds = [
+            int(a["child_bound"][d, a["children"][d, 0]])
+            for d in range(int(self.state[0]) + 1)
+            if a["children"][d, 0] < a["children"][d, 1]
+        ]
+        return max([self.value, *open_bounds])
+
+    def _grow(self, entries: int) -> None:
+        """Make room for more plans."""
+        oracle, a, count = self.oracle, self.arrays, int(self.state[2])
+        shapes: dict[str, tuple[int, ...]] = {
+            "key": (entries,), "plan_value": (entries,), "plan_used": (entries, len(oracle.servers)),
+            "plan_mask": (entries, len(oracle.experts)),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            larger = np.zeros(shape, dtype=np.int64)
+            if name in a:
+                larger[:count] = a[name][:count]
+            a[name] = larger
+        a["table"] = np.full(2 * entries, -1, dtype=np.int64)
+        kernels().rehash(a["key"], count, a["table"])
+
+
+def _among_first(oracle: LayerOracle, places: npt.NDArray[np.int64]) -> tuple[Int64, Int64, Int64]:
+    """List, for each expert, the terms where it is among the first ``places`` members, and at which place."""
+    term, place = np.nonzero(np.arange(oracle._member.shape[1])[None, :] < places[:, None])
+    expert = oracle._member[term, place]
+    order = np.argsort(expert, kind="stable")
+    start = np.searchsorted(expert[order], np.arange(len(oracle.experts) + 1)).astype(np.int64)
+    return start, term[order].astype(np.int64), place[order].astype(np.int64)
+
+
+def hash_salt(n: int) -> Int64:
+    """Return fixed odd numbers whose sums tell usage vectors apart nearly always (exactly where it matters)."""
+    return (np.random.default_rng(20260101).integers(0, 2**62, n) * 2 + 1).astype(np.int64)

@@ -1,0 +1,160 @@
+"""A placement under change: what the heuristics share on top of the saving form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.workers import each
+from moeplace.caching.heuristics.knapsack import fill
+from moeplace.caching.saving import Moves, SavingForm, ValueFunction
+
+T = TypeVar("T")
+
+MOST_REMEMBERED: Final = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Refill:
+    """What one server would best hold, all others fixed.
+
+    Attributes
+    ----------
+    server : int
+    gain : int
+        Change of the saving, token-ns; not positive where the server should keep what it has.
+    ratio : float
+        The server gets at least this share of what its value functions allow.
+    functions : list of ValueFunction
+        Of each layer.
+    counts : list of int
+        Experts of each layer.
+    """
+
+    server: int
+    gain: int
+    ratio: float
+    functions: list[ValueFunction]
+    counts: list[int]
+
+    @property
+    def exact_layers(self) -> int:
+        """Layers whose value function was exact."""
+        return sum(f.exact for f in self.functions)
+
+    @property
+    def proven(self) -> int:
+        """Values of all layers that are proven to be the best."""
+        return sum(int(f.proven.sum()) for f in self.functions)
+
+    @property
+    def points(self) -> int:
+        """Values of all layers."""
+        return sum(len(f.proven) for f in self.functions)
+
+
+class Plan:
+    """A placement, its exact saving and the free bytes, kept up to date.
+
+    Parameters
+    ----------
+    form : SavingForm
+    held : bool array [N, I]
+        The placement to begin with; it must fit. Experts that nobody asks for are dropped. Changed in place.
+    threads : int
+        Threads that value layers.
+    """
+
+    def __init__(self, form: SavingForm, held: Bool, threads: int = 1) -> None:
+        asked = np.zeros(held.shape[1], dtype=np.bool_)
+        for layer in form.layers:
+            asked[layer.items] = True
+        held[:, ~asked] = False
+        self.form, self.held, self.threads = form, held, threads
+        self.layer_saving = [layer.saving_ns(self.part(i)) for i, layer in enumerate(form.layers)]
+        self._memo: list[dict[object, Any]] = [{} for _ in form.layers]
+
+    @property
+    def saving(self) -> int:
+        """Baseline minus cost, token-ns."""
+        return sum(self.layer_saving)
+
+    @property
+    def free(self) -> Int64:
+        """Free bytes of each server, int64 [N]."""
+        return self.form.capacity_bytes - self.held @ self.form.instance.item_bytes
+
+    def part(self, i: int) -> Bool:
+        """Return what the servers hold of a layer, bool [N, E], a copy (also where the layer is all there is)."""
+        return np.array(self.held[:, self.form.layers[i].items], order="C")
+
+    def put(self, i: int, part: Bool, saving: int | None = None) -> None:
+        """Set what the servers hold of a layer; its saving is computed where it is not given."""
+        self.held[:, self.form.layers[i].items] = part
+        self.layer_saving[i] = self.form.layers[i].saving_ns(part) if saving is None else saving
+
+    def restore(self, held: Bool) -> None:
+        """Go back to another placement; only layers that differ are valued again."""
+        for i, layer in enumerate(self.form.layers):
+            if not np.array_equal(self.held[:, layer.items], held[:, layer.items]):
+                self.put(i, np.ascontiguousarray(held[:, layer.items]))
+
+    def clear(self, servers: list[int]) -> None:
+        """Empty some servers."""
+        held = self.held.copy()
+        held[servers] = False
+        self.restore(held)
+
+    def move(self, i: int, origin: int, target: int) -> None:
+        """Make the best move of a layer from one place to another, as :meth:`moves` values it."""
+        moves, part = self.moves(i), self.part(i)
+        expert = int(moves.expert[origin, target])
+        for place, held in ((origin, False), (target, True)):
+            if place < len(part):
+                part[place, expert] = held
+        self.put(i, part, self.layer_saving[i] + int(moves.gain[origin, target]))
+
+    def moves(self, i: int) -> Moves:
+        """Value every move of one expert of a layer, see :meth:`~moeplace.caching.saving.Layer.moves`."""
+        return self._remember(i, "moves", lambda part: self.form.layers[i].moves(part))
+
+    def function(self, i: int, server: int, enumerated: int = 0, cuts: bool = False, nodes: int = 0) -> ValueFunction:
+        """Return the value function of a layer on a server, the other servers fixed."""
+        layer = self.form.layers[i]
+        key = (server, enumerated, cuts, nodes)
+        return self._remember(i, key, lambda part: layer.value_function(part, server, enumerated, cuts, nodes))
+
+    def refill(
+        self, server: int, enumerated: int = 0, cuts: bool = False, nodes: int = 0, epsilon: float = 0.0
+    ) -> Refill:
+        """Solve one server's problem, all others fixed. Changes nothing: see :meth:`take`."""
+        layers = range(len(self.form.layers))
+        functions = each(lambda i: self.function(i, server, enumerated, cuts, nodes), layers, self.threads)
+        capacity = int(self.form.capacity_bytes[server])
+        filling = fill([f.values for f in functions], [layer.size for layer in self.form.layers], capacity, epsilon)
+        return Refill(server, filling.value - self.saving, filling.ratio, functions, filling.counts)
+
+    def take(self, refill: Refill) -> bool:
+        """Give a server what was found best for it if that is strictly better; return whether it is."""
+        if refill.gain <= 0:
+            return False
+        for i, (function, count) in enumerate(zip(refill.functions, refill.counts, strict=True)):
+            self.held[refill.server, self.form.layers[i].items] = function.kept[count]
+            self.layer_saving[i] = int(function.values[count])
+        return True
+
+    def _remember(self, i: int, key: object, compute: Callable[[Bool], T]) -> T:
+        """Compute something of a layer once for what it holds now; searches go back and forth between plans."""
+        part = self.part(i)
+        memo = self._memo[i]
+        full_key = (key, part.tobytes())
+        if full_key not in memo:
+            if len(memo) >= MOST_REMEMBERED:
+                memo.clear()
+            memo[full_key] = compute(part)
+        found: T = memo[full_key]
+        return found

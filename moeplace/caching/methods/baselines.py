@@ -1,0 +1,115 @@
+"""Baselines that every comparison needs: nothing cached, the most used cached, anything cached."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from moeplace.base.registry import MethodInfo, describe
+from moeplace.base.result import Outcome, ProgressCallback
+from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.caching.placement import Placement
+
+
+@describe(
+    MethodInfo(
+        summary="Every server empty: everything is served by the device or the cloud.",
+        seeded=lambda parameters: False,
+    )
+)
+def no_cache(
+    instance: Instance,
+    *,
+    time_limit: float | None,
+    seed: int,
+    threads: int,
+    start: Placement | None,
+    progress: ProgressCallback | None,
+) -> Outcome:
+    """Cache nothing (the baseline that savings are counted from). Ignores ``start``."""
+    return Outcome(Placement.empty(instance))
+
+
+@describe(
+    MethodInfo(
+        summary="Each server caches what its own users use most often per byte.", seeded=lambda parameters: False
+    )
+)
+def popular(
+    instance: Instance,
+    *,
+    time_limit: float | None,
+    seed: int,
+    threads: int,
+    start: Placement | None,
+    progress: ProgressCallback | None,
+) -> Outcome:
+    """Fill each server with the experts its users use most often per byte. Ignores ``start``.
+
+    The users of a server are the demands for which no server is nearer, and which it serves faster than the
+    cloud. Experts on the user's own device do not count. What nobody near uses is not cached.
+    """
+    use = requests_by_server(instance)
+    cached = np.zeros(use.shape, dtype=np.bool_)
+    for n, capacity in enumerate(instance.capacity_bytes.tolist()):
+        rate = use[n] / instance.item_bytes
+        _fill(cached[n], np.argsort(-rate, kind="stable")[: np.count_nonzero(rate)], instance, capacity)
+    return Outcome(Placement(cached))
+
+
+@describe(MethodInfo(summary="Each server caches experts in a random order (seeded) until nothing more fits."))
+def random(
+    instance: Instance,
+    *,
+    time_limit: float | None,
+    seed: int,
+    threads: int,
+    start: Placement | None,
+    progress: ProgressCallback | None,
+) -> Outcome:
+    """Fill each server in a random order of all experts. Ignores ``start``."""
+    generator = np.random.default_rng(seed)
+    cached = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
+    for n, capacity in enumerate(instance.capacity_bytes.tolist()):
+        _fill(cached[n], generator.permutation(instance.n_items), instance, capacity)
+    return Outcome(Placement(cached))
+
+
+def requests_by_server(instance: Instance) -> npt.NDArray[np.float64]:
+    """Return how often the users nearest to each server request each expert, tokens, [N, I].
+
+    Demands that no server serves faster than the cloud count nowhere. Of equally near servers the first counts.
+    """
+    use = np.zeros((len(instance.servers), instance.n_items))
+    if not len(instance.servers) or not len(instance.demands):
+        return use
+    home = np.argmin(instance.server_ns, axis=1)
+    time = instance.server_ns[np.arange(len(home)), home]
+    served = (time < instance.cloud_ns) & (time != UNREACHABLE)
+    length = np.diff(instance.rows.start)
+    demand = np.repeat(instance.rows.demand, length)
+    count = np.repeat(instance.rows.count, length)
+    keep = served[demand]
+    if len(instance.device_item):
+        held = instance.device_demand.astype(np.int64) * instance.n_items + instance.device_item
+        keep &= ~np.isin(demand.astype(np.int64) * instance.n_items + instance.rows.item, held)
+    flat = home[demand[keep]] * instance.n_items + instance.rows.item[keep]
+    use += np.bincount(flat, weights=count[keep], minlength=use.size).reshape(use.shape)
+    return use
+
+
+def _fill(
+    cached: npt.NDArray[np.bool_],
+    order: npt.NDArray[np.intp],
+    instance: Instance,
+    capacity: int,
+) -> None:
+    """Take items in the given order, passing over what no longer fits."""
+    sizes = instance.item_bytes[order].tolist()
+    smallest = min(sizes, default=0)
+    for item, size in zip(order.tolist(), sizes, strict=True):
+        if size <= capacity:
+            cached[item] = True
+            capacity -= size
+        if capacity < smallest:
+            break

@@ -1,0 +1,69 @@
+"""A placement: which server caches which expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.errors import InputError
+from moeplace.caching.instance import Instance
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Placement:
+    """Which server caches which expert, for one instance's servers and items.
+
+    Parameters
+    ----------
+    cached : bool array [N, I]
+        ``cached[n, i]``: server ``n`` holds item ``i``. Copied and frozen.
+    """
+
+    cached: Bool
+
+    def __post_init__(self) -> None:
+        cached = np.array(self.cached, dtype=np.bool_)
+        if cached.ndim != 2:
+            raise ValueError(f"cached must have two axes [servers, items], found {cached.ndim}")
+        cached.setflags(write=False)
+        object.__setattr__(self, "cached", cached)
+
+    @classmethod
+    def empty(cls, instance: Instance) -> Placement:
+        """Return the placement in which no server caches anything."""
+        return cls(np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_))
+
+    @classmethod
+    def from_pairs(cls, instance: Instance, pairs: Iterable[tuple[int, int]]) -> Placement:
+        """Return the placement of the given (server, item) pairs."""
+        cached = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
+        for server, item in pairs:
+            cached[server, item] = True
+        return cls(cached)
+
+    def bytes_used(self, instance: Instance) -> Int64:
+        """Return the bytes cached on each server, int64 [N]."""
+        # Item sizes sum to less than 2**63 within a model but not over many; object sums never wrap.
+        if instance.item_bytes.sum(dtype=np.float64) < 2**62:
+            return self.cached @ instance.item_bytes
+        return np.array([sum(instance.item_bytes[row].tolist()) for row in self.cached], dtype=object)
+
+    def overfull(self, instance: Instance) -> list[tuple[int, int]]:
+        """Return (server, bytes used) of every server whose cached experts exceed its capacity."""
+        used = self.bytes_used(instance)
+        return [(n, int(used[n])) for n in np.flatnonzero(used > instance.capacity_bytes).tolist()]
+
+    def check_fits(self, instance: Instance) -> None:
+        """Raise an :class:`InputError` unless the placement is one of the instance and fits its servers."""
+        shape = (len(instance.servers), instance.n_items)
+        if self.cached.shape != shape:
+            raise InputError(f"a placement of shape {list(self.cached.shape)}, the instance needs {list(shape)}")
+        for n, used in self.overfull(instance):
+            server = instance.servers[n]
+            raise InputError(f"server {server.name!r} holds {used} bytes, its capacity is {server.capacity_bytes}")
+
+    def __repr__(self) -> str:
+        return f"<Placement of {int(self.cached.sum())} experts on {len(self.cached)} servers>"

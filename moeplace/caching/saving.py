@@ -1,0 +1,443 @@
+"""What adding, dropping or moving an expert changes: the saving form of an instance, layer by layer. Exact.
+
+Count from the cloud's time instead of to it: for a group ``g`` of demands, ``near[g, n] = max(0, cloud - t[g, n])``
+is what an expert's output from server ``n`` saves, and the best over the holders is what the expert saves. A row waits
+for its slowest expert, so with ``latency_model`` "max"::
+
+    saving(x) = sum over rows (g, S, c) of  c * min over e in S of max over n holding e of near[g, n]
+
+Under "sum" every row is split into rows of one expert, and the same formula holds. Demands with equal ``near`` are
+one group and their equal rows one row: absolute times do not matter, only how much nearer than the cloud a server is.
+Experts on the user's device drop out of a row where no server is nearer than the device, otherwise the device counts
+as one more holder (``floor``); rows that are on the device completely are counted from the device instead of the cloud.
+
+Rows of different layers share no expert: each :class:`Layer` is valued alone, and changes in different layers add up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from moeplace.base.arrays import Bool, Int32, Int64, row_keys
+from moeplace.caching.heuristics.closure import LARGEST, corners
+from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.caching.placement import Placement
+
+MOST_ENUMERATED = 20
+"""Experts of a layer up to which all subsets may be tried (the table has ``2**experts`` entries)."""
+
+
+KERNELS: Final = ("moeplace.caching._kernels",)
+"""What a method imports that uses the compiled loops."""
+
+
+def kernels() -> ModuleType:
+    """Return the compiled loops; loaded here, since numba takes a second and most commands never need it."""
+    from moeplace.caching import _kernels
+
+    return _kernels
+
+
+@dataclass(frozen=True, eq=False)
+class ValueFunction:
+    """What the experts of one layer on one server are worth, by their number.
+
+    Attributes
+    ----------
+    values : int64 array [Q + 1]
+        Saving of the layer with the best known ``q`` experts on the server; never decreasing.
+    kept : bool array [Q + 1, E]
+        These experts (at most ``q``).
+    proven : bool array [Q + 1]
+        Whether no other ``q`` experts save more.
+    """
+
+    values: Int64
+    kept: Bool
+    proven: Bool
+
+    @property
+    def exact(self) -> bool:
+        """Whether every value is proven."""
+        return bool(self.proven.all())
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """The best move of one expert of a layer between any two places (place ``N`` is nowhere).
+
+    Attributes
+    ----------
+    gain : int64 array [N + 1, N + 1]
+        Change of the saving by the best move from one place to another; very negative where there is none.
+    expert : int32 array [N + 1, N + 1]
+        The expert moved, -1 where there is none.
+    """
+
+    gain: Int64
+    expert: Int32
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Layer:
+    """One layer of one model in saving form (``A`` rows, ``G`` groups, ``E`` experts, ``N`` servers).
+
+    Attributes
+    ----------
+    items : slice
+        Its items in the instance.
+    size : int
+        Bytes of one expert.
+    experts : int32 array [A, K]
+        Experts of each row, ascending, padded with the first.
+    group : int32 array [A]
+        Group of each row, ascending.
+    count : int64 array [A]
+        Tokens of each row.
+    near : int64 array [G, N]
+        Saving per token of a group when a server holds the expert, ns.
+    floor : int64 array [G, E]
+        Saving per token by the group's own device, ns.
+    """
+
+    items: slice
+    size: int
+    experts: Int32
+    group: Int32
+    count: Int64
+    near: Int64
+    floor: Int64
+
+    @property
+    def n_experts(self) -> int:
+        """Number of experts."""
+        return len(self.floor.T)
+
+    @cached_property
+    def additive(self) -> bool:
+        """Whether every row asks for one expert, so that the experts on one server are worth their sum."""
+        return bool(self.experts.shape[1] == 1)
+
+    @cached_property
+    def _members(self) -> tuple[Int64, Int32]:
+        start, member = kernels().members(self.experts, self.n_experts)
+        return start, member
+
+    def saving_ns(self, held: Bool) -> int:
+        """Return the saving of the layer, token-ns, for ``held [N, E]``."""
+        return int(kernels().value(self.experts, self.group, self.count, self.best(held)))
+
+    def best(self, held: Bool) -> Int64:
+        """Return what each expert saves each group per token, the best over its holders, int64 [G, E]."""
+        best: Int64 = kernels().best_without(self.near, self.floor, held, -1)
+        return best
+
+    def gains(self, held: Bool) -> Int64:
+        """Return what adding each expert to each server saves, int64 [N, E]; -1 where it is held."""
+        gains: Int64 = kernels().adds(self.experts, self.group, self.count, self.near, self.best(held), held)
+        return gains
+
+    def gain(self, best: Int64, server: int, expert: int) -> int:
+        """Return one entry of :meth:`gains` where rows ask for one expert, given :meth:`best`."""
+        start, member = self._members
+        rows = member[start[expert] : start[expert + 1]]
+        return int(kernels().add_one(self.group, self.count, rows, self.near[:, server], best, expert))
+
+    def moves(self, held: Bool) -> Moves:
+        """Value every move of one expert; exact for each move alone."""
+        first, second, holder = kernels().two_best(self.near, self.floor, held)
+        return Moves(*kernels().moves(self.experts, self.group, self.count, self.near, held, first, second, holder))
+
+    def peel(self, held: Bool, cost: npt.NDArray[np.float64]) -> tuple[Int64, npt.NDArray[np.float64], Int32, Int32]:
+        """Drop all experts from all servers one by one, the one that loses least for what it costs first.
+
+        Parameters
+        ----------
+        held : bool array [N, E]
+            Where it begins.
+        cost : float64 array [N]
+            Of one expert on a server, token-ns.
+
+        Returns
+        -------
+        int64 array [H + 1]
+            Saving at the beginning and after each of the ``H`` drops.
+        float64 array [H + 1]
+            The same less what the experts held cost.
+        int32 array [H], int32 array [H]
+            Server and expert dropped.
+        """
+        start, member = self._members
+        savings, worths, server, expert = kernels().peel_all(
+            self.experts, self.group, self.count, start, member, self.near, self.floor, held, cost
+        )
+        return savings, worths, server, expert
+
+    def value_function(
+        self, held: Bool, server: int, enumerated: int = 0, cuts: bool = False, nodes: int = 0
+    ) -> ValueFunction:
+        """Return what ``q`` experts on one server are worth while the other servers keep theirs.
+
+        Exact by sorting where rows ask for one expert, and by trying all sets in layers of at most ``enumerated``
+        experts. Otherwise by peeling: from all experts the least useful one is dropped, again and again; what the
+        server holds now stays in the running, so the best point is never worse than the present. With ``cuts`` the
+        corners of the upper concave envelope are exact too (:mod:`moeplace.caching.heuristics.closure`), and with ``nodes`` a branch and
+        bound for all numbers of experts at once goes on from there; what it leaves unexplored is not proven.
+
+        Parameters
+        ----------
+        held : bool array [N, E]
+        server : int
+        enumerated : int
+            Most experts of a layer whose sets are all tried, at most :data:`MOST_ENUMERATED`.
+        cuts : bool
+            Whether to compute the envelope.
+        nodes : int
+            Most nodes of the branch and bound.
+        """
+        near = np.ascontiguousarray(self.near[:, server])
+        low = kernels().best_without(self.near, self.floor, held, server)
+        n = self.n_experts
+        proven = np.ones(n + 1, dtype=np.bool_)
+        if not self.additive and n <= min(enumerated, MOST_ENUMERATED):
+            values, masks = kernels().subsets(self.experts, self.group, self.count, near, low)
+            return ValueFunction(values, (masks[:, None] >> np.arange(n)) & 1 > 0, proven)
+        start, member = self._members
+        values, order = kernels().peel(self.experts, self.group, self.count, start, member, near, low)
+        rank = np.empty(n, dtype=np.int64)
+        rank[order] = np.arange(n)
+        kept = rank < np.arange(n + 1)[:, None]
+        if self.additive:
+            return ValueFunction(values, kept, proven)
+        _raise(values, kept, self.saving_ns(held), held[server])
+        proven[1:-1] = False
+        if cuts or nodes:
+            base = int(values[0])
+            sets, weight = self._terms(near, low)
+            if not len(weight):
+                proven[:] = True
+            if cuts:
+                _cut(sets, weight, base, values, kept, proven)
+            if nodes and not proven.all():
+                _branch(sets, weight, base, values, kept, proven, nodes)
+        return ValueFunction(values, kept, proven)
+
+    def _terms(self, near: Int64, low: Int64) -> tuple[Int64, Int64]:
+        """Return the distinct terms "all of these experts are on the server", sets [T, K] and weights [T]."""
+        sets, weight = kernels().terms(self.experts, self.group, self.count, near, low)
+        none = np.zeros_like(weight)
+        _, _, sets, weight = _merge(none, none, sets, weight)
+        return sets, weight
+
+
+def _cut(sets: Int64, weight: Int64, base: int, values: Int64, kept: Bool, proven: Bool) -> None:
+    """Raise a value function to the envelope's corners and mark what the envelope proves."""
+    found = corners(sets, weight, len(proven) - 1)
+    if found is None:
+        return
+    for saving, chosen in found:
+        _raise(values, kept, base + saving, chosen)
+    for (a, left), (b, right) in itertools.pairwise(found):
+        first, last = int(left.sum()), int(right.sum())
+        for q in range(first, last + 1):
+            # h(q) is an integer on or below the line between two corners.
+            proven[q] |= int(values[q]) - base >= (a * (last - q) + b * (q - first)) // (last - first)
+
+
+def _branch(sets: Int64, weight: Int64, base: int, values: Int64, kept: Bool, proven: Bool, nodes: int) -> None:
+    """Raise a value function by branch and bound and mark what is proven; skip weights that are too large for it."""
+    scale = math.lcm(*(m * (m - 1) for m in range(2, sets.shape[1] + 1)))
+    if int(weight.sum()) * scale >= LARGEST:
+        return
+    start, member = kernels().members(sets, len(proven) - 1)
+    found, chosen, better, left = kernels().branch(sets, weight, start, member, values - base, scale, nodes)
+    for q in np.flatnonzero(better).tolist():
+        _raise(values, kept, base + int(found[q]), chosen[q])
+    proven |= left <= values - base
+
+
+def _raise(values: Int64, kept: Bool, value: int, chosen: Bool) -> None:
+    """Put a set of experts into a value function wherever it is better, without making it decrease."""
+    for q in range(int(chosen.sum()), len(values)):
+        if values[q] >= value:
+            break
+        values[q] = value
+        kept[q] = chosen
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SavingForm:
+    """An instance in saving form: its layers that have rows, and what they must fit into.
+
+    Attributes
+    ----------
+    instance : Instance
+    layers : list of Layer
+    capacity_bytes : int64 array [N]
+        Of the servers that the layers know: the instance's, or those that :func:`saving_form` was given.
+    """
+
+    instance: Instance
+    layers: list[Layer]
+    capacity_bytes: Int64
+
+    @property
+    def additive(self) -> bool:
+        """Whether all rows ask for one expert: the saving is then monotone submodular (facility location)."""
+        return all(layer.additive for layer in self.layers)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of merged rows."""
+        return sum(len(layer.count) for layer in self.layers)
+
+    @property
+    def most_ns(self) -> int:
+        """Saving if every server held everything, token-ns: no placement saves more."""
+        return sum(layer.saving_ns(np.ones((layer.near.shape[1], layer.n_experts), np.bool_)) for layer in self.layers)
+
+    @property
+    def most_terms(self) -> int:
+        """Terms that :func:`moeplace.caching.terms.aggregate` has at most: each row has one for each nearer server."""
+        return sum(int((layer.near > 0).sum(axis=1)[layer.group].sum()) for layer in self.layers)
+
+    def saving_ns(self, held: Bool) -> int:
+        """Return the saving of ``held [N, I]``, token-ns: baseline minus cost."""
+        return sum(layer.saving_ns(held[:, layer.items]) for layer in self.layers)
+
+
+def held_by(instance: Instance, start: Placement | None) -> Bool:
+    """Return a writable copy of a placement's matrix, an empty one without a placement."""
+    return (start or Placement.empty(instance)).cached.copy()
+
+
+def saving_form(
+    instance: Instance, *, server_ns: Int64 | None = None, capacity_bytes: Int64 | None = None
+) -> SavingForm:
+    """Bring an instance into saving form.
+
+    Parameters
+    ----------
+    instance : Instance
+    server_ns : int64 array [D, N], optional
+        Times to other servers than the instance's, for all of its demands.
+    capacity_bytes : int64 array [N], optional
+        What these servers hold.
+
+    Returns
+    -------
+    SavingForm
+        Rows that no server can make faster are gone; groups and rows that are alike are one.
+    """
+    n_demands = len(instance.demands)
+    server_ns = instance.server_ns if server_ns is None else server_ns
+    capacity_bytes = instance.capacity_bytes if capacity_bytes is None else capacity_bytes
+    near = np.where(server_ns == UNREACHABLE, 0, np.maximum(0, instance.cloud_ns[:, None] - server_ns)).astype(np.int64)
+    device = np.maximum(0, instance.cloud_ns - instance.device_ns)
+    demand, count, item = _padded_rows(instance)
+    floored = np.zeros(n_demands, dtype=np.bool_)
+    if len(instance.device_item):
+        demand, item, floored = _fold_devices(instance, near, device, demand, item)
+        # Demand D + d: rows of demand d that its device holds completely, counted from the device's time.
+        near = np.concatenate((near, np.maximum(0, near - device[:, None])))
+        floored = np.concatenate((floored, np.zeros(n_demands, dtype=np.bool_)))
+    item = np.sort(item, axis=1)  # what is missing comes last
+    servable = (near.max(axis=1, initial=0) > 0)[demand] & (item[:, 0] < instance.n_items)
+    demand, count, item = demand[servable], count[servable], item[servable]
+    item = np.where(item < instance.n_items, item, item[:, :1])
+
+    # One group: the same model, the same savings, and, where a device can be the nearest, the same device.
+    model = np.tile(instance.demand_model, len(near) // max(n_demands, 1))
+    own = np.where(floored, np.arange(len(near)) + 1, 0)
+    keys, group_of = np.unique(np.column_stack((model, own, near)), axis=0, return_inverse=True)
+    group = group_of.reshape(-1)[demand].astype(np.int64)
+    block = instance.item_block[item[:, 0]].astype(np.int64)
+    expert = item - instance.block_start[block][:, None]
+    block, group, expert, count = _merge(block, group, expert, count)
+
+    layers = []
+    bounds = np.searchsorted(block, np.arange(instance.n_blocks + 1))
+    first_group = np.searchsorted(keys[:, 0], np.arange(len(instance.models) + 1))
+    for b in range(instance.n_blocks):
+        rows = slice(int(bounds[b]), int(bounds[b + 1]))
+        if rows.start == rows.stop:
+            continue
+        m = int(instance.block_model[b])
+        groups = slice(int(first_group[m]), int(first_group[m + 1]))
+        items = slice(int(instance.block_start[b]), int(instance.block_start[b + 1]))
+        experts = expert[rows]
+        # Rows shorter than the longest are padded with their first; a column of nothing else is not needed.
+        width = 1 + int(np.count_nonzero(np.any(experts != experts[:, :1], axis=0)))
+        layers.append(
+            Layer(
+                items=items,
+                size=int(instance.item_bytes[items.start]),
+                experts=np.ascontiguousarray(experts[:, :width], dtype=np.int32),
+                group=(group[rows] - groups.start).astype(np.int32),
+                count=count[rows],
+                near=np.ascontiguousarray(keys[groups, 2:]),
+                floor=_floor(instance, keys[groups, 1], items, device),
+            )
+        )
+    return SavingForm(instance, layers, capacity_bytes)
+
+
+def _padded_rows(instance: Instance) -> tuple[Int64, Int64, Int64]:
+    """Return demand, count and items [A, K] of all rows; a missing item is ``n_items``. "sum" splits rows."""
+    rows = instance.rows
+    size = np.diff(rows.start)
+    if instance.latency_model == "sum":
+        return (
+            np.repeat(rows.demand, size).astype(np.int64),
+            np.repeat(rows.count, size),
+            rows.item.astype(np.int64)[:, None],
+        )
+    item = np.full((len(rows), max(1, int(size.max(initial=1)))), instance.n_items, dtype=np.int64)
+    row = np.repeat(np.arange(len(rows)), size)
+    item[row, np.arange(len(rows.item)) - rows.start[row]] = rows.item
+    return rows.demand.astype(np.int64), rows.count, item
+
+
+def _fold_devices(
+    instance: Instance, near: Int64, device: Int64, demand: Int64, item: Int64
+) -> tuple[Int64, Int64, Bool]:
+    """Take the experts on devices out of the rows; return rows and which demands still need their device."""
+    held = instance.device_demand.astype(np.int64) * (instance.n_items + 1) + instance.device_item
+    on_device = np.isin(demand[:, None] * (instance.n_items + 1) + item, held) & (device > 0)[demand][:, None]
+    there = item < instance.n_items
+    complete = (on_device | ~there).all(axis=1)
+    # Where no server is nearer than the device, a row waits for its other experts alone.
+    device_nearest = (device >= near.max(axis=1, initial=0))[demand]
+    item = np.where(on_device & (device_nearest & ~complete)[:, None], instance.n_items, item)
+    floored = np.zeros(len(instance.demands), dtype=np.bool_)
+    floored[demand[~complete & ~device_nearest & on_device.any(axis=1)]] = True
+    return np.where(complete, demand + len(instance.demands), demand), item, floored
+
+
+def _floor(instance: Instance, own: Int64, items: slice, device: Int64) -> Int64:
+    floor = np.zeros((len(own), items.stop - items.start), dtype=np.int64)
+    for g in np.flatnonzero(own).tolist():
+        d = int(own[g]) - 1
+        held = instance.device_items(d)
+        held = held[(held >= items.start) & (held < items.stop)]
+        floor[g, held - items.start] = device[d]
+    return floor
+
+
+def _merge(block: Int64, group: Int64, expert: Int64, count: Int64) -> tuple[Int64, Int64, Int64, Int64]:
+    """Sort rows by (block, group, experts) and add up the equal ones; experts are in a canonical order."""
+    if not len(count):
+        return block, group, expert, count
+    key = row_keys([block, group, *expert.T])
+    order = np.argsort(key, kind="stable")
+    first = np.flatnonzero(np.diff(key[order], prepend=-1))
+    rows: npt.NDArray[np.intp] = order[first]
+    return block[rows], group[rows], expert[rows], np.add.reduceat(count[order], first)

@@ -1,0 +1,1 @@
+"""Where instances come from: generated, or imported from routing traces."""

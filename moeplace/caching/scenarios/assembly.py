@@ -1,0 +1,186 @@
+"""Putting an instance together: models and their counted routing, places, storage."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from moeplace.base.errors import InputError
+from moeplace.caching.document import LatencyModel, Model
+from moeplace.caching.instance import UNREACHABLE, Instance, layer_bytes
+
+if TYPE_CHECKING:
+    from moeplace.scenarios.catalogue import Architecture
+    from moeplace.scenarios.counting import SetCounts
+    from moeplace.scenarios.topology import Topology
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One model of an instance and who asks for it.
+
+    Attributes
+    ----------
+    model : Model
+        Name, shape and expert sizes, as they go into the instance.
+    message_bits : int
+        Size of a hidden state, bits.
+    counts : SetCounts
+        Expert sets by demand and layer.
+    user : sequence of int
+        The user (index in the topology) of each demand of ``counts``; every user at most once.
+    device_experts : dict, optional
+        For a demand of ``counts``, the (layer, expert) pairs on the user's device.
+    """
+
+    model: Model
+    message_bits: int
+    counts: SetCounts
+    user: Sequence[int]
+    device_experts: dict[int, list[tuple[int, int]]] | None = None
+
+
+def catalogue_model(architecture: Architecture, precision: str, layers: int | None = None) -> Model:
+    """Return a model of the catalogue as an instance holds it, with all its MoE layers or the first so many.
+
+    Raises
+    ------
+    InputError
+        The architecture has fewer MoE layers, no such precision, or no known size.
+    """
+    if layers is not None and layers > architecture.moe_layers:
+        raise InputError(
+            f"{layers} layers of {architecture.name} asked for, it has {architecture.moe_layers} with experts"
+        )
+    return Model(
+        name=architecture.name,
+        layers=architecture.moe_layers if layers is None else layers,
+        experts=architecture.experts,
+        top_k=architecture.top_k,
+        expert_bytes=architecture.expert_bytes(precision),
+    )
+
+
+def all_bytes(models: Iterable[Model]) -> int:
+    """Return the bytes of all experts of all models."""
+    return sum(model.experts * sum(layer_bytes(model)) for model in models)
+
+
+def mean_bytes(model: Model) -> int:
+    """Return the bytes of an expert in the mean over the layers: the size that times are computed for."""
+    return sum(layer_bytes(model)) // model.layers
+
+
+def storage(models: Iterable[Model], percent: int, shares: Sequence[int]) -> list[int]:
+    """Divide storage among servers.
+
+    Parameters
+    ----------
+    models : iterable of Model
+    percent : int
+        All servers *together*, percent of the bytes of all experts of all models (the ``c060`` of a name).
+    shares : sequence of int
+        What each server gets, relative to the others.
+
+    Returns
+    -------
+    list of int
+        ``capacity_bytes`` of each server, rounded down.
+
+    Examples
+    --------
+    >>> model = Model(name="m", layers=2, experts=4, top_k=1, expert_bytes=1000)
+    >>> storage([model], 60, [1, 1, 2])
+    [1200, 1200, 2400]
+    """
+    total = all_bytes(models) * percent
+    return [total * share // (100 * sum(shares)) for share in shares]
+
+
+def assemble(
+    name: str,
+    parts: Sequence[Part],
+    topology: Topology,
+    capacity_bytes: Sequence[int],
+    *,
+    latency_model: LatencyModel = "max",
+    source: dict[str, str | int] | None = None,
+    notes: str | None = None,
+) -> Instance:
+    """Put an instance together.
+
+    Parameters
+    ----------
+    name : str
+    parts : sequence of Part
+        The models, with their demands in the instance's order; demands without tokens are left out.
+    topology : Topology
+    capacity_bytes : sequence of int
+        Storage of each station.
+    latency_model : {"max", "sum"}
+    source : dict, optional
+        Where routing and places are from; kept as it is.
+    notes : str, optional
+
+    Returns
+    -------
+    Instance
+
+    Raises
+    ------
+    InputError
+        The parts do not make a valid instance.
+    """
+    demands: list[dict[str, Any]] = []
+    columns: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
+    for part in parts:
+        tokens = np.zeros(len(part.user), dtype=np.int64)
+        tokens[: len(part.counts.tokens)] = part.counts.tokens
+        server_ns, cloud_ns, device_ns = topology.latencies(part.message_bits, mean_bytes(part.model))
+        number = np.cumsum(tokens > 0) - 1 + len(demands)
+        for d, u in enumerate(part.user):
+            if not tokens[d]:
+                continue
+            demand: dict[str, Any] = {
+                "user": topology.users[u],
+                "model": part.model.name,
+                "tokens": int(tokens[d]),
+                "device_ns": int(device_ns[u]),
+                "server_ns": [None if ns == UNREACHABLE else ns for ns in server_ns[u].tolist()],
+                "cloud_ns": int(cloud_ns[u]),
+                "position_m": topology.user_m[u].tolist(),
+            }
+            if part.device_experts and part.device_experts.get(d):
+                demand["device_experts"] = [list(pair) for pair in part.device_experts[d]]
+            demands.append(demand)
+        demand_of, layer, start, expert, count = part.counts.rows()
+        flat = expert.tolist()
+        columns["demand"] += number[demand_of].tolist()
+        columns["layer"] += layer.tolist()
+        columns["experts"] += [flat[a:b] for a, b in itertools.pairwise(start.tolist())]
+        columns["count"] += count.tolist()
+    document: dict[str, Any] = {
+        "format": "moeplace/instance",
+        "version": 1,
+        "name": name,
+        "latency_model": latency_model,
+        "models": [msgspec.to_builtins(part.model) for part in parts],
+        "servers": [
+            {"name": station, "capacity_bytes": capacity, "position_m": position}
+            for station, capacity, position in zip(
+                topology.stations, capacity_bytes, topology.station_m.tolist(), strict=True
+            )
+        ],
+        "demands": demands,
+        "activations": columns,
+    }
+    if notes is not None:
+        document["notes"] = notes
+    if source is not None:
+        document["source"] = source
+    return Instance.from_document(document)

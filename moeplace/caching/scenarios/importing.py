@@ -1,0 +1,421 @@
+"""From routing traces to an instance: which requests count, whose they are, what is dropped, the counting itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from moeplace.base.errors import InputError
+from moeplace.caching.instance import Instance
+from moeplace.caching.scenarios.assembly import Part, assemble, storage
+from moeplace.caching.scenarios.suites import Scenario, default_name, setting
+from moeplace.scenarios.catalogue import find_architecture
+from moeplace.scenarios.counting import SetCounts, as_int32
+from moeplace.scenarios.traces import BLOCK, Batch, Columns, Request, Shape, TraceFile, open_trace
+
+Int64 = npt.NDArray[np.int64]
+
+REASONS: Final = {
+    1: "expert out of range",
+    2: "expert twice in a row",
+    3: "no expert (padding)",
+}
+"""Why a row may be dropped, by the fault that the kernel reports; padding always is."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which requests of a trace count: all, or a part of every profile's, chosen by a seed.
+
+    Attributes
+    ----------
+    fraction : Fraction or None
+        Share of every profile's requests, rounded to whole requests.
+    fold : tuple of int or None
+        ``(i, n)``: the i-th (from 1) of n parts of every profile's requests, as equal as can be.
+    rest : bool
+        All others instead.
+    """
+
+    fraction: Fraction | None = None
+    fold: tuple[int, int] | None = None
+    rest: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fraction is not None and self.fold is not None:
+            raise InputError("a fraction and a fold cannot be given both")
+        if self.fraction is None and self.fold is None and self.rest:
+            raise InputError("the rest of what? a fraction or a fold is missing")
+        if self.fraction is not None and not 0 < self.fraction < 1:
+            raise InputError(f"a fraction of {self.fraction}; expected more than 0 and less than 1")
+        if self.fold is not None and not 1 <= self.fold[0] <= self.fold[1] >= 2:
+            raise InputError(f"fold {self.fold[0]} of {self.fold[1]}; expected 1 of 2 to n of n")
+
+    @property
+    def label(self) -> str:
+        """What an instance's name says of it, empty for everything."""
+        part = ""
+        if self.fraction is not None:
+            part = f"f{round(100 * self.fraction):02}"
+        elif self.fold is not None:
+            part = f"fold{self.fold[0]}of{self.fold[1]}"
+        return f"{part}rest" if part and self.rest else part
+
+    def keep(self, requests: int, seed: np.uint64) -> npt.NDArray[np.bool_]:
+        """Return which of a profile's requests count, bool [requests]."""
+        from moeplace.scenarios import _kernels
+
+        rank = _kernels.shuffled(requests, seed)
+        if self.fraction is not None:
+            chosen = rank < round(self.fraction * requests)
+        elif self.fold is not None:
+            chosen = rank % self.fold[1] == self.fold[0] - 1
+        else:
+            return np.ones(requests, dtype=np.bool_)
+        return np.asarray(chosen != self.rest)
+
+
+@dataclass
+class Report:
+    """What an import read, counted and left out.
+
+    Attributes
+    ----------
+    files : list of str
+    rows, counted, unselected, skipped : int
+        Rows read (one token at one layer each), counted, of requests that were not selected, of skipped layers or
+        layers that are cut away.
+    dropped : Counter
+        Rows left out because of what is in them, by reason.
+    short : int
+        Counted rows with fewer than ``top_k`` experts.
+    requests, selected : int
+        Requests in the files, and those that count.
+    profiles : dict
+        Users of each profile.
+    tokens : int
+        Tokens counted.
+    idle : list of str
+        Users of the topology without any token; they are not in the instance.
+    empty_layers : list of int
+        Layers of the model without any row that counts.
+    seconds : float
+        Wall time of reading and counting.
+    """
+
+    files: list[str] = field(default_factory=list)
+    rows: int = 0
+    counted: int = 0
+    unselected: int = 0
+    skipped: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    short: int = 0
+    requests: int = 0
+    selected: int = 0
+    profiles: dict[str, int] = field(default_factory=dict)
+    tokens: int = 0
+    idle: list[str] = field(default_factory=list)
+    empty_layers: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def document(self) -> dict[str, Any]:
+        """Return everything as a plain dict."""
+        return {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
+
+
+def count_traces(
+    traces: Sequence[TraceFile],
+    shape: Shape,
+    line: Sequence[int],
+    *,
+    selection: Selection | None = None,
+    seed: int = 0,
+    drop_bad_rows: bool = False,
+    report: Report | None = None,
+    progress: Callable[[Report], None] | None = None,
+) -> tuple[SetCounts, list[str]]:
+    """Count the expert sets of traces by user.
+
+    Requests go to users so: where the trace names users, each has its own; else the line of users is cut among the
+    profiles by their shares of the rows (largest remainder, at least one user each while there are enough), and a
+    profile's selected requests are dealt to its users in turn.
+
+    Parameters
+    ----------
+    traces : sequence of TraceFile
+    shape : Shape
+    line : sequence of int
+        The users in the order in which profiles take them; neighbours in it share interests.
+    selection : Selection, optional
+    seed : int
+        Chooses the requests of a selection; nothing else.
+    drop_bad_rows : bool
+        Rows that cannot be counted are dropped and reported instead of refused.
+    report : Report, optional
+        Filled in.
+    progress : callable, optional
+        Called with the report after every piece.
+
+    Returns
+    -------
+    SetCounts
+        Demand ``u`` is user ``u``.
+    list of str
+        Names of the users as the trace gives them, empty where it gives none.
+
+    Raises
+    ------
+    InputError
+        A trace that is damaged, empty, or of another model; nothing selected.
+    """
+    report = report if report is not None else Report()
+    _warm_up()
+    began = time.monotonic()
+    found: list[list[Request]] = []
+    for trace in traces:
+        own = trace.requests()
+        for request in own:
+            if request.profile is None:
+                request.profile = trace.path.name.split(".")[0] if len(traces) > 1 else ""
+        found.append(own)
+        report.files.append(str(trace.path))
+    requests = [request for own in found for request in own]
+    report.requests = len(requests)
+    whose, names = _deal(requests, line, selection or Selection(), seed, report)
+    if not (whose >= 0).any():
+        number = f"there is {len(requests)}" if len(requests) == 1 else f"there are {len(requests)}"
+        raise InputError(f"no request is selected; {number} in all", file=str(traces[0].path))
+    counts = SetCounts(shape.layers, shape.experts, shape.top_k)
+    first = 0
+    for trace, own in zip(traces, found, strict=True):
+        for batch in trace.batches():
+            _count(batch, whose[first:], shape, counts, report, drop_bad_rows, trace.path)
+            report.seconds = time.monotonic() - began
+            if progress is not None:
+                progress(report)
+        first += len(own)
+    report.tokens = int(counts.tokens.sum())
+    if not report.tokens:
+        raise InputError("has no row that counts", file=str(traces[0].path))
+    report.empty_layers = np.flatnonzero(counts.layer_tokens.sum(axis=0) == 0).tolist()
+    report.seconds = time.monotonic() - began
+    return counts, names
+
+
+def _warm_up() -> None:
+    """Have the compiled loops loaded, so that what is said of the speed is of the reading."""
+    from moeplace.scenarios import _kernels
+
+    one = np.zeros((1, 1), dtype=np.int32)
+    _kernels.check_rows(one, 1)
+    SetCounts(1, 1, 1).add(0, one[None])
+
+
+def _deal(
+    requests: list[Request], line: Sequence[int], selection: Selection, seed: int, report: Report
+) -> tuple[Int64, list[str]]:
+    """Return the user of every request (-1: not selected) and the users' names."""
+    named = [request for request in requests if request.user is not None]
+    if named and len(named) != len(requests):
+        raise InputError(f"{len(named)} of {len(requests)} requests name a user; all or none must")
+    label = [request.user if named else request.profile for request in requests]
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(label):
+        groups.setdefault(name or "", []).append(i)
+    seats = _seats([sum(requests[i].rows for i in own) for own in groups.values()], len(line), bool(named))
+    whose = np.full(len(requests), -1, dtype=np.int64)
+    first = 0
+    for g, (name, own) in enumerate(groups.items()):
+        chosen = np.array(own)[selection.keep(len(own), np.uint64((seed * 0x9E3779B97F4A7C15 + g + 1) % 2**64))]
+        report.selected += len(chosen)
+        # More groups than users: they share, in turn.
+        own_users = np.array(line[first : first + seats[g]] if seats[g] else [line[g % len(line)]])
+        whose[chosen] = own_users[np.arange(len(chosen)) % len(own_users)]
+        first += seats[g]
+        if not named:
+            report.profiles[name] = len(own_users)
+    return whose, list(groups) if named and len(groups) <= len(line) else []
+
+
+def _seats(rows: list[int], users: int, named: bool) -> list[int]:
+    """Divide users among groups by their rows; none at all where there are more groups than users."""
+    if len(rows) > users:
+        return [0] * len(rows)
+    if named:
+        return [1] * len(rows)
+    total = max(1, sum(rows))
+    seats = [max(1, users * own // total) for own in rows]
+    while sum(seats) > users:
+        most = max(range(len(rows)), key=lambda g: (seats[g] * total - users * rows[g] if seats[g] > 1 else -total, -g))
+        seats[most] -= 1
+    while sum(seats) < users:
+        seats[max(range(len(rows)), key=lambda g: (users * rows[g] - seats[g] * total, -g))] += 1
+    return seats
+
+
+def _count(
+    batch: Batch, whose: Int64, shape: Shape, counts: SetCounts, report: Report, drop_bad_rows: bool, path: Path
+) -> None:
+    from moeplace.scenarios import _kernels
+
+    report.rows += len(batch.request)
+    layer = batch.layer - shape.skip_layers
+    user = whose[batch.request]
+    kept = (layer >= 0) & (layer < shape.layers)
+    report.skipped += int(len(kept) - kept.sum())
+    report.unselected += int((kept & (user < 0)).sum())
+    kept &= user >= 0
+    experts = as_int32(batch.experts)
+    fault = _kernels.check_rows(experts, shape.experts)
+    bad = kept & (fault > 0)
+    if bad.any():
+        worse = bad & (fault != 3)
+        if worse.any() and not drop_bad_rows:
+            row = int(np.argmax(worse))
+            raise InputError(
+                _said(fault[row], batch.experts[row].tolist(), shape), place=batch.place(row), file=str(path)
+            )
+        for code, number in zip(*np.unique(fault[bad], return_counts=True), strict=True):
+            report.dropped[REASONS[int(code)]] += int(number)
+        kept &= ~bad
+    if not kept.all():
+        user, layer, experts = user[kept], layer[kept], experts[kept]
+    counts.add_rows(user, layer, experts)
+    report.counted += len(user)
+    width = experts.shape[1]
+    if len(user):
+        report.short += int((experts < 0).any(axis=1).sum()) if width == shape.top_k else len(user)
+
+
+def _said(fault: int, experts: list[int], shape: Shape) -> str:
+    if fault == 1:
+        bad = next(e for e in experts if e >= shape.experts or e < -1)
+        return f"expert {bad}, the model has {shape.experts} (from 0)"
+    bad = next(e for i, e in enumerate(experts) if e >= 0 and e in experts[:i])
+    return f"expert {bad} stands twice in one row"
+
+
+def import_traces(
+    paths: Sequence[str | os.PathLike[str]],
+    scenario: Scenario,
+    *,
+    columns: Columns | None = None,
+    block: int = BLOCK,
+    skip_layers: int = 0,
+    selection: Selection | None = None,
+    drop_bad_rows: bool = False,
+    progress: Callable[[Report], None] | None = None,
+) -> tuple[Instance, Report]:
+    """Make an instance of routing traces.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        The traces, all of one model.
+    scenario : Scenario
+        The model (one), the places, users, storage, links. What it says of generated routing is not used.
+    columns : Columns, optional
+        Names of the columns with profiles, users and requests.
+    block : int
+        Tokens of a request where the trace does not say where requests begin.
+    skip_layers : int
+        The trace's first so many layers are left out.
+    selection : Selection, optional
+        Which requests count.
+    drop_bad_rows : bool
+        Rows that cannot be counted are dropped instead of refused.
+    progress : callable, optional
+        Called with the report while reading.
+
+    Returns
+    -------
+    Instance
+    Report
+
+    Raises
+    ------
+    InputError
+        A trace or the scenario is not usable; the first thing that is wrong.
+    """
+    selection = selection or Selection()
+    if len(scenario.models) > 1:
+        raise InputError(f"{len(scenario.models)} models; a trace is of one", place="models")
+    models, message_bits, topology, shares = setting(scenario)
+    model = models[0]
+    cut_layers = 0
+    if scenario.models:
+        cut_layers = find_architecture(scenario.models[0].partition(":")[0]).moe_layers - model.layers
+    shape = Shape(model.layers, model.experts, model.top_k, skip_layers, cut_layers)
+    traces = [open_trace(path, shape, columns, block) for path in paths]
+    report = Report()
+    # Profiles take users by their stations: neighbours share interests. Users whom the trace names keep their order.
+    line = sorted(range(scenario.users), key=lambda u: (int(topology.home[u]), u))
+    counts, names = count_traces(
+        traces,
+        shape,
+        line,
+        selection=selection,
+        seed=scenario.seed,
+        drop_bad_rows=drop_bad_rows,
+        report=report,
+        progress=progress,
+    )
+    if names:
+        users = list(topology.users)
+        for u, name in zip(line, names, strict=False):
+            users[u] = name
+        topology = replace(topology, users=tuple(users))
+    tokens = np.zeros(scenario.users, dtype=np.int64)
+    tokens[: counts.demands] = counts.tokens
+    report.idle = [topology.users[u] for u in np.flatnonzero(tokens == 0).tolist()]
+    instance = assemble(
+        scenario.name or _name(scenario, paths, selection),
+        [Part(model, message_bits[0], counts, range(scenario.users))],
+        topology,
+        storage(models, scenario.capacity, shares),
+        latency_model=scenario.latency_model,
+        source=_source(scenario, paths, selection, report) | topology.source | scenario.links.said(),
+        notes=f"Routing counted from {', '.join(Path(path).name for path in paths)}.",
+    )
+    return instance, report
+
+
+def _name(scenario: Scenario, paths: Sequence[str | os.PathLike[str]], selection: Selection) -> str:
+    """Return the name of a generated instance with the first trace's name, and the part of it, in it."""
+    name = default_name(scenario)
+    numbers = re.search(r"_s\d+_u\d+_c\d+_seed\d+$", name)
+    at = numbers.start() if numbers else len(name)
+    stem = re.sub(r"[^a-z0-9.+-]+", "-", Path(paths[0]).name.partition(".")[0].lower()).strip("-")
+    return "_".join(filter(None, (name[:at], stem, selection.label))) + name[at:]
+
+
+def _source(
+    scenario: Scenario, paths: Sequence[str | os.PathLike[str]], selection: Selection, report: Report
+) -> dict[str, str | int]:
+    part = ""
+    if selection.fraction is not None:
+        part = f"{selection.fraction} of every profile's requests"
+    elif selection.fold is not None:
+        part = f"fold {selection.fold[0]} of {selection.fold[1]}"
+    values: dict[str, str | int] = {
+        "importer": "moeplace import",
+        "routing": ", ".join(Path(path).name for path in paths),
+        "part": f"all but {part}" if selection.rest else part,
+        "requests": report.selected,
+        "rows_counted": report.counted,
+        "rows_dropped": sum(report.dropped.values()),
+        "models": " ".join(scenario.models),
+        "capacity": scenario.capacity,
+        "seed": scenario.seed,
+    }
+    return {key: value for key, value in values.items() if value != ""}

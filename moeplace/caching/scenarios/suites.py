@@ -1,0 +1,489 @@
+"""Generated instances: one scenario, or a family of them described in a TOML file.
+
+A :class:`Scenario` says everything that an instance is made of; its fields are the options of ``moeplace generate``
+and the keys of a suite. Every purpose (places, storage, users, sizes, router, tokens) has random numbers of its own,
+so that scenarios which differ in the capacity alone differ in nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from moeplace.base.documents import parse, show
+from moeplace.base.errors import InputError
+from moeplace.caching.document import LatencyModel, Model
+from moeplace.caching.instance import Instance, layer_bytes
+from moeplace.caching.scenarios.assembly import Part, assemble, catalogue_model, mean_bytes, storage
+from moeplace.scenarios.catalogue import HIDDEN_BITS, Architecture, find_architecture
+from moeplace.scenarios.counting import SetCounts
+from moeplace.scenarios.routing import Routing
+from moeplace.scenarios.topology import Access, Links, Topology, from_graphml, from_positions, generated
+
+_PLACES, _STORAGE, _USERS, _SIZES, _ROUTER, _TOKENS = range(6)
+
+HIDDEN_SIZE: Final = 2048
+"""Width of the hidden state where a shape of one's own does not say it."""
+
+SIZE_QUARTERS: Final = (2, 3, 4)
+"""Mixed sizes: a layer's experts take so many quarters of their size, as weights of 4, 6 and 8 bit do beside 8 bit."""
+
+STORAGE_SHARES: Final = (2, 6)
+"""Mixed storage: the least and the most of a server, in quarters of the mean."""
+
+
+def _count(most: int, text: str, least: int = 1) -> Any:
+    return Meta(ge=least, le=most, description=text)
+
+
+class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one generated instance is made of; each field is described where it stands."""
+
+    models: Annotated[
+        list[str], Meta(description="A model of the catalogue: NAME or NAME:PRECISION (bf16, int8, int4, mxfp4)")
+    ] = []
+    layers: (
+        Annotated[int, _count(10**4, "MoE layers: the first so many of a catalogue's model, or of a shape of its own")]
+        | None
+    ) = None
+    experts: Annotated[int, _count(32767, "Experts of a layer, for a shape of its own")] | None = None
+    top_k: Annotated[int, _count(1000, "Experts of a token at a layer, for a shape of its own")] | None = None
+    expert_bytes: Annotated[int, _count(10**12, "Size of an expert, bytes, for a shape of its own")] | None = None
+    hidden_size: (
+        Annotated[int, _count(10**6, f"Width of the hidden state, for a shape of its own (left out: {HIDDEN_SIZE})")]
+        | None
+    ) = None
+    sizes: Annotated[
+        Literal["equal", "mixed"],
+        Meta(description="Expert sizes of the layers; mixed: a half, three quarters or the whole, by layer"),
+    ] = "equal"
+
+    stations: Annotated[int, _count(1000, "Stations, each with a server")] = 5
+    station_file: (
+        Annotated[
+            str, Meta(description="CSV file with LATITUDE and LONGITUDE of stations (degrees); left out: generated")
+        ]
+        | None
+    ) = None
+    user_file: (
+        Annotated[
+            str, Meta(description="CSV file with LATITUDE and LONGITUDE of users; left out: drawn around stations")
+        ]
+        | None
+    ) = None
+    box: (
+        Annotated[
+            list[float],
+            Meta(
+                min_length=4, max_length=4, description="South, west, north, east (degrees): use positions within only"
+            ),
+        ]
+        | None
+    ) = None
+    network: (
+        Annotated[str, Meta(description="GraphML file of a network (Internet Topology Zoo) with stations at its nodes")]
+        | None
+    ) = None
+    site_distance_m: Annotated[
+        int, _count(10**6, "Generated stations: side of a grid cell, m (TR 38.901 urban macro: 500)", 4)
+    ] = 500
+    cell_radius_m: Annotated[int, _count(10**5, "Users drawn around stations: at most so far away, m")] = 300
+    access: Annotated[
+        Access, Meta(description="Servers are reached through the home station and the backhaul, or each by radio")
+    ] = "home"
+
+    users: Annotated[int, _count(10**6, "Users")] = 50
+    models_per_user: Annotated[int, _count(1000, "Models that each user asks for, in turn")] = 1
+    tokens: Annotated[
+        int, _count(10**7, "Tokens of a user and model in the mean; drawn from half of it to one and a half")
+    ] = 200
+    tasks: Annotated[int, _count(1000, "Tasks, each with a routing profile of its own; every user has a main task")] = 4
+    main_task: Annotated[
+        int, _count(100, "Tokens of the user's main task, percent; the others are of other tasks", 0)
+    ] = 80
+    routing: Annotated[
+        Literal["measured", "independent"],
+        Meta(description="Like measured traces, or experts independent of each other (unrealistic; to compare)"),
+    ] = "measured"
+    device_experts: Annotated[
+        int, _count(32767, "Experts of each layer on the user's device: those that this user's tokens use most", 0)
+    ] = 0
+
+    capacity: Annotated[
+        int, _count(10**6, "Storage of all servers together, percent of the bytes of all experts of all models", 0)
+    ] = 60
+    storage: Annotated[
+        Literal["equal", "mixed"], Meta(description="Shares of the servers; mixed: half to one and a half of the mean")
+    ] = "equal"
+    latency_model: Annotated[
+        LatencyModel, Meta(description="A token waits for its slowest expert, or for one after the other")
+    ] = "max"
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Seed of everything random")] = 0
+    name: Annotated[str, Meta(description="Name of the instance; left out: made of its parts")] | None = None
+    links: Links = Links()
+
+
+class Suite(Struct, frozen=True, forbid_unknown_fields=True):
+    """A suite file: ``defaults`` for all, and families; a family's ``grid`` gives lists of values to combine."""
+
+    description: str
+    family: Annotated[list[dict[str, Any]], Meta(min_length=1)]
+    defaults: dict[str, Any] = {}
+
+
+class _Shape(Struct, frozen=True):
+    """A model of a scenario: its entry in the instance before sizes are mixed, and what its name says."""
+
+    model: Model
+    message_bits: int
+    label: str
+
+
+def default_name(scenario: Scenario) -> str:
+    """Return the name that says what an instance is.
+
+    ``MODELS[-PRECISION][_lLAYERS][_PLACE][_FEATURE...]_sSTATIONS_uUSERS_cCAPACITY_seedSEED``; the precision where it
+    is not the one that the model was published in, layers where they are cut.
+
+    Examples
+    --------
+    >>> default_name(Scenario(models=["qwen3-30b"], stations=10, users=100, seed=3))
+    'qwen3-30b_s10_u100_c060_seed3'
+    >>> default_name(Scenario(layers=4, experts=8, top_k=2, expert_bytes=1000, latency_model="sum", storage="mixed"))
+    'l04e008k2_sum_storage_s5_u50_c060_seed0'
+    """
+    parts = ["+".join(shape.label for shape in _shapes(scenario))]
+    if scenario.models and scenario.layers is not None:
+        parts.append(f"l{scenario.layers:02}")
+    if place := scenario.network or scenario.station_file:
+        parts.append(re.sub(r"[^a-z0-9.+-]+", "-", Path(place).name.partition(".")[0].lower()))
+    features = {
+        "sum": scenario.latency_model == "sum",
+        "sizes": scenario.sizes == "mixed",
+        "storage": scenario.storage == "mixed",
+        "direct": scenario.access == "direct",
+        "independent": scenario.routing == "independent",
+        f"device{scenario.device_experts}": scenario.device_experts > 0,
+    }
+    parts += [feature for feature, there in features.items() if there]
+    numbers = f"s{scenario.stations}_u{scenario.users}_c{scenario.capacity:03}_seed{scenario.seed}"
+    return "_".join([*parts, numbers])
+
+
+def generate(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Instance:
+    """Make the instance of a scenario: the same everywhere, bit for bit.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    folder : path-like
+        What the scenario's files are relative to.
+
+    Returns
+    -------
+    Instance
+
+    Raises
+    ------
+    InputError
+        The scenario contradicts itself, a model or a file is not there or not usable.
+    """
+    models, message_bits, topology, shares = setting(scenario, folder)
+    main_task = _random(scenario, _USERS).integers(0, scenario.tasks, scenario.users).tolist()
+    parts, fitted_to, extrapolated = [], set(), False
+    for m, model in enumerate(models):
+        user = [u for u in range(scenario.users) if (m - u) % len(models) < scenario.models_per_user]
+        seed = int(_random(scenario, _ROUTER, m).integers(0, 2**62))
+        routing = Routing.draw(
+            model.layers, model.experts, model.top_k, tasks=scenario.tasks, seed=seed, kind=scenario.routing
+        )
+        fitted_to.add(routing.fitted_to)
+        extrapolated |= routing.extrapolated
+        counts = SetCounts(model.layers, model.experts, model.top_k)
+        rng = _random(scenario, _TOKENS, m)
+        for d, u in enumerate(user):
+            for task, tokens in enumerate(_tokens(scenario, main_task[u], rng)):
+                if tokens:
+                    counts.add(d, routing.sample(task, tokens, rng))
+        device = _most_used(counts, scenario.device_experts) if scenario.device_experts else None
+        parts.append(Part(model, message_bits[m], counts, user, device))
+    return assemble(
+        scenario.name or default_name(scenario),
+        parts,
+        topology,
+        storage(models, scenario.capacity, shares),
+        latency_model=scenario.latency_model,
+        source=_source(scenario, topology, sorted(fitted_to)),
+        notes=_notes(scenario, sorted(fitted_to), extrapolated),
+    )
+
+
+class Setting(NamedTuple):
+    """A scenario without its routing: models and the bits of their messages, places, the servers' shares of storage."""
+
+    models: list[Model]
+    message_bits: list[int]
+    topology: Topology
+    shares: list[int]
+
+
+def setting(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Setting:
+    """Make everything of a scenario but its routing; raises as :func:`generate` does."""
+    check_scenario(scenario)
+    shapes = _shapes(scenario)
+    topology = _topology(scenario, Path(folder))
+    models = [_sized(shape.model, scenario, m) for m, shape in enumerate(shapes)]
+    shares = [1] * scenario.stations
+    if scenario.storage == "mixed":
+        least, most = STORAGE_SHARES
+        shares = _random(scenario, _STORAGE).integers(least, most + 1, scenario.stations).tolist()
+    return Setting(models, [shape.message_bits for shape in shapes], topology, shares)
+
+
+def check_scenario(scenario: Scenario) -> None:
+    """Refuse a scenario that contradicts itself, without making anything.
+
+    Raises
+    ------
+    InputError
+        Which key, and why.
+    """
+    if scenario.name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", scenario.name):
+        raise InputError(
+            f"expected letters, digits and . _ + - (it names a file), found {show(scenario.name)}", place="name"
+        )
+    shapes = _shapes(scenario)
+    names = [shape.model.name for shape in shapes]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name} stands there twice", place="models")
+    if scenario.models_per_user > len(shapes):
+        raise InputError(
+            f"{scenario.models_per_user} models of each user, there are {len(shapes)}", place="models_per_user"
+        )
+    if len(shapes) > scenario.users * scenario.models_per_user:
+        raise InputError(f"{len(shapes)} models, more than {scenario.users} users ask for", place="users")
+    for shape in shapes:
+        if scenario.device_experts > shape.model.experts:
+            raise InputError(
+                f"{scenario.device_experts} experts of a layer, {shape.model.name} has {shape.model.experts}",
+                place="device_experts",
+            )
+    if scenario.network is not None:
+        for key in ("station_file", "user_file", "box"):
+            if getattr(scenario, key) is not None:
+                raise InputError("a network has stations and users of its own", place=key)
+        if scenario.access == "direct":
+            raise InputError("stations of a network are too far apart for access by radio", place="access")
+    for key in ("user_file", "box"):
+        if scenario.station_file is None and getattr(scenario, key) is not None:
+            raise InputError("is used together with station_file only", place=key)
+    if scenario.box is not None and not (scenario.box[0] <= scenario.box[2] and scenario.box[1] <= scenario.box[3]):
+        raise InputError("expected south, west, north, east in degrees, the smaller first", place="box")
+
+
+def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, dict[str, Scenario]]:
+    """Read a suite file and return it with its scenarios by the names of their instances, in its order.
+
+    Raises
+    ------
+    InputError
+        With the file and the place: no TOML, an unknown key, a value out of range, two scenarios of one name.
+    """
+    file = str(path)
+    try:
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=file) from None
+    except (ValueError, RecursionError) as error:  # syntax, not UTF-8, too many digits, too deep
+        raise InputError(f"not TOML: {error}", file=file) from None
+    try:
+        suite = parse(document, Suite)
+        scenarios: dict[str, Scenario] = {}
+        for i, family in enumerate(suite.family):
+            for values in _combinations(suite.defaults | family, f"family[{i}]"):
+                try:
+                    scenario = parse(values, Scenario)
+                    check_scenario(scenario)
+                except InputError as error:
+                    place = ".".join(filter(None, (f"family[{i}]", error.place)))
+                    raise InputError(error.message, place=place) from None
+                name = scenario.name or default_name(scenario)
+                if name in scenarios:
+                    raise InputError(f"a second scenario called {name}; give it another name", place=f"family[{i}]")
+                scenarios[name] = scenario
+    except InputError as error:
+        raise error.in_file(file) from None
+    return suite, scenarios
+
+
+def check_places(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> None:
+    """Refuse a scenario that :func:`generate` would refuse for its files or places, without drawing any routing.
+
+    Raises
+    ------
+    InputError
+        A file is not there or not usable, there are too few sites, or a user's radio carries nothing.
+    """
+    made = setting(scenario, folder)
+    for model, bits in zip(made.models, made.message_bits, strict=True):
+        made.topology.latencies(bits, mean_bytes(model))
+
+
+def generate_suite(path: str | os.PathLike[str]) -> Iterator[Instance]:
+    """Make the instances of a suite file one after the other; see :func:`read_suite`."""
+    _, scenarios = read_suite(path)
+    for scenario in scenarios.values():
+        yield generate(scenario, Path(path).parent)
+
+
+def _combinations(family: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
+    fixed = {key: value for key, value in family.items() if key != "grid"}
+    grid = family.get("grid", {})
+    if not isinstance(grid, dict):
+        raise InputError("expected a table of lists of values", place=f"{place}.grid")
+    for key, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise InputError("expected a list of values", place=f"{place}.grid.{key}")
+        if key in fixed:
+            raise InputError("stands outside the grid, too", place=f"{place}.grid.{key}")
+    for values in itertools.product(*grid.values()):
+        yield fixed | dict(zip(grid, values, strict=True))
+
+
+def _random(scenario: Scenario, purpose: int, index: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((scenario.seed, purpose, index))))
+
+
+def _shapes(scenario: Scenario) -> list[_Shape]:
+    own = {key: getattr(scenario, key) for key in ("experts", "top_k", "expert_bytes", "hidden_size")}
+    if scenario.models:
+        for key, value in own.items():
+            if value is not None:
+                raise InputError("is for a shape of its own, without models of the catalogue", place=key)
+        return [_catalogue_shape(text, scenario.layers) for text in scenario.models]
+    del own["hidden_size"]
+    if scenario.layers is None and all(value is None for value in own.values()):
+        raise InputError(
+            "is missing: a model of the catalogue, or layers, experts, ... of a shape of its own", place="models"
+        )
+    for key, value in ({"layers": scenario.layers} | own).items():
+        if value is None:
+            raise InputError("is missing: a shape of its own has layers, experts, top_k, expert_bytes", place=key)
+    model = Model(name="moe", layers=scenario.layers or 0, **own)
+    if model.top_k > model.experts:
+        raise InputError(f"{model.top_k} experts a token, the model has {model.experts}", place="top_k")
+    label = f"l{model.layers:02}e{model.experts:03}k{model.top_k}"
+    return [_Shape(model, (scenario.hidden_size or HIDDEN_SIZE) * HIDDEN_BITS, label)]
+
+
+def _catalogue_shape(text: str, layers: int | None) -> _Shape:
+    name, colon, precision = text.partition(":")
+    try:
+        architecture: Architecture = find_architecture(name)
+        precision = precision if colon else architecture.default_precision
+        label = architecture.name + (f"-{precision}" if precision != architecture.default_precision else "")
+        return _Shape(catalogue_model(architecture, precision, layers), architecture.message_bits(), label)
+    except InputError as error:
+        raise InputError(error.message, place="models") from None
+
+
+def _sized(model: Model, scenario: Scenario, m: int) -> Model:
+    if scenario.sizes == "equal":
+        return model
+    (size, *_) = layer_bytes(model)
+    quarters = _random(scenario, _SIZES, m).integers(0, len(SIZE_QUARTERS), model.layers).tolist()
+    return msgspec.structs.replace(model, expert_bytes=[-(-size * SIZE_QUARTERS[q] // 4) for q in quarters])
+
+
+def _topology(scenario: Scenario, folder: Path) -> Topology:
+    rng = _random(scenario, _PLACES)
+    if scenario.network is not None:
+        return from_graphml(
+            folder / scenario.network,
+            n_stations=scenario.stations,
+            n_users=scenario.users,
+            rng=rng,
+            cell_radius_m=scenario.cell_radius_m,
+            links=scenario.links,
+        )
+    if scenario.station_file is not None:
+        return from_positions(
+            folder / scenario.station_file,
+            None if scenario.user_file is None else folder / scenario.user_file,
+            n_stations=scenario.stations,
+            n_users=scenario.users,
+            rng=rng,
+            box=scenario.box,
+            cell_radius_m=scenario.cell_radius_m,
+            links=scenario.links,
+            access=scenario.access,
+        )
+    return generated(
+        scenario.stations,
+        scenario.users,
+        rng,
+        site_distance_m=scenario.site_distance_m,
+        links=scenario.links,
+        access=scenario.access,
+    )
+
+
+def _tokens(scenario: Scenario, main_task: int, rng: np.random.Generator) -> list[int]:
+    """Draw how many tokens of each task a user asks."""
+    number = int(rng.integers(max(1, scenario.tokens // 2), scenario.tokens * 3 // 2 + 1))
+    result = np.zeros(scenario.tasks, dtype=np.int64)
+    result[main_task] = number
+    if scenario.tasks > 1:
+        others = int((rng.integers(0, 100, number) >= scenario.main_task).sum())
+        shift = np.bincount(rng.integers(1, scenario.tasks, others), minlength=scenario.tasks)
+        result[main_task] -= others
+        result += np.roll(shift, main_task)
+    return [int(tokens) for tokens in result]
+
+
+def _most_used(counts: SetCounts, number: int) -> dict[int, list[tuple[int, int]]]:
+    """Return the most used experts of every layer for each demand; ties go to the lower number."""
+    rows = counts.rows()
+    size = np.diff(rows.start)
+    used = np.zeros((counts.demands, counts.layers, counts.experts), dtype=np.int64)
+    np.add.at(
+        used, (np.repeat(rows.demand, size), np.repeat(rows.layer, size), rows.expert), np.repeat(rows.count, size)
+    )
+    best = np.sort(np.argsort(-used, axis=2, kind="stable")[:, :, :number], axis=2).tolist()
+    return {d: [(layer, e) for layer, own in enumerate(layers) for e in own] for d, layers in enumerate(best)}
+
+
+def _source(scenario: Scenario, topology: Topology, fitted_to: list[str]) -> dict[str, str | int]:
+    """Return every parameter, defaults too: they may change one day, the file does not."""
+    values: dict[str, Any] = {"generator": "moeplace generate", "routing_fitted_to": ", ".join(fitted_to)}
+    values |= topology.source
+    for key in scenario.__struct_fields__:
+        value = getattr(scenario, key)
+        if isinstance(value, list):
+            value = " ".join(map(str, value))
+        if key not in _NOT_IN_SOURCE and value not in (None, ""):
+            values[key] = value
+    return values | scenario.links.said()
+
+
+_NOT_IN_SOURCE: Final = frozenset(
+    ("links", "name", "station_file", "user_file", "network", "site_distance_m", "cell_radius_m", "access")
+)
+"""What the topology says itself, as far as it applies; links are said one by one."""
+
+
+def _notes(scenario: Scenario, fitted_to: list[str], extrapolated: bool) -> str:
+    if scenario.routing == "independent":
+        return "Generated. Experts of a token are independent of each other and of the user's task: unrealistic."
+    how = "extrapolated to this shape from" if extrapolated else "fitted to"
+    return f"Generated. Routing {how} measured traces of {' and '.join(fitted_to)}."

@@ -1,0 +1,338 @@
+"""The aggregated problem: users folded into the sets of servers that serve them equally well. Exact.
+
+For a demand, let ``theta_0 < theta_1 < ...`` be the distinct times below the cloud's, ``R_j`` the servers within
+``theta_j`` and ``S_j`` the experts of a row that are not on the device by then. The row's latency is at most
+``theta_j`` exactly if every expert of ``S_j`` is cached within ``R_j``, so that::
+
+    saving(x) = sum over terms (R, S) of  W[R, S] * [every e in S is cached on some n in R]             (A1)
+    W[R, S]   = sum over demands, steps with R_j = R, rows with S_j = S of  count * (theta_{j+1} - theta_j)   (A2)
+
+with the cloud's time as the last "next time" (formulation, section 3.1). Two demands with the same prefix of
+nearest servers fall into one term, so the size grows with the number of distinct prefixes, not with users.
+In matrices, ``W = P M``: ``P[R, d]`` holds the step widths and ``M[d, S]`` the merged row counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from moeplace.base.arrays import Bool, Int32, Int64, row_keys
+from moeplace.caching.instance import UNREACHABLE, Instance, Rows
+from moeplace.caching.placement import Placement
+
+
+class Sets(NamedTuple):
+    """The index sets and weights of an algebraic model.
+
+    Attributes
+    ----------
+    useful : list of (server, item)
+        Pairs that can save something.
+    members : list of list of int
+        The servers of each radius set.
+    covers : list of (radius set, item)
+        What the terms ask for.
+    terms : list of list of int
+        The covers that each term needs.
+    weight : list of int
+        ``W`` of each term, token-ns.
+    """
+
+    useful: list[tuple[int, int]]
+    members: list[list[int]]
+    covers: list[tuple[int, int]]
+    terms: list[list[int]]
+    weight: list[int]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AggregatedProblem:
+    """Maximise (A1) within the capacities (``Q`` radius sets, ``T`` terms, ``G`` item sets).
+
+    Attributes
+    ----------
+    instance : Instance
+        What it was made from.
+    radius : bool array [Q, N]
+        The servers of each radius set ``R``.
+    set_start : int64 array [G + 1]
+        Item set ``s`` is ``set_item[set_start[s]:set_start[s + 1]]``.
+    set_item : int32 array
+        Items of the sets, ascending within a set.
+    term_radius, term_set : int32 array [T]
+        Radius set and item set of each term; sorted by (radius, set), each pair once.
+    term_weight : int64 array [T]
+        ``W``, token-ns; positive. Their sum is at most the baseline, so sums never overflow.
+    """
+
+    instance: Instance
+    radius: Bool
+    set_start: Int64
+    set_item: Int32
+    term_radius: Int32
+    term_set: Int32
+    term_weight: Int64
+
+    @property
+    def n_terms(self) -> int:
+        """Number of terms."""
+        return len(self.term_weight)
+
+    def set_items(self, index: int) -> Int32:
+        """Return the items of an item set."""
+        return self.set_item[self.set_start[index] : self.set_start[index + 1]]
+
+    @cached_property
+    def total_weight(self) -> int:
+        """Saving if every server held everything, token-ns: an upper bound on any saving."""
+        return int(self.term_weight.sum())
+
+    @cached_property
+    def weight_unit(self) -> int:
+        """Greatest common divisor of the weights: every saving is a multiple of it (1 without terms)."""
+        return int(np.gcd.reduce(self.term_weight)) or 1
+
+    @cached_property
+    def _by_block(self) -> tuple[Int64, npt.NDArray[np.intp]]:
+        """Where each block's terms begin in the list of all terms ordered by block, and that list."""
+        block = self.instance.item_block[self.set_item[self.set_start[self.term_set]]]
+        start = np.concatenate(([0], np.cumsum(np.bincount(block, minlength=self.instance.n_blocks))))
+        return start, np.argsort(block, kind="stable")
+
+    def block_terms(self, block: int) -> npt.NDArray[np.intp]:
+        """Return the terms of a block (layer of a model), ascending; a term never asks for two blocks."""
+        start, terms = self._by_block
+        return terms[start[block] : start[block + 1]]
+
+    @cached_property
+    def blocks(self) -> list[int]:
+        """The blocks that have terms, ascending."""
+        return [int(b) for b in np.flatnonzero(np.diff(self._by_block[0]))]
+
+    @cached_property
+    def useful(self) -> Bool:
+        """Whether caching an item on a server can save anything at all, bool [N, I]."""
+        pairs, _ = self.covers
+        in_radius = sp.csr_array(self.radius, dtype=np.int32)
+        asked = sp.csr_array(
+            (np.ones(len(pairs), dtype=np.int32), (pairs[:, 0], pairs[:, 1])),
+            shape=(len(self.radius), self.instance.n_items),
+        )
+        fits = self.instance.item_bytes[None, :] <= self.instance.capacity_bytes[:, None]
+        useful: Bool = ((in_radius.T @ asked).toarray() > 0) & fits
+        return useful
+
+    @cached_property
+    def covers(self) -> tuple[Int32, Int32]:
+        """The distinct (radius set, item) pairs of all terms, and which of them each term needs.
+
+        Returns
+        -------
+        int32 array [P, 2]
+            The pairs, sorted.
+        int32 array
+            Pair of each (term, item of its set), term by term in the order of :attr:`term_start`.
+        """
+        length = np.diff(self.set_start)[self.term_set]
+        items = self._term_items
+        key = np.repeat(self.term_radius.astype(np.int64), length) * max(self.instance.n_items, 1) + items
+        pairs, index = np.unique(key, return_inverse=True)
+        n_items = max(self.instance.n_items, 1)
+        return np.stack((pairs // n_items, pairs % n_items), axis=1).astype(np.int32), index.astype(np.int32)
+
+    @cached_property
+    def term_start(self) -> Int64:
+        """Where the items of each term begin in the second array of :attr:`covers`, int64 [T + 1]."""
+        length = np.diff(self.set_start)[self.term_set]
+        return np.concatenate(([0], np.cumsum(length))).astype(np.int64)
+
+    @cached_property
+    def _term_items(self) -> Int32:
+        start = self.term_start
+        length = np.diff(start)
+        offset = np.repeat(self.set_start[self.term_set] - start[:-1], length)
+        items: Int32 = self.set_item[np.arange(start[-1]) + offset]
+        return items
+
+    def sets(self) -> Sets:
+        """Return the problem in plain Python, for algebraic models."""
+        need, begin = self.covers[1].tolist(), self.term_start.tolist()
+        return Sets(
+            useful=[(n, i) for n, i in np.argwhere(self.useful).tolist()],
+            members=[np.flatnonzero(radius).tolist() for radius in self.radius],
+            covers=[(radius, item) for radius, item in self.covers[0].tolist()],
+            terms=[need[a:b] for a, b in itertools.pairwise(begin)],
+            weight=self.term_weight.tolist(),
+        )
+
+    def satisfied(self, placement: Placement) -> tuple[Bool, Bool]:
+        """Return which pairs of :attr:`covers` are cached within their radius, and which terms are satisfied."""
+        pairs, need = self.covers
+        copies = self.radius.astype(np.float32) @ placement.cached.astype(np.float32)  # small counts: exact
+        covered = copies[pairs[:, 0], pairs[:, 1]] > 0
+        if not self.n_terms:
+            return covered, np.zeros(0, dtype=np.bool_)
+        satisfied: Bool = np.logical_and.reduceat(covered[need], self.term_start[:-1])
+        return covered, satisfied
+
+    def saving_ns(self, placement: Placement) -> int:
+        """Return the saving (A1) of a placement, token-ns. Equal to baseline minus cost."""
+        return int(self.term_weight[self.satisfied(placement)[1]].sum())
+
+
+def aggregate(instance: Instance) -> AggregatedProblem:
+    """Fold the users of an instance into an :class:`AggregatedProblem`.
+
+    Parameters
+    ----------
+    instance : Instance
+
+    Returns
+    -------
+    AggregatedProblem
+        Device experts, servers that are never nearer than the cloud, and steps that save nothing are gone;
+        rows that are equal from some radius on are one term. Made once for an instance and kept with it.
+    """
+    kept: AggregatedProblem | None = vars(instance).get("_aggregated")
+    if kept is None:
+        kept = _aggregate(instance)
+        object.__setattr__(instance, "_aggregated", kept)
+    return kept
+
+
+def _aggregate(instance: Instance) -> AggregatedProblem:
+    rows = instance.rows if instance.latency_model == "max" else _split(instance.rows)
+    steps = _steps(instance)
+    on_device = _on_device(instance, rows)
+    if on_device.any():
+        # From its device's time on, a demand's rows need only the experts that are not on the device.
+        away = _without(rows, on_device)
+        set_start, set_item, (set_of_row, set_of_away) = _distinct_sets(rows, away)
+        weight = _weights(steps, False, rows, set_of_row, len(set_start) - 1) + _weights(
+            steps, True, away, set_of_away, len(set_start) - 1
+        )
+    else:
+        set_start, set_item, (set_of_row,) = _distinct_sets(rows)
+        weight = _weights(steps, None, rows, set_of_row, len(set_start) - 1)
+    weight = weight.tocoo()
+    keep = weight.data > 0
+    radius, used = weight.row[keep], weight.col[keep]
+    sets, used = np.unique(used, return_inverse=True)
+    radii, radius = np.unique(radius, return_inverse=True)
+    order = np.lexsort((used, radius))
+    length = np.diff(set_start)[sets]
+    start = np.concatenate(([0], np.cumsum(length))).astype(np.int64)
+    gather = np.arange(start[-1]) + np.repeat(set_start[sets] - start[:-1], length)
+    return AggregatedProblem(
+        instance=instance,
+        radius=steps.members[radii],
+        set_start=start,
+        set_item=set_item[gather],
+        term_radius=radius[order].astype(np.int32),
+        term_set=used[order].astype(np.int32),
+        term_weight=weight.data[keep][order],
+    )
+
+
+def distinct_rows(instance: Instance) -> int:
+    """Return how many activation rows are left when equal ones (demand, layer, experts) are merged."""
+    set_start, _, (set_of_row,) = _distinct_sets(instance.rows)
+    return len(np.unique(instance.rows.demand.astype(np.int64) * len(set_start) + set_of_row))
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """All steps of all demands: radius set, demand, width, and whether the device is within the step."""
+
+    members: Bool
+    radius: Int64
+    demand: Int64
+    width: Int64
+    device: Bool
+
+
+def _steps(instance: Instance) -> _Steps:
+    radius_of: dict[bytes, int] = {}
+    steps: list[tuple[int, int, int, bool]] = []
+    device_demands = set(instance.device_demand.tolist())
+    for d in range(len(instance.demands)):
+        cloud, device = int(instance.cloud_ns[d]), int(instance.device_ns[d])
+        times = instance.server_ns[d]
+        near = times[(times < cloud) & (times != UNREACHABLE)].tolist()
+        thetas = set(near) | ({device} if d in device_demands and device < cloud else set())
+        levels = [*sorted(thetas), cloud]
+        for theta, following in itertools.pairwise(levels):
+            if not (within := times <= theta).any():
+                continue  # no server this near: nothing a cache could do
+            key = within.tobytes()
+            radius = radius_of.setdefault(key, len(radius_of))
+            steps.append((radius, d, following - theta, d in device_demands and device <= theta))
+    members = np.frombuffer(b"".join(radius_of), dtype=np.bool_).reshape(len(radius_of), len(instance.servers))
+    columns = np.array(steps, dtype=np.int64).reshape(-1, 4)
+    return _Steps(members, columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3].astype(np.bool_))
+
+
+def _split(rows: Rows) -> Rows:
+    length = np.diff(rows.start)
+    start = np.arange(len(rows.item) + 1, dtype=np.int64)
+    return Rows(np.repeat(rows.demand, length), np.repeat(rows.count, length), start, rows.item)
+
+
+def _on_device(instance: Instance, rows: Rows) -> Bool:
+    if not len(instance.device_item):
+        return np.zeros(len(rows.item), dtype=np.bool_)
+    key = np.repeat(rows.demand.astype(np.int64), np.diff(rows.start)) * instance.n_items + rows.item
+    held = instance.device_demand.astype(np.int64) * instance.n_items + instance.device_item
+    return np.isin(key, held)
+
+
+def _without(rows: Rows, dropped: Bool) -> Rows:
+    """Drop items from rows, and rows that lose all their items (they cost the same whatever is cached)."""
+    kept = np.add.reduceat(~dropped, rows.start[:-1], dtype=np.int64)
+    left = kept > 0
+    start = np.concatenate(([0], np.cumsum(kept[left]))).astype(np.int64)
+    return Rows(rows.demand[left], rows.count[left], start, rows.item[~dropped])
+
+
+def _distinct_sets(*groups: Rows) -> tuple[Int64, Int32, list[Int32]]:
+    """Give each distinct item set of some rows a number; return the sets and each row's number."""
+    start = np.concatenate([[0], *(np.diff(rows.start) for rows in groups)]).cumsum()
+    item = np.concatenate([rows.item for rows in groups])
+    length = np.diff(start)
+    row = np.repeat(np.arange(len(length)), length)
+    item = item[np.lexsort((item, row))]
+    number = np.full(len(length), -1, dtype=np.int32)
+    firsts: list[npt.NDArray[np.intp]] = []
+    found = 0
+    for size in np.unique(length).tolist():
+        of_size = np.flatnonzero(length == size)
+        table = item[start[of_size][:, None] + np.arange(size)]
+        _, first, inverse = np.unique(row_keys(table.T), return_index=True, return_inverse=True)
+        number[of_size] = found + inverse
+        firsts.append(of_size[first])
+        found += len(first)
+    chosen = np.concatenate(firsts) if firsts else np.zeros(0, dtype=np.intp)
+    set_length = length[chosen]
+    set_start = np.concatenate(([0], np.cumsum(set_length))).astype(np.int64)
+    gather = np.arange(set_start[-1]) + np.repeat(start[chosen] - set_start[:-1], set_length)
+    bounds = np.cumsum([len(rows) for rows in groups])[:-1]
+    return set_start, item[gather], np.split(number, bounds)
+
+
+def _weights(steps: _Steps, device: bool | None, rows: Rows, set_of_row: Int32, n_sets: int) -> Any:
+    chosen = np.ones(len(steps.device), dtype=np.bool_) if device is None else steps.device == device
+    n_demands = 1 + int(max(steps.demand.max(initial=0), rows.demand.max(initial=0)))
+    widths = sp.csr_array(
+        (steps.width[chosen], (steps.radius[chosen], steps.demand[chosen])),
+        shape=(len(steps.members), n_demands),
+        dtype=np.int64,
+    )
+    counts = sp.csr_array((rows.count, (rows.demand, set_of_row)), shape=(n_demands, n_sets), dtype=np.int64)
+    return widths @ counts
