@@ -23,8 +23,9 @@ import moeplace
 from moeplace.base.errors import InputError
 from moeplace.caching.scenarios.importing import Report, Selection, count_traces
 from moeplace.cli import main
-from moeplace.scenarios import traces
-from moeplace.scenarios.traces import Columns, Shape, open_trace
+from moeplace.scenarios.traces import opening as traces
+from moeplace.scenarios.traces.common import Columns, Shape
+from moeplace.scenarios.traces.opening import open_trace
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
 SHAPE = Shape(LAYERS, EXPERTS, TOP_K)

@@ -16,19 +16,9 @@ import moeplace
 from moeplace import InputError
 from moeplace.caching.instance import UNREACHABLE
 from moeplace.library import instance_files
-from moeplace.scenarios.topology import (
-    Fibre,
-    Links,
-    distance_squared,
-    from_graphml,
-    from_positions,
-    generated,
-    great_circle_m,
-    k_median,
-    read_graphml,
-    read_positions,
-    users_around,
-)
+from moeplace.scenarios.geometry import Fibre, distance_squared, great_circle_m, k_median, users_around
+from moeplace.scenarios.places import read_graphml, read_positions
+from moeplace.scenarios.topology import Links, from_graphml, from_positions, generated
 
 ROOT = Path(__file__).resolve().parent.parent
 REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))

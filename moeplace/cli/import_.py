@@ -16,7 +16,7 @@ from moeplace.cli import screen
 from moeplace.cli.generate import SECTIONS, said
 from moeplace.cli.options import check_output, file_name, json_option
 from moeplace.cli.scenario import named_as_options, read_scenario, scenario_options, sectioned
-from moeplace.scenarios.traces import BLOCK, Columns
+from moeplace.scenarios.traces.common import BLOCK, Columns
 
 if TYPE_CHECKING:
     from moeplace import Instance

@@ -15,33 +15,34 @@ to differ at the very edge between two multiples of ``grid_us``). ``docs/scenari
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
-from xml.etree.ElementTree import ParseError
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from moeplace.base.documents import show
 from moeplace.base.errors import InputError
-from moeplace.base.files import read_bytes
 from moeplace.caching.instance import UNREACHABLE
+from moeplace.scenarios.geometry import (
+    MOST_SITES,
+    Fibre,
+    Int64,
+    _spanning_tree,
+    distance_squared,
+    great_circle_m,
+    k_median,
+    on_plane,
+    users_around,
+    whole_metres,
+)
+from moeplace.scenarios.places import _within, read_graphml, read_positions
 
-Int64 = npt.NDArray[np.int64]
 Access = Literal["home", "direct"]
 
-EARTH_RADIUS_M: Final = 6_371_000
-
-MOST_SITES: Final = 5000
-"""Stations are chosen from at most so many sites: the choice looks at all pairs."""
 
 _MOST = 1e15  # beyond any sensible parameter; keeps infinity out
 
@@ -174,15 +175,6 @@ class Links(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             name: int(value) if value == int(value) and abs(value) < 2**63 else repr(value)
             for name, value in values.items()
         }
-
-
-class Fibre(NamedTuple):
-    """A link between two nodes of the backhaul; no rate: the default of :class:`Links`."""
-
-    a: int
-    b: int
-    metres: float
-    bit_per_us: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -478,239 +470,7 @@ def _enough(asked: int, there: int, what: str, file: object) -> None:
         )
 
 
-def _spanning_tree(points_m: Int64) -> Iterable[Fibre]:
-    """Yield a minimum spanning tree by straight lines; equal lengths are told apart by the order of the points."""
-    import networkx as nx
-
-    square = distance_squared(points_m, points_m)
-    graph: Any = nx.Graph()
-    graph.add_nodes_from(range(len(points_m)))
-    graph.add_edges_from((a, b, {"square": int(square[a, b])}) for b in range(len(points_m)) for a in range(b))
-    for a, b, data in nx.minimum_spanning_edges(graph, algorithm="kruskal", weight="square"):
-        yield Fibre(a, b, math.sqrt(data["square"]))
-
-
 # --- geometry -------------------------------------------------------------------------------------------------
 
 
-def distance_squared(a: Int64, b: Int64) -> Int64:
-    """Return squared distances between two lists of points, m^2, int64 [A, B]: exact integers."""
-    square: Int64 = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2)
-    return square
-
-
-def whole_metres(a: Int64, b: Int64) -> Int64:
-    """Return distances between two lists of points rounded down, m, int64 [A, B] (exact up to 2^26 m)."""
-    metres: Int64 = np.sqrt(distance_squared(a, b)).astype(np.int64)
-    return metres
-
-
-def great_circle_m(a: tuple[float, float], b: tuple[float, float]) -> int:
-    """Return the length of the great circle between two (latitude, longitude), whole metres (haversine formula)."""
-    (lat_a, lon_a), (lat_b, lon_b) = ([math.radians(x) for x in point] for point in (a, b))
-    h = math.sin((lat_a - lat_b) / 2) ** 2 + math.cos(lat_a) * math.cos(lat_b) * math.sin((lon_a - lon_b) / 2) ** 2
-    return round(2 * EARTH_RADIUS_M * math.asin(min(1.0, math.sqrt(h))))
-
-
-def on_plane(degrees: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> Int64:
-    """Return (latitude, longitude) as whole metres east and north of the south-west corner of ``reference``.
-
-    Equirectangular at the middle latitude of ``reference``: within a city right to about a metre.
-    """
-    low, high = reference.min(axis=0), reference.max(axis=0)
-    metres = np.array([1.0, math.cos(math.radians((low[0] + high[0]) / 2))]) * EARTH_RADIUS_M * math.pi / 180
-    result: Int64 = np.rint((degrees - low) * metres)[:, ::-1].astype(np.int64)
-    return result
-
-
-def k_median(distance: Int64, number: int) -> list[int]:
-    """Choose columns that are near to all rows: by greedy choice, then swaps while they help; ties go to the first.
-
-    Parameters
-    ----------
-    distance : int64 array [U, S]
-        Whole numbers, so that totals and ties are the same everywhere.
-    number : int
-        How many of the ``S`` to choose.
-
-    Returns
-    -------
-    list of int
-        Ascending, all different.
-    """
-    far = np.full(len(distance), np.iinfo(np.int64).max // (len(distance) + 1))
-    chosen: list[int] = []
-    nearest = far
-    for _ in range(number):
-        total = np.minimum(nearest[:, None], distance).sum(axis=0)
-        total[chosen] = np.iinfo(np.int64).max
-        chosen.append(int(total.argmin()))
-        nearest = np.minimum(nearest, distance[:, chosen[-1]])
-    while True:
-        best, swap = int(nearest.sum()), None
-        for i in range(number):
-            rest = [*chosen[:i], *chosen[i + 1 :]]
-            others = distance[:, rest].min(axis=1) if rest else far
-            total = np.minimum(others[:, None], distance).sum(axis=0)
-            total[rest] = np.iinfo(np.int64).max
-            if total.min() < best:
-                best, swap = int(total.min()), (i, int(total.argmin()))
-        if swap is None:
-            return sorted(chosen)
-        chosen[swap[0]] = swap[1]
-        nearest = distance[:, chosen].min(axis=1)
-
-
-def users_around(station_m: Int64, number: int, radius_m: int, rng: np.random.Generator) -> tuple[Int64, Int64]:
-    """Draw users uniformly on discs around the stations, dealt to the stations in turn.
-
-    Returns
-    -------
-    user_m : int64 array [U, 2]
-    home : int64 array [U]
-        The station of each.
-    """
-    home = np.arange(number, dtype=np.int64) % len(station_m)
-    offset = np.empty((number, 2), dtype=np.int64)
-    for u in range(number):
-        while True:
-            offset[u] = rng.integers(-radius_m, radius_m + 1, 2)
-            if int(offset[u, 0]) ** 2 + int(offset[u, 1]) ** 2 <= radius_m**2:
-                break
-    return station_m[home] + offset, home
-
-
 # --- files ----------------------------------------------------------------------------------------------------
-
-_LATITUDE, _LONGITUDE = ("latitude", "lat"), ("longitude", "lon", "lng")
-
-
-def read_positions(path: str | os.PathLike[str]) -> npt.NDArray[np.float64]:
-    """Read (latitude, longitude) in degrees from a CSV file with a heading, float64 [P, 2].
-
-    The columns are called ``latitude`` (or ``lat``) and ``longitude`` (``lon``, ``lng``), in any case; others are
-    passed over.
-
-    Raises
-    ------
-    InputError
-        With the file and the line.
-    """
-    file = str(path)
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            heading = next(reader, None)
-            if heading is None:
-                raise InputError("is empty; a heading with LATITUDE and LONGITUDE was expected", file=file)
-            names = [name.strip().lower() for name in heading]
-            columns = [next((i for i, name in enumerate(names) if name in w), None) for w in (_LATITUDE, _LONGITUDE)]
-            if None in columns:
-                raise InputError(
-                    f"expected columns LATITUDE and LONGITUDE, found {show(heading)}", place="line 1", file=file
-                )
-            points = []
-            for row in reader:
-                if not any(cell.strip() for cell in row):
-                    continue
-                place = f"line {reader.line_num}"
-                cells = [row[i] if i is not None and i < len(row) else None for i in columns]
-                points.append(_degrees(cells[0], cells[1], place, file))
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=file) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"not a CSV file in UTF-8: {error}", file=file) from None
-    if not points:
-        raise InputError("has a heading but no positions", file=file)
-    return np.array(points, dtype=np.float64)
-
-
-def _degrees(latitude: object, longitude: object, place: str, file: str) -> tuple[float, float]:
-    """Check a latitude and a longitude, numbers or text."""
-    result = []
-    for value, name, most in ((latitude, "latitude", 90), (longitude, "longitude", 180)):
-        if value is None or value == "":
-            raise InputError(f"the {name} is missing", place=place, file=file)
-        try:
-            number = float(value)  # type: ignore[arg-type]
-        except (ValueError, TypeError):
-            raise InputError(
-                f"expected a {name} in degrees, found {show(str(value))}", place=place, file=file
-            ) from None
-        if not -most <= number <= most:  # not a number, too
-            raise InputError(f"expected a {name} from -{most} to {most}, found {number}", place=place, file=file)
-        result.append(number)
-    return result[0], result[1]
-
-
-def _within(points: npt.NDArray[np.float64], box: Sequence[float] | None, file: object) -> npt.NDArray[np.float64]:
-    if box is None:
-        return points
-    south, west, north, east = box
-    inside = points[((points >= (south, west)) & (points <= (north, east))).all(axis=1)]
-    if not len(inside):
-        raise InputError(
-            f"none of {len(points)} positions is within the box {south}, {west}, {north}, {east}", file=str(file)
-        )
-    return inside
-
-
-def read_graphml(path: str | os.PathLike[str]) -> tuple[list[str], list[tuple[float, float]], list[Fibre]]:
-    """Read a connected network with positions.
-
-    Returns
-    -------
-    names : list of str
-        The nodes' labels; where several nodes share one, their ids are added.
-    degrees : list of (float, float)
-        Latitude and longitude of each node.
-    fibres : list of Fibre
-        Links with their great-circle length, whole metres; loops left out.
-
-    Raises
-    ------
-    InputError
-        With the file and the node or edge.
-    """
-    import networkx as nx
-
-    file = str(path)
-    data = read_bytes(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what the library doubts is said below, in one line, or does not matter
-            graph = nx.read_graphml(io.BytesIO(data))
-    except (ParseError, nx.NetworkXError, ValueError, KeyError, TypeError, LookupError, AttributeError) as error:
-        raise InputError(f"not a GraphML network: {str(error) or type(error).__name__}", file=file) from None
-    if not len(graph):
-        raise InputError("the network has no nodes", file=file)
-    index = {node: i for i, node in enumerate(graph)}
-    labels = [str(data.get("label", node)) for node, data in graph.nodes(data=True)]
-    names = [
-        label if labels.count(label) == 1 else f"{label} ({node})" for label, node in zip(labels, graph, strict=True)
-    ]
-    if len(set(names)) < len(names):
-        names = [f"{node}" for node in graph]
-    degrees = [
-        _degrees(data.get("Latitude"), data.get("Longitude"), f"node {show(name)}", file)
-        for name, (_, data) in zip(names, graph.nodes(data=True), strict=True)
-    ]
-    fibres = []
-    for node_a, node_b, data in graph.edges(data=True):
-        a, b = index[node_a], index[node_b]
-        speed = data.get("LinkSpeedRaw")
-        if speed is not None and not (isinstance(speed, int | float) and 1 <= speed <= 1e18):
-            place = f"link {show(names[a])} to {show(names[b])}"
-            raise InputError(
-                f"expected LinkSpeedRaw in bit/s, at least 1, found {show(str(speed))}", place=place, file=file
-            )
-        if a != b:
-            fibres.append(Fibre(a, b, great_circle_m(degrees[a], degrees[b]), None if speed is None else speed / 1e6))
-    undirected: Any = nx.Graph()
-    undirected.add_nodes_from(range(len(names)))
-    undirected.add_edges_from((fibre.a, fibre.b) for fibre in fibres)
-    parts = list(nx.connected_components(undirected))
-    if len(parts) > 1:
-        one, other = (names[min(part)] for part in parts[:2])
-        raise InputError(f"the network is in {len(parts)} parts: no path from {show(one)} to {show(other)}", file=file)
-    return names, degrees, fibres

@@ -26,7 +26,7 @@ from pages import machine, table, write
 
 from moeplace.caching.scenarios.importing import Report, count_traces
 from moeplace.scenarios.routing import Routing
-from moeplace.scenarios.traces import Batch, Columns, Request, Shape, TraceFile
+from moeplace.scenarios.traces.common import Batch, Columns, Request, Shape, TraceFile
 
 MODELS: Final = {"mixtral-8x7b": (32, 8, 2), "gpt-oss-20b": (24, 32, 4)}
 PIECE: Final = 8192

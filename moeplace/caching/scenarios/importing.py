@@ -21,7 +21,8 @@ from moeplace.caching.scenarios.assembly import Part, assemble, storage
 from moeplace.caching.scenarios.suites import Scenario, default_name, setting
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts, as_int32
-from moeplace.scenarios.traces import BLOCK, Batch, Columns, Request, Shape, TraceFile, open_trace
+from moeplace.scenarios.traces.common import BLOCK, Batch, Columns, Request, Shape, TraceFile
+from moeplace.scenarios.traces.opening import open_trace
 
 Int64 = npt.NDArray[np.int64]
 

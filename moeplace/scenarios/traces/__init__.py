@@ -1,0 +1,1 @@
+"""Routing traces in the forms that people have them."""
