@@ -42,12 +42,13 @@ __all__ = [
 
 # No public name may be the name of a module of the package: importing the module would replace it.
 _HOME = {
-    "checking": ["Report", "check"],
-    "errors": ["InputError", "MethodError", "MethodLimitError", "MoeplaceError", "OutputError"],
-    "evaluation": ["Evaluation", "latency_ns"],
-    "instance": ["Instance", "load"],
-    "placement": ["Placement"],
-    "result": ["Outcome", "Progress", "Solution", "read_solution"],
+    "caching.checking": ["Report", "check"],
+    "base.errors": ["InputError", "MethodError", "MethodLimitError", "MoeplaceError", "OutputError"],
+    "caching.evaluation": ["Evaluation", "latency_ns"],
+    "caching.instance": ["Instance", "load"],
+    "caching.placement": ["Placement"],
+    "base.result": ["Outcome", "Progress"],
+    "caching.solution": ["Solution", "read_solution"],
     "solving": ["solve"],
 }
 

@@ -1,4 +1,4 @@
-"""One number for each row of a table: far faster to sort and compare than rows."""
+"""Types of arrays, and one number for each row of a table: far faster to sort and compare than rows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Bool = npt.NDArray[np.bool_]
 
 
 def row_keys(columns: Iterable[np.ndarray]) -> Int64:
@@ -37,12 +41,3 @@ def row_keys(columns: Iterable[np.ndarray]) -> Int64:
         key = key * base + column
         limit *= base
     return key
-
-
-Int64 = npt.NDArray[np.int64]
-
-
-Int32 = npt.NDArray[np.int32]
-
-
-Bool = npt.NDArray[np.bool_]

@@ -1,7 +1,7 @@
 """What proves a bound, as a document: format ``moeplace/certificate`` version 1 (docs/certificates.md).
 
-A bound rests either on a *cut*, which anybody can verify with the instance at hand (:mod:`moeplace.caching.verification`), or
-on the proof of a solver, which is named. This module holds the document and nothing that makes or verifies one.
+A bound rests either on a *cut*, which anybody can verify with the instance at hand, or on the proof of a solver, which
+is named. This module holds the document and nothing that makes or verifies one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
 
-from moeplace.base.documents import InstanceReference, NonNegative, Positive, parse
+from moeplace.base.documents import InstanceReference, Named, NonNegative, Positive, parse
 from moeplace.base.errors import InputError
 from moeplace.base.files import read_json, write_bytes
-from moeplace.caching.instance import Instance
 
 LARGEST_UNIT = 2**16 - 1
 
@@ -123,7 +122,7 @@ class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
     proof: Cut | Trusted
 
     @classmethod
-    def make(cls, instance: Instance, bound_ns: int, proof: Cut | Trusted) -> Certificate:
+    def make(cls, instance: Named, bound_ns: int, proof: Cut | Trusted) -> Certificate:
         """Make a certificate for an instance."""
         reference = InstanceReference(instance.name, instance.sha256)
         return cls("moeplace/certificate", 1, reference, bound_ns, proof)

@@ -2,15 +2,14 @@
 
 `msgspec` checks types, ranges and unknown keys; :func:`parse` turns what it says into an
 :class:`~moeplace.base.errors.InputError` that names the place and what was found there. What relates one part of
-a document to another (names, lengths, sums) is checked where the document becomes an
-:class:`~moeplace.caching.instance.Instance`.
+a document to another (names, lengths, sums) is checked where the document becomes an instance.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -36,6 +35,18 @@ class BestKnown(Struct, frozen=True, forbid_unknown_fields=True):
     bound_method: str | None
     version: str
     date: str
+
+
+class Named(Protocol):
+    """An instance of any problem, as far as documents speak of it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its document, see :func:`canonical`."""
 
 
 T = TypeVar("T")

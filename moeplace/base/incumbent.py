@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeplace.base.documents import Termination
 from moeplace.base.errors import BoundError
@@ -14,14 +14,13 @@ from moeplace.base.workers import Turns, run_workers
 
 if TYPE_CHECKING:
     from moeplace.base.certificates import Certificate
-    from moeplace.caching.placement import Placement
 
 
 class Incumbent:
     """Keeps the best placement and the best bound of a search; safe to call from worker threads.
 
     It knows no problem: what a placement costs and whether it fits it is told by functions.
-    :func:`moeplace.caching.evaluation.caching_incumbent` makes the one of a caching instance.
+    Each problem makes its own; what it calls a placement is a decision of whatever kind it has.
 
     Parameters
     ----------
@@ -52,10 +51,10 @@ class Incumbent:
 
     def __init__(
         self,
-        start: Placement,
+        start: Any,
         *,
-        cost: Callable[[Placement], int],
-        fits: Callable[[Placement], bool],
+        cost: Callable[[Any], int],
+        fits: Callable[[Any], bool],
         stop: Stop,
         gap: float = 0.0,
         progress: ProgressCallback | None = None,
@@ -70,7 +69,7 @@ class Incumbent:
         self._failed = False
         self._report()
 
-    def offer(self, placement: Placement) -> bool:
+    def offer(self, placement: Any) -> bool:
         """Take a placement that fits as the incumbent if it is strictly better; say whether it was taken.
 
         Raises

@@ -1,8 +1,8 @@
 """Finding methods and formulations: ours and anybody's, by the same two entry point groups.
 
 A method is a function ``(instance, *, time_limit, seed, threads, start, progress, **parameters)`` that returns
-a :class:`~moeplace.caching.placement.Placement` or an :class:`~moeplace.base.result.Outcome`. It is found by its name in the
-entry point group ``moeplace.methods``, or as ``module:function``. A formulation is found in ``moeplace.models``.
+a decision (caching: a ``Placement``) or an :class:`~moeplace.base.result.Outcome`. It is found by its name in the entry
+point group ``moeplace.methods``, or as ``module:function``. A formulation is found in ``moeplace.models``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MethodError
-from moeplace.base.result import Outcome
-from moeplace.caching.instance import Instance
-from moeplace.caching.placement import Placement
 
-Method: TypeAlias = Callable[..., Placement | Outcome]
+Method: TypeAlias = Callable[..., Any]
 M = TypeVar("M", bound=Callable[..., Any])
 
 ORDER = [
@@ -58,7 +55,7 @@ class MethodInfo:
     exact: bool = False
     guarantee: str = "none"
     limits: str = "none"
-    refuses: Callable[[Instance], str | None] = lambda instance: None
+    refuses: Callable[[Any], str | None] = lambda instance: None
     imports: tuple[str, ...] = ()
     seeded: Callable[[Mapping[str, Any]], bool] = lambda parameters: True
 

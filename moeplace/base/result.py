@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moeplace.base.documents import Termination
-from moeplace.caching.placement import Placement
 
 if TYPE_CHECKING:
     from moeplace.base.certificates import Certificate
@@ -69,11 +68,12 @@ ProgressCallback: TypeAlias = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method may return instead of a bare :class:`~moeplace.caching.placement.Placement`.
+    """What a method may return instead of a bare decision (caching: a ``Placement``).
 
     Attributes
     ----------
     placement : Placement
+        The decision, of whatever kind the problem has.
     bound_ns : int or None
         Proven lower bound on the cost, token-ns; None where nothing is proven.
     bound_source : str or None
@@ -91,7 +91,7 @@ class Outcome:
         callable returns it, and is called only where somebody asks for the certificate: packing one takes a while.
     """
 
-    placement: Placement
+    placement: Any
     bound_ns: int | None = None
     bound_source: str | None = None
     termination: Termination = "completed"

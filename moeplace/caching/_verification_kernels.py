@@ -1,4 +1,4 @@
-"""The compiled inner loop of :mod:`moeplace.caching.verification`, in 64-bit integers; only that module imports this one.
+"""The compiled inner loop of :mod:`moeplace.caching.verification`, in 64-bit integers; only that imports it.
 
 Written for the verifier alone, so that an error in the loops that make certificates cannot hide in those that check.
 """

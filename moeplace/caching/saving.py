@@ -189,7 +189,8 @@ class Layer:
         Exact by sorting where rows ask for one expert, and by trying all sets in layers of at most ``enumerated``
         experts. Otherwise by peeling: from all experts the least useful one is dropped, again and again; what the
         server holds now stays in the running, so the best point is never worse than the present. With ``cuts`` the
-        corners of the upper concave envelope are exact too (:mod:`moeplace.caching.heuristics.closure`), and with ``nodes`` a branch and
+        corners of the upper concave envelope are exact too (:mod:`moeplace.caching.heuristics.closure`),
+        and with ``nodes`` a branch and
         bound for all numbers of experts at once goes on from there; what it leaves unexplored is not proven.
 
         Parameters

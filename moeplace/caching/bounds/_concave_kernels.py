@@ -1,4 +1,4 @@
-"""The compiled inner loops of the concave bound. Only :mod:`moeplace.caching.bounds.concave` imports this module, when it runs.
+"""The compiled inner loops of :mod:`moeplace.caching.bounds.concave`, which alone imports them, when it runs.
 
 Names: ``experts [A, K]`` experts of each row of a layer, of which the first ``size [A]`` count; rows ``start[c]`` to
 ``start[c + 1]`` are those of chain ``c``, the radius sets that their demands see, nearest first; ``level [C, N]`` from

@@ -1,4 +1,4 @@
-"""The compiled loops of the search over one layer. Only :mod:`moeplace.caching.bounds.layer_oracle` imports it, when it runs.
+"""The compiled loops of :mod:`moeplace.caching.bounds.layer_oracle`, which alone imports them, when it runs.
 
 Names: ``E`` experts of the layer in the order in which the search decides them, ``Q`` radius sets (bit masks over
 ``N`` servers), ``T`` terms. A term has a radius set, members (positions of its experts, ascending, padded with -1) and

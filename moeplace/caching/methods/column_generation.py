@@ -2,9 +2,9 @@
 
 The restricted master problem picks one column a layer within the capacities: its LP gives prices, its MIP merges the
 columns of different placements into a better one. Pricing finds columns at given prices
-(:mod:`moeplace.layers.columns`), and the exchanges of ``local-search`` work on what comes of both. The LP over *all* columns
-is a bound: where layers are small they are priced exactly, which proves it. Where they are large, a weaker bound is
-proven beside it (:func:`prove`).
+(:mod:`moeplace.layers.columns`), and the exchanges of ``local-search`` work on what comes of both. The LP over *all*
+columns is a bound: where layers are small they are priced exactly, which proves it. Where they are large, a weaker
+bound is proven beside it (:func:`prove`).
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ def successive_greedy(
     For each server every layer has a value function, what its best ``q`` experts save: exact where rows ask for one
     expert (sorting) and in layers of at most ``enumerate`` experts (all sets), otherwise found by peeling; with
     ``cuts`` it is exact at the corners of its upper concave envelope, too. The knapsack over layers is exact
-    (:mod:`moeplace.caching.heuristics.knapsack`). A server keeps what it has unless that is strictly better. Once nothing improves, the
+    (:mod:`moeplace.caching.heuristics.knapsack`).
+    A server keeps what it has unless that is strictly better. Once nothing improves, the
     passes go on with a branch and bound of ``nodes`` nodes on top of each value function that is not exact. The
     solution's ``details`` say, for the last filling of each server, for how many layers every value was proven on
     every server, and which share of all values was.

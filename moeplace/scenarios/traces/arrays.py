@@ -84,9 +84,9 @@ class ArrayTrace(TraceFile):
                         continue
                     with archive.open(member) as file:
                         header = self._header(file)
-                    there = min(archive.getinfo(member).file_size, _MOST_INFLATION * self.path.stat().st_size)
+                    most = min(archive.getinfo(member).file_size, _MOST_INFLATION * self.path.stat().st_size)
                     small = len(header[0]) == 1 and header[1].kind in "iuUS"
-                    _check_declared(header[0], header[1], min(there, _MOST_SMALL) if small else there)
+                    _check_declared(header[0], header[1], min(most, _MOST_SMALL) if small else most)
                     headers[member.removesuffix(".npy")] = header
             with np.load(self.path, allow_pickle=False) as data:
                 self._small = {n: data[n] for n, (s, d, _) in headers.items() if len(s) == 1 and d.kind in "iuUS"}
