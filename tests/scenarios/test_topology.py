@@ -20,7 +20,7 @@ from moeplace.scenarios.geometry import Fibre, distance_squared, great_circle_m,
 from moeplace.scenarios.places import read_graphml, read_positions
 from moeplace.scenarios.topology import Links, from_graphml, from_positions, generated
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
 BITS = 2048 * 16
 EXPERT = 30_000_000

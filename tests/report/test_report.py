@@ -636,7 +636,7 @@ def test_help_and_refusals_load_no_drawing_library() -> None:
 
 # --- the published benchmark -----------------------------------------------------------------------------------------
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "benchmarks" / "published.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "published.py"
 
 
 @pytest.mark.skipif(not SCRIPT.is_file(), reason="the scripts are in the checkout only")

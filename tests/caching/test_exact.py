@@ -17,7 +17,7 @@ from moeplace import Instance, MethodError, Placement, Progress, Solution
 from moeplace.base.stop import Stop
 from moeplace.caching.evaluation import caching_incumbent
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parents[1]
 METHODS = ["milp", "milp-textbook", "cpsat", "auto"]
 SOLVERS = ["milp", "milp-textbook", "cpsat"]
 
@@ -336,7 +336,7 @@ def test_sizes_that_miss_by_one_byte(method: str, size: int) -> None:
 
 INTERRUPTED = """
 import os, signal, sys, threading, time
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/caching"]
 from test_exact import brute_force, larger, random_instance
 import moeplace
 

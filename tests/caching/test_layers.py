@@ -30,7 +30,7 @@ from moeplace.layers import merging
 from moeplace.layers.merging import Menu, merge
 from moeplace.library import best_known, instance_files
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parents[1]
 METHOD = "layer-enumeration"
 
 
@@ -392,7 +392,7 @@ def test_sizes_that_miss_by_one_byte(size: int) -> None:
 
 INTERRUPTED = """
 import os, signal, sys, threading, time
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + "/caching"]
 from test_exact import larger
 import moeplace
 

@@ -19,7 +19,7 @@ from moeplace.base.documents import parse
 from moeplace.cli import COMMANDS
 from moeplace.library import set_names
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 MADE = DOCS / "instances"  # pages that a build makes of the README files of the instance sets
 PAGES = [
@@ -41,7 +41,7 @@ def name(page: Path) -> str:
 def test_the_examples_of_a_page(page: Path, tmp_path: Path) -> None:
     for folder in ("instances", "scripts", "docs"):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    runner = Path(__file__).with_name("document_examples.py")
+    runner = ROOT / "tests" / "document_examples.py"
     done = subprocess.run([sys.executable, str(runner), str(page)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

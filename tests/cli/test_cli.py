@@ -20,7 +20,7 @@ import pytest
 import moeplace
 from moeplace.cli import COMMANDS, main
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parents[1]
 TOY: dict[str, Any] = {
     "format": "moeplace/instance",
     "version": 1,

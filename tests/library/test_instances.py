@@ -21,7 +21,7 @@ from moeplace.caching.instance import layout
 from moeplace.caching.scenarios.suites import generate, read_suite
 from moeplace.library import best_known, improved, instance_files, instance_name, instances_folder, set_names
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
 FILES = instance_files()

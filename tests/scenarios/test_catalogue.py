@@ -13,7 +13,7 @@ from moeplace import InputError
 from moeplace.cli import main
 from moeplace.scenarios.catalogue import Architecture, architectures, find_architecture
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
 FACTS = REALDATA / "model-architectures"
 

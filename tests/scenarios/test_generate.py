@@ -408,7 +408,7 @@ class TestSuite:
         assert (code, "nowhere.toml: cannot be read" in err) == (2, True)
 
     def test_the_example_of_the_documentation(self, tmp_path: Path) -> None:
-        page = Path(__file__).resolve().parent.parent / "docs" / "scenarios.md"
+        page = Path(__file__).resolve().parents[2] / "docs" / "scenarios.md"
         if not page.exists():
             pytest.skip("the documents are in the checkout only")
         (tmp_path / "suite.toml").write_text(page.read_text().partition("```toml\n")[2].partition("```")[0])

@@ -17,7 +17,7 @@ from moeplace.base.errors import InputError
 from moeplace.scenarios import routing
 from moeplace.scenarios.routing import FittedRouting, Routing, fitted
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
 SCRIPTS = ROOT / "scripts"
 

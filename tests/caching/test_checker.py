@@ -144,7 +144,7 @@ def test_imports_nothing_that_computes_costs() -> None:
     # What files say, as validated structures; the verifier of certificates is held to the same (test_certificates).
     allowed = {
         "moeplace.caching.instance",
-        "moeplace.base.result",
+        "moeplace.caching.solution",
         "moeplace.base.certificates",
         "moeplace.caching.verification",
     }
@@ -155,8 +155,8 @@ def test_imports_nothing_that_computes_costs() -> None:
     code = (
         "import moeplace.caching.checking, sys;"
         "print([m for m in sys.modules if m.split('.')[0] in ('highspy', 'ortools', 'pyomo', 'scipy', 'pandas',"
-        " 'moeplace_models') or m.startswith(('moeplace.solv', 'moeplace.method', 'moeplace.aggr', 'moeplace.eval',"
-        " 'moeplace.base.incumbent'))])"
+        " 'moeplace_models') or m.startswith(('moeplace.solv', 'moeplace.caching.method', 'moeplace.caching.terms',"
+        " 'moeplace.caching.eval', 'moeplace.base.incumbent'))])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

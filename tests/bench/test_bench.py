@@ -37,7 +37,7 @@ from moeplace.library import best_known, instances_folder
 
 PATIENCE_S = 240
 """Nothing takes so long; what hangs is ended before pytest's own limit."""
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parents[1]
 TINY = str(instances_folder() / "tiny" / "tiny_two_servers_share.json")
 PAIR = str(instances_folder() / "tiny" / "tiny_pair_across_servers.json")
 

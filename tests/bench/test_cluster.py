@@ -27,7 +27,7 @@ distributed = pytest.importorskip("distributed", reason="the extra cluster is no
 
 PATIENCE_S = 240
 """Nothing takes so long; what hangs is ended before pytest's own limit."""
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parents[1]
 TINY = str(instances_folder() / "tiny" / "tiny_two_servers_share.json")
 
 
