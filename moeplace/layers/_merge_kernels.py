@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from moeplace.base.compiled import compiled
-from moeplace.caching.bounds._layer_kernels import place, rehash  # noqa: F401
+from moeplace.layers._hash_kernels import place, rehash  # noqa: F401
 
 
 @compiled
@@ -177,7 +177,7 @@ def extend(
                 count[0] += 1
                 table[slot] = s
                 key[s] = code
-                new_saving[s] = -1
+                new_saving[s] = np.iinfo(np.int64).min
                 for n in range(n_servers):
                     new_used[s, n] = total[n]
             saving = state_saving[i] + plan_saving[p]

@@ -7,16 +7,17 @@ time, so that a run without a time limit gives the same placement each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import highspy
 import numpy as np
-import numpy.typing as npt
 from highspy import HighsModelStatus
 
 from moeplace.base.arrays import Int64
 from moeplace.base.errors import MethodError
+from moeplace.layers.oracle import Float
 from moeplace.solvers.scheduler import scheduler_lock
 
 _REACH = 1e6
@@ -43,21 +44,29 @@ class Master:
     load: Int64
     capacity: Int64
 
-    def prices(self, ended: Callable[[], bool]) -> npt.NDArray[np.float64] | None:
-        """Return the LP's duals of the capacities, token-ns a byte, [N]; None where HiGHS fails or has no time."""
-        with scheduler_lock(ended) as going:
+    def prices(self, stop: Callable[[], bool]) -> Float | None:
+        """Return the LP's duals of the capacities, value a unit, [N]; None where HiGHS fails or has no time."""
+        found = self.bound(stop)
+        return None if found is None else found[1]
+
+    def bound(self, stop: Callable[[], bool]) -> tuple[float, Float] | None:
+        """Return the LP's value and its duals of the capacities, in floats; None where HiGHS fails or has no time."""
+        with scheduler_lock(stop) as going:
             if not going:
                 return None
             highs, unit, _ = self._model(np.arange(len(self.layer)), integer=False)
-            highs.run()
+            with _interruptible(highs, stop):
+                highs.run()
             if highs.getModelStatus() != HighsModelStatus.kOptimal:
                 return None
             dual = np.array(highs.getSolution().row_dual[: len(self.capacity)])
+            value = float(highs.getInfo().objective_function_value)
         # Rows were divided by their capacity, savings by the unit; maximising, duals of "at most" are not negative.
-        prices: npt.NDArray[np.float64] = np.maximum(dual, 0.0) * unit / np.maximum(self.capacity, 1)
-        return prices
+        prices: Float = np.maximum(dual, 0.0) * unit / np.maximum(self.capacity, 1)
+        first = np.flatnonzero(np.diff(self.layer, prepend=-1))
+        return value * unit + float(np.maximum.reduceat(self.saving, first).sum()), prices
 
-    def merge(self, chosen: Int64, start: Int64, nodes: int, ended: Callable[[], bool]) -> Int64 | None:
+    def merge(self, chosen: Int64, start: Int64, nodes: int, stop: Callable[[], bool]) -> Int64 | None:
         """Return the best combination found, one column a layer, int64 [L]; None if none is better than the start.
 
         Parameters
@@ -68,20 +77,10 @@ class Master:
             Columns of a combination that fits.
         nodes : int
             Most nodes of the branch and bound.
-        ended : callable
+        stop : callable
             Whether to stop.
         """
-        failure: list[BaseException] = []
-
-        def on_event(event: object) -> None:
-            try:  # an exception must not travel through the solver's own code
-                if ended():
-                    event.data_in.user_interrupt = True  # type: ignore[attr-defined]
-            except BaseException as error:
-                failure.append(error)
-                event.data_in.user_interrupt = True  # type: ignore[attr-defined]
-
-        with scheduler_lock(ended) as going:
+        with scheduler_lock(stop) as going:
             if not going:
                 return None
             highs, _, column = self._model(chosen, integer=True)
@@ -89,11 +88,8 @@ class Master:
             highs.setOptionValue("mip_rel_gap", 1e-7)
             values = np.isin(column, start).astype(np.float64)
             highs.setSolution(len(column), np.arange(len(column), dtype=np.int32), values)
-            highs.cbMipInterrupt += on_event
-            highs.cbSimplexInterrupt += on_event
-            highs.run()
-            if failure:
-                raise failure[0]
+            with _interruptible(highs, stop):
+                highs.run()
             if highs.getInfo().primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
                 return None
             found = column[np.asarray(highs.getSolution().col_value) > 0.5]
@@ -144,3 +140,23 @@ class Master:
         if status == highspy.HighsStatus.kError:
             raise MethodError("HiGHS refused the master problem")
         return highs, unit, chosen
+
+
+@contextmanager
+def _interruptible(highs: highspy.Highs, stop: Callable[[], bool]) -> Iterator[None]:
+    """Let HiGHS ask now and then whether to stop; raise afterwards what the asking has raised."""
+    failure: list[BaseException] = []
+
+    def on_event(event: object) -> None:
+        try:  # an exception must not travel through the solver's own code
+            if stop():
+                event.data_in.user_interrupt = True  # type: ignore[attr-defined]
+        except BaseException as error:
+            failure.append(error)
+            event.data_in.user_interrupt = True  # type: ignore[attr-defined]
+
+    highs.cbMipInterrupt += on_event
+    highs.cbSimplexInterrupt += on_event
+    yield
+    if failure:
+        raise failure[0]

@@ -1,18 +1,18 @@
 r"""Merging layers exactly: the best combination of one plan a layer within the capacities, or a proof of none.
 
 At prices ``p`` (one per server and unit of storage, integers not negative) and with ``v_l(p)`` the largest value
-``saving - p.used`` of layer ``l``, every choice of plans within the capacities has, by weak duality::
+``value - p.usage`` of layer ``l``, every choice of plans within the capacities has, by weak duality::
 
-    saving = sum_l v_l(p) + p.capacity - sum_l deficit_l - p.(capacity - used)                                      (M1)
+    value = sum_l v_l(p) + p.capacity - sum_l deficit_l - p.(capacity - usage)                                      (M1)
 
 where a plan's deficit is what its value falls short of ``v_l``. Nothing subtracted is negative. So ``UB(p) = sum_l
-v_l(p) + p.capacity`` bounds every saving, and a saving of at least ``UB - Delta`` takes plans with deficits that add up
+v_l(p) + p.capacity`` bounds every value, and a value of at least ``UB - Delta`` takes plans with deficits that add up
 to at most ``Delta``, unused room counted at its price. If all plans with a deficit of at most ``Delta`` are known, one
 of each usage vector, the best, then they contain a best solution among those of at least ``UB - Delta``: merging them
-finds it, or proves ``saving < UB - Delta``.
+finds it, or proves ``value < UB - Delta``.
 
 The layers are merged one after the other. A state is what the layers so far use; of equal states the one with the
-larger saving is kept. It is dropped if it cannot reach the goal, by (M1) for the layers that follow, and that at each
+larger value is kept. It is dropped if it cannot reach the goal, by (M1) for the layers that follow, and that at each
 of several prices: where a state has used much on a server, other prices than the best ones for the whole prove more.
 Storage that the layers that follow cannot fill counts as used, so that states which differ only there are one.
 """
@@ -27,11 +27,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from moeplace.base.arrays import Int64
-from moeplace.caching.bounds.layer_oracle import hash_salt, never
+from moeplace.base.arrays import Int64, hash_salt
+from moeplace.layers.oracle import no_stop
 
 LARGEST: Final = 2.0**58
-"""Savings, and what all storage costs at any prices, are below this."""
+"""Values, and what all storage costs at any prices, are below this."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Tuning:
 
 
 USUAL: Final = Tuning()
-"""What is used unless something else is asked for."""
+"""What is usage unless something else is asked for."""
 
 KERNELS: Final = ("moeplace.layers._merge_kernels",)
 
@@ -87,25 +87,25 @@ class Menu:
 
     Attributes
     ----------
-    saving : int64 array [P]
-    used : int64 array [P, N]
+    value : int64 array [P]
+    usage : int64 array [P, N]
         In units of storage.
     index : int64 array [P]
         Where the plan stands in the list that it comes from.
     """
 
-    saving: Int64
-    used: Int64
+    value: Int64
+    usage: Int64
     index: Int64
 
     def take(self, which: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Menu:
         """Return some of the plans."""
-        return Menu(self.saving[which], self.used[which], self.index[which])
+        return Menu(self.value[which], self.usage[which], self.index[which])
 
     def undominated(self) -> Menu:
         """Return the plans that save more than all plans that use no more anywhere."""
-        ordered = self.take(np.lexsort((self.used.sum(axis=1), -self.saving)))
-        return ordered.take(kernels().undominated(ordered.saving, ordered.used))
+        ordered = self.take(np.lexsort((self.usage.sum(axis=1), -self.value)))
+        return ordered.take(kernels().undominated(ordered.value, ordered.usage))
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,15 @@ class Merged:
 
     Attributes
     ----------
-    saving : int or None
+    value : int or None
         Of the best combination found, None without one that reaches the goal.
     choice : list of int
         Plan of each layer, by :attr:`Menu.index`.
     bound : int
-        No combination saves more than this and than ``goal - 1``. It equals ``saving`` where nothing was dropped.
+        No combination saves more than this and than ``goal - 1``. It equals ``value`` where nothing was dropped.
     """
 
-    saving: int | None
+    value: int | None
     choice: list[int]
     bound: int
 
@@ -134,10 +134,10 @@ def merge(
     goal: int,
     *,
     most: int | None = None,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = no_stop,
     tuning: Tuning = USUAL,
 ) -> Merged | None:
-    """Find the combination of largest saving, if one saves at least ``goal``.
+    """Find the combination of largest value, if one saves at least ``goal``.
 
     Parameters
     ----------
@@ -159,22 +159,22 @@ def merge(
     Merged or None
         None where it was stopped.
     """
-    if any(not len(menu.saving) for menu in menus):
+    if any(not len(menu.value) for menu in menus):
         return Merged(None, [], goal - 1)
     rng = np.random.default_rng(0)
     menus, pool = _shrink([menu.undominated() for menu in menus], capacity, prices, goal, rng, tuning)
-    if any(not len(menu.saving) for menu in menus):
+    if any(not len(menu.value) for menu in menus):
         return Merged(None, [], goal - 1)
-    order = np.argsort([-len(menu.saving) for menu in menus], kind="stable")
+    order = np.argsort([-len(menu.value) for menu in menus], kind="stable")
     menus = [menus[i] for i in order]
     tree = _Tree(menus, capacity, goal, tuning.most_states if most is None else most, stop, pool, rng, tuning)
     found = tree.grow()
-    if found is None or found.saving is None:
+    if found is None or found.value is None:
         return found
     choice = [0] * len(menus)
     for layer, plan in zip(order.tolist(), found.choice, strict=True):
         choice[layer] = plan
-    return Merged(found.saving, choice, found.bound)
+    return Merged(found.value, choice, found.bound)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,13 +182,13 @@ class _Flat:
     """Menus one after the other, as the kernels take them."""
 
     start: Int64
-    saving: Int64
-    used: Int64
+    value: Int64
+    usage: Int64
 
     @classmethod
     def of(cls, menus: Sequence[Menu]) -> _Flat:
-        start = np.concatenate(([0], np.cumsum([len(menu.saving) for menu in menus]))).astype(np.int64)
-        return cls(start, np.concatenate([m.saving for m in menus]), np.concatenate([m.used for m in menus]))
+        start = np.concatenate(([0], np.cumsum([len(menu.value) for menu in menus]))).astype(np.int64)
+        return cls(start, np.concatenate([m.value for m in menus]), np.concatenate([m.usage for m in menus]))
 
 
 def _shrink(
@@ -198,21 +198,21 @@ def _shrink(
     pool = prices
     for _ in range(tuning.rounds):
         flat = _Flat.of(menus)
-        best = kernels().values(flat.start, flat.saving, flat.used, pool)
+        best = kernels().values(flat.start, flat.value, flat.usage, pool)
         bound, winner = kernels().plan_bounds(
-            flat.start, flat.saving, flat.used, pool, best.sum(axis=0) - best, capacity
+            flat.start, flat.value, flat.usage, pool, best.sum(axis=0) - best, capacity
         )
         keep = bound >= goal
         menus = [menu.take(keep[a:b]) for menu, a, b in zip(menus, flat.start[:-1], flat.start[1:], strict=True)]
         pool = _most_useful(pool, winner, tuning.most_prices)
-        if any(not len(menu.saving) for menu in menus):
+        if any(not len(menu.value) for menu in menus):
             break
         flat = _Flat.of(menus)
-        drawn = rng.integers(0, len(flat.saving), tuning.samples)
+        drawn = rng.integers(0, len(flat.value), tuning.samples)
         layer = np.searchsorted(flat.start, drawn, side="right") - 1
         proposed = [
             _descended(
-                flat, 0, len(menus), int(i), capacity - flat.used[p], goal - int(flat.saving[p]), prices[0], capacity,
+                flat, 0, len(menus), int(i), capacity - flat.usage[p], goal - int(flat.value[p]), prices[0], capacity,
                 tuning.descent,
             )
             for p, i in zip(drawn, layer, strict=True)
@@ -239,7 +239,7 @@ def _descended(
 ) -> Int64:
     scale = np.maximum(price, max(1, int(price.max()) // 20)).astype(np.float64)
     found = kernels().descend(
-        flat.start, flat.saving, flat.used, first, last, skip, room.astype(np.float64), float(goal),
+        flat.start, flat.value, flat.usage, first, last, skip, room.astype(np.float64), float(goal),
         price.astype(np.float64), scale, steps,
     )  # fmt: skip
     # No bound may overflow; and prices that are this far off prove nothing.
@@ -266,49 +266,49 @@ class _Tree:
         self.pool, self.rng, self.tuning = pool, rng, tuning
         self.flat = _Flat.of(menus)
         self.salt = hash_salt(len(capacity))
-        self.saving = np.zeros(1, dtype=np.int64)
-        self.used = np.zeros((1, len(capacity)), dtype=np.int64)
+        self.value = np.zeros(1, dtype=np.int64)
+        self.usage = np.zeros((1, len(capacity)), dtype=np.int64)
         self.steps: list[tuple[Int64, Int64]] = []
         self.dropped = goal - 1
         self.sizes: list[int] = []
 
     def grow(self) -> Merged | None:
         """Add layer after layer."""
-        reach = np.stack([menu.used.max(axis=0) for menu in self.menus])
+        reach = np.stack([menu.usage.max(axis=0) for menu in self.menus])
         for layer in range(len(self.menus)):
             if not self.step(layer, reach[layer + 1 :].sum(axis=0)):
                 return None
-            self.sizes.append(len(self.saving))
-            if not len(self.saving):
+            self.sizes.append(len(self.value))
+            if not len(self.value):
                 return Merged(None, [], self.dropped)
-        best = int(np.argmax(self.saving))
-        saving = int(self.saving[best])
+        best = int(np.argmax(self.value))
+        value = int(self.value[best])
         choice = []
         for (parent, plan), menu in zip(reversed(self.steps), reversed(self.menus), strict=True):
             choice.append(int(menu.index[plan[best]]))
             best = int(parent[best])
-        return Merged(saving, choice[::-1], max(saving, self.dropped))
+        return Merged(value, choice[::-1], max(value, self.dropped))
 
     def step(self, layer: int, reach: Int64) -> bool:
         """Add one layer to all states; say whether that was not stopped."""
         menu, kernel = self.menus[layer], kernels()
         pool = self._prices(layer)
-        worth = menu.saving[:, None] - menu.used @ pool.T
+        worth = menu.value[:, None] - menu.usage @ pool.T
         order = np.argsort(-worth[:, 0], kind="stable")
         menu = self.menus[layer] = menu.take(order)
-        best = kernel.values(self.flat.start, self.flat.saving, self.flat.used, pool)
+        best = kernel.values(self.flat.start, self.flat.value, self.flat.usage, pool)
         after = best[layer + 1 :].sum(axis=0)
         goal = self.goal
-        new = _States(max(4 * len(menu.saving), self.tuning.first_entries), len(self.capacity))
-        at, chunk = 0, max(1, self.tuning.chunk // len(menu.saving))
-        while at < len(self.saving):
+        new = _States(max(4 * len(menu.value), self.tuning.first_entries), len(self.capacity))
+        at, chunk = 0, max(1, self.tuning.chunk // len(menu.value))
+        while at < len(self.value):
             if self.stop():
                 return False
-            end = min(len(self.saving), at + chunk)
+            end = min(len(self.value), at + chunk)
             at = kernel.extend(
-                at, end, self.saving, self.used, menu.saving, menu.used, np.ascontiguousarray(worth[order]), pool,
+                at, end, self.value, self.usage, menu.value, menu.usage, np.ascontiguousarray(worth[order]), pool,
                 after, self.capacity, np.minimum(self.capacity, self.capacity - reach), goal, new.table, new.key,
-                new.saving, new.used, new.bound, new.parent, new.plan, new.count, self.salt,
+                new.value, new.usage, new.bound, new.parent, new.plan, new.count, self.salt,
             )  # fmt: skip
             if at == end:
                 continue
@@ -318,10 +318,10 @@ class _Tree:
                 goal = cut + 1
                 self.dropped = max(self.dropped, cut)
             else:
-                new = new.select(np.ones(int(new.count[0]), dtype=np.bool_), 2 * len(new.key) + len(menu.saving))
+                new = new.select(np.ones(int(new.count[0]), dtype=np.bool_), 2 * len(new.key) + len(menu.value))
         count = int(new.count[0])
         keep = new.bound[:count] >= goal
-        self.saving, self.used = new.saving[:count][keep], new.used[:count][keep]
+        self.value, self.usage = new.value[:count][keep], new.usage[:count][keep]
         self.steps.append((new.parent[:count][keep], new.plan[:count][keep]))
         return True
 
@@ -330,10 +330,10 @@ class _Tree:
         if layer == 0 or layer == len(self.menus) - 1:
             return self.pool
         tuning = self.tuning
-        drawn = self.rng.integers(0, len(self.saving), tuning.samples)
+        drawn = self.rng.integers(0, len(self.value), tuning.samples)
         found = [
             _descended(
-                self.flat, layer, len(self.menus), -1, self.capacity - self.used[i], self.goal - int(self.saving[i]),
+                self.flat, layer, len(self.menus), -1, self.capacity - self.usage[i], self.goal - int(self.value[i]),
                 self.pool[0], self.capacity, tuning.descent,
             )
             for i in drawn
@@ -341,10 +341,10 @@ class _Tree:
         pool = np.concatenate((self.pool, _rows(found, len(self.capacity))))
         if len(pool) > tuning.most_prices:
             # Those that bound some states drawn at random best.
-            best = kernels().values(self.flat.start, self.flat.saving, self.flat.used, pool)
-            some = self.rng.integers(0, len(self.saving), tuning.judges)
+            best = kernels().values(self.flat.start, self.flat.value, self.flat.usage, pool)
+            some = self.rng.integers(0, len(self.value), tuning.judges)
             bound = (
-                self.saving[some, None] + (self.capacity - self.used[some]) @ pool.T + best[layer:].sum(axis=0)[None, :]
+                self.value[some, None] + (self.capacity - self.usage[some]) @ pool.T + best[layer:].sum(axis=0)[None, :]
             )
             pool = _most_useful(pool, bound.argmin(axis=1), tuning.most_prices)
         self.pool = pool
@@ -357,17 +357,15 @@ class _States:
     def __init__(self, entries: int, servers: int) -> None:
         size = 1 << (2 * entries - 1).bit_length()
         self.table = np.full(size, -1, dtype=np.int64)
-        self.key, self.saving, self.bound, self.parent, self.plan = (
-            np.zeros(entries, dtype=np.int64) for _ in range(5)
-        )
-        self.used = np.zeros((entries, servers), dtype=np.int64)
+        self.key, self.value, self.bound, self.parent, self.plan = (np.zeros(entries, dtype=np.int64) for _ in range(5))
+        self.usage = np.zeros((entries, servers), dtype=np.int64)
         self.count = np.zeros(1, dtype=np.int64)
 
     def select(self, keep: npt.NDArray[np.bool_], entries: int) -> _States:
         """Return some of the states, with room for more."""
-        new = _States(entries, self.used.shape[1])
+        new = _States(entries, self.usage.shape[1])
         count, old = int(keep.sum()), len(keep)
-        for name in ("key", "saving", "bound", "parent", "plan", "used"):
+        for name in ("key", "value", "bound", "parent", "plan", "usage"):
             getattr(new, name)[:count] = getattr(self, name)[:old][keep]
         new.count[0] = count
         kernels().rehash(new.key, count, new.table)

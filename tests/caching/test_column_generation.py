@@ -18,12 +18,13 @@ import moeplace.base.incumbent
 import moeplace.base.workers
 from moeplace import Instance, MethodError, Placement, solve
 from moeplace.base.stop import stopping
+from moeplace.caching.bounds import proving
 from moeplace.caching.evaluation import caching_incumbent
-from moeplace.caching.methods import column_generation
-from moeplace.caching.methods.column_generation import ColumnSearch, Tuning
+from moeplace.caching.heuristics.column_search import ColumnSearch, Tuning
+from moeplace.caching.heuristics.columns import ColumnPool
+from moeplace.caching.heuristics.pricing import exchanged, peeled, price
 from moeplace.caching.saving import saving_form
 from moeplace.cli import main
-from moeplace.layers.columns import ColumnPool, exchanged, peeled, price
 from moeplace.layers.master import Master
 from moeplace.solving import certified
 
@@ -350,10 +351,13 @@ def test_all_threads_but_one_value_the_layers_of_the_proof(monkeypatch: pytest.M
 
         def run(self) -> None: ...
 
+        def proof(self) -> Any:
+            return self
+
         def improve(self, *_: Any) -> None: ...
 
-    monkeypatch.setattr(column_generation, "Proof", Counted)
-    monkeypatch.setattr(column_generation, "ConcaveBound", Counted)
+    monkeypatch.setattr(proving, "CachingLayers", Counted)
+    monkeypatch.setattr(proving, "ConcaveBound", Counted)
     for threads, expected in ((1, 1), (2, 1), (4, 3)):
         solve(instance, "column-generation", threads=threads, kicks=0)
         assert used == [expected, expected], threads

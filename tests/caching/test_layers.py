@@ -19,14 +19,13 @@ from moeplace import Instance, MethodLimitError, Placement, Progress
 from moeplace.base.arrays import Int64
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
-from moeplace.caching.bounds import layer_oracle
+from moeplace.caching.bounds import by_layers, layer_oracle
+from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.bounds.layer_oracle import LayerOracle
 from moeplace.caching.evaluation import caching_incumbent
-from moeplace.caching.methods import layer_enumeration
-from moeplace.caching.methods.layer_enumeration import Proof
 from moeplace.caching.saving import saving_form
 from moeplace.caching.terms import aggregate
-from moeplace.layers import merging
+from moeplace.layers import merging, proof
 from moeplace.layers.merging import Menu, merge
 from moeplace.library import best_known, instance_files
 
@@ -68,7 +67,7 @@ def all_plans(oracle: LayerOracle, price: Int64) -> dict[tuple[int, ...], int]:
     values: dict[tuple[int, ...], int] = {}
     for plan in itertools.product(range(1 << len(oracle.servers)), repeat=len(oracle.experts)):
         masks = np.array(plan, dtype=np.int64)
-        used = oracle.used(masks)
+        used = oracle.usage(masks)
         if np.all(used[oracle.servers] <= oracle.room):
             key = tuple(used.tolist())
             values[key] = max(values.get(key, -(10**18)), oracle.saving(masks) - int(price @ used))
@@ -92,21 +91,21 @@ def test_a_layer_equals_enumeration(seed: int) -> None:
                 oracle.tune(price)
             assert oracle.bound(price) >= best
             found = oracle.best(price)
-            assert (found.value, found.bound, found.exact) == (best, best, True)
-            assert found.saving - int(price @ found.used) == best
-            assert found.saving == oracle.saving(found.masks)
-            assert np.array_equal(oracle.masks(oracle.held(found.masks)), found.masks)
+            assert (found.worth, found.bound, found.exact) == (best, best, True)
+            assert found.value - int(price @ found.usage) == best
+            assert found.value == oracle.saving(found.code)
+            assert np.array_equal(oracle.masks(oracle.held(found.code)), found.code)
             for nodes in (0, 1, 2, 5):
                 cut = oracle.best(price, nodes=nodes)
                 assert cut.bound >= best >= cut.value
             least = best - int(rng.integers(0, 1 + oracle.total))
             plans = oracle.plans(price, least)
             assert plans is not None
-            listed = {tuple(u.tolist()): int(s - price @ u) for s, u in zip(plans.saving, plans.used, strict=True)}
-            assert len(listed) == len(plans.saving)
-            for masks, saving, used in zip(plans.masks, plans.saving, plans.used, strict=True):
+            listed = {tuple(u.tolist()): int(s - price @ u) for s, u in zip(plans.value, plans.usage, strict=True)}
+            assert len(listed) == len(plans.value)
+            for masks, saving, used in zip(plans.code, plans.value, plans.usage, strict=True):
                 assert oracle.saving(masks) == saving
-                assert np.array_equal(oracle.used(masks), used)
+                assert np.array_equal(oracle.usage(masks), used)
             assert all(least <= v <= values[key] for key, v in listed.items())
             # Where a plan is left out or listed with less, another one that uses no more saves as much.
             for key, value in values.items():
@@ -183,11 +182,11 @@ def test_merging_equals_enumeration(seed: int) -> None:
 
     def total(choice: tuple[int, ...] | list[int]) -> tuple[int, Int64]:
         picked = list(zip(menus, choice, strict=True))
-        return sum(int(m.saving[i]) for m, i in picked), np.sum([m.used[i] for m, i in picked], axis=0)
+        return sum(int(m.value[i]) for m, i in picked), np.sum([m.usage[i] for m, i in picked], axis=0)
 
     savings = [
         saving
-        for saving, used in map(total, itertools.product(*(range(len(m.saving)) for m in menus)))
+        for saving, used in map(total, itertools.product(*(range(len(m.value)) for m in menus)))
         if np.all(used <= capacity)
     ]
     best = max(savings, default=None)
@@ -197,12 +196,12 @@ def test_merging_equals_enumeration(seed: int) -> None:
         merged = merge(menus, capacity, prices, goal)
         assert merged is not None
         if best is not None and best >= goal:
-            assert merged.saving == merged.bound == best
+            assert merged.value == merged.bound == best
             saving, used = total(merged.choice)
             assert saving == best
             assert np.all(used <= capacity)
         else:
-            assert merged.saving is None or merged.saving < goal
+            assert merged.value is None or merged.value < goal
             assert merged.bound == goal - 1
         for most in (1, 3, 10):  # too few states for a proof
             merged = merge(menus, capacity, prices, goal, most=most)
@@ -210,7 +209,7 @@ def test_merging_equals_enumeration(seed: int) -> None:
             if best is not None:
                 assert merged.bound >= min(best, goal - 1)
                 assert best < goal or merged.bound >= best
-            assert merged.saving is None or merged.saving in savings
+            assert merged.value is None or merged.value in savings
     if best is not None:
         assert merge(menus, capacity, prices, best, stop=lambda: True) is None
 
@@ -225,7 +224,9 @@ def test_equal_to_brute_force(part: int) -> None:
         assert_optimal(instance, METHOD, brute_force(instance))
 
 
-FEW = layer_enumeration.Tuning(first_states=4, oracle=layer_oracle.Tuning(chunk=2), merging=merging.Tuning(chunk=2))
+FEW = by_layers.Tuning(
+    oracle=layer_oracle.Tuning(chunk=2), proof=proof.Tuning(first_states=4, merging=merging.Tuning(chunk=2))
+)
 
 
 def stopped_after(instance: Instance, asked: int, placement: Placement | None = None) -> tuple[Incumbent, int]:
@@ -233,11 +234,11 @@ def stopped_after(instance: Instance, asked: int, placement: Placement | None = 
     search = caching_incumbent(instance, Stop(), placement or Placement.empty(instance))
     calls = itertools.count()
 
-    class Stopped(Proof):
+    class Stopped(CachingLayers):
         def stop(self) -> bool:
             return next(calls) >= asked or super().stop()
 
-    Stopped(saving_form(instance), search, 1, FEW).run()
+    Stopped(saving_form(instance), search, 1, FEW).proof().run()
     return search, next(calls)
 
 
@@ -262,9 +263,9 @@ def test_a_proof_is_the_same_on_any_number_of_threads() -> None:
         instance, found = random_instance(seed, 12), []
         for threads in (1, 3):
             search = caching_incumbent(instance, Stop(), Placement.empty(instance))
-            proof = Proof(saving_form(instance), search, threads)
-            proof.run()
-            found.append((search.bound_ns, search.latency_ns, proof.upper, proof.price.tolist()))
+            proving = CachingLayers(saving_form(instance), search, threads).proof()
+            proving.run()
+            found.append((search.bound_ns, search.latency_ns, proving.upper, proving.price.tolist()))
             found[-1] += (search.placement.cached.tobytes(),)
         assert found[0] == found[1], seed
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from moeplace.base.compiled import compiled
+from moeplace.layers._hash_kernels import place, rehash  # noqa: F401
 
 
 @compiled
@@ -364,33 +365,3 @@ def best_worth(mass, hits, price, first, last):
             worth += mass[q] & hits[c, q]
         best = max(best, worth)
     return best
-
-
-@compiled
-def place(table, key, vectors, code, vector):
-    """Return the slot of a vector in an open hash table of indices, or the free one where it belongs."""
-    last = len(table) - 1
-    slot = (code ^ (code >> 29)) & last
-    while table[slot] >= 0:
-        p = table[slot]
-        if key[p] == code:
-            same = True
-            for n in range(len(vector)):
-                if vectors[p, n] != vector[n]:
-                    same = False
-                    break
-            if same:
-                return slot
-        slot = (slot + 1) & last
-    return slot
-
-
-@compiled
-def rehash(key, count, table):
-    """Put the first entries into a larger, empty table."""
-    last = len(table) - 1
-    for p in range(count):
-        slot = (key[p] ^ (key[p] >> 29)) & last
-        while table[slot] >= 0:
-            slot = (slot + 1) & last
-        table[slot] = p

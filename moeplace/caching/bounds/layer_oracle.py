@@ -22,16 +22,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from moeplace.base.arrays import Bool, Int64
+from moeplace.base.arrays import Bool, Int64, hash_salt
 from moeplace.caching.terms import AggregatedProblem
-
-Schedule: TypeAlias = tuple[tuple[float, float, int], ...]
-"""Temperature, step length and number of steps of each stage of a mirror descent."""
+from moeplace.layers.oracle import Float, Plans, Priced, Schedule, no_stop
 
 
 @dataclass(frozen=True)
@@ -68,74 +66,12 @@ USUAL: Final = Tuning()
 
 KERNELS: Final = ("moeplace.caching.bounds._layer_kernels",)
 
-Float = npt.NDArray[np.float64]
-
 
 def kernels() -> ModuleType:
     """Return the compiled loops; loaded here, since numba takes a second and most commands never need it."""
     from moeplace.caching.bounds import _layer_kernels
 
     return _layer_kernels
-
-
-def never() -> bool:
-    """Do not stop."""
-    return False
-
-
-@dataclass(frozen=True, eq=False)
-class Priced:
-    """What was found out about a layer at some prices, all scaled.
-
-    Attributes
-    ----------
-    bound : int
-        No plan within ``room`` has a larger value.
-    value : int
-        Value of the plan below; equal to ``bound`` where the search has ended by itself.
-    saving : int
-        The plan's saving.
-    used : int64 array [N]
-        Experts that the plan holds on each server of the instance.
-    masks : int64 array [E']
-        The plan, as :meth:`LayerOracle.held` reads it.
-    nodes : int
-        Nodes of the search.
-    """
-
-    bound: int
-    value: int
-    saving: int
-    used: Int64
-    masks: Int64
-    nodes: int = 0
-
-    @property
-    def exact(self) -> bool:
-        """Whether the plan is proven to be the best."""
-        return self.bound == self.value
-
-
-@dataclass(frozen=True, eq=False)
-class Plans:
-    """Plans of a layer (``P`` of them), one for each usage vector, the best of its kind.
-
-    Attributes
-    ----------
-    saving : int64 array [P]
-        Scaled.
-    used : int64 array [P, N]
-        Experts on each server of the instance.
-    masks : int64 array [P, E']
-    """
-
-    saving: Int64
-    used: Int64
-    masks: Int64
-
-    def take(self, index: npt.NDArray[np.intp] | Bool) -> Plans:
-        """Return some of the plans."""
-        return Plans(self.saving[index], self.used[index], self.masks[index])
 
 
 class LayerOracle:
@@ -176,6 +112,7 @@ class LayerOracle:
         self.n_servers = len(instance.servers)
         self.n_experts = last - first
         self.size = int(instance.item_bytes[first])
+        self.units = 1
         fits = instance.capacity_bytes >= self.size
         radii, radius_of = np.unique(problem.term_radius[terms], return_inverse=True)
         members = problem.radius[radii] & fits
@@ -215,6 +152,11 @@ class LayerOracle:
         return int(self._weight.sum())
 
     @property
+    def reach(self) -> int:
+        """Units of storage that everything of use would take on one server."""
+        return self.units * len(self.experts)
+
+    @property
     def n_terms(self) -> int:
         """Number of terms."""
         return len(self._weight)
@@ -237,24 +179,22 @@ class LayerOracle:
         hit = (masks[np.maximum(self._member, 0)] & self._radius[self._term_radius][:, None]) > 0
         return int(self._weight[(hit | (self._member < 0)).all(axis=1)].sum())
 
-    def used(self, masks: Int64) -> Int64:
-        """Return how many experts a plan holds on each server of the instance, int64 [N]."""
-        used = np.zeros(self.n_servers, dtype=np.int64)
-        used[self.servers] = ((masks[None, :] >> np.arange(len(self.servers))[:, None]) & 1).sum(axis=1)
-        return used
+    def usage(self, masks: Int64) -> Int64:
+        """Return the units of storage that a plan takes on each server of the instance, int64 [N]."""
+        usage = np.zeros(self.n_servers, dtype=np.int64)
+        usage[self.servers] = ((masks[None, :] >> np.arange(len(self.servers))[:, None]) & 1).sum(axis=1)
+        return usage * self.units
+
+    def plan(self, code: Int64) -> tuple[int, Int64]:
+        """Return the saving and the usage of a plan."""
+        return self.saving(code), self.usage(code)
 
     def smooth(self, price: Float, temperature: float, rate: float, steps: int = 1) -> Float:
-        """Take some steps of mirror descent with the shares at prices (floats, scaled).
-
-        Returns
-        -------
-        float64 array [2, N]
-            What the smoothed bound would like to hold on each server, in experts, and by how much that falls
-            with the price of one.
-        """
+        """Take some steps of mirror descent with the shares at prices (floats, scaled); see :class:`Tunable`."""
         used = np.zeros((2, self.n_servers))
         if not len(self._weight):
             return used
+        price = price * float(self.units)
         unit = self.total / len(self.experts)
         mine = np.zeros((2, len(self.servers)))
         kernels().smooth(
@@ -263,6 +203,8 @@ class LayerOracle:
         )  # fmt: skip
         used[:, self.servers] = mine
         used[1] /= temperature * unit
+        used[0] *= self.units
+        used[1] *= float(self.units) ** 2
         return used
 
     def tune(self, price: Int64, schedule: Schedule | None = None) -> None:
@@ -284,7 +226,7 @@ class LayerOracle:
         price: Int64,
         *,
         floor: Int64 | None = None,
-        stop: Callable[[], bool] = never,
+        stop: Callable[[], bool] = no_stop,
         nodes: int | None = None,
     ) -> Priced:
         """Find the plan of largest value at prices.
@@ -292,7 +234,7 @@ class LayerOracle:
         Parameters
         ----------
         price : int64 array [N]
-            Price of one expert of this layer on each server, scaled; not negative.
+            Price of a unit of storage on each server, scaled; not negative.
         floor : int64 array [E'], optional
             A plan within the room to begin with, else the empty one. It is returned where nothing is better.
         stop : callable
@@ -306,26 +248,26 @@ class LayerOracle:
             Its bound is proven whatever has ended the search.
         """
         masks = np.zeros(len(self.experts), dtype=np.int64) if floor is None else floor
-        saving, used = self.saving(masks), self.used(masks)
-        value = saving - int(price @ used)
+        saving, usage = self.plan(masks)
+        worth = saving - int(price @ usage)
         if not len(self.experts):
-            return Priced(value, value, saving, used, masks)
-        search = _Search.prepare(self, price, value + 1, every=False)
+            return Priced(worth, worth, saving, usage, masks)
+        search = _Search.prepare(self, price, worth + 1, every=False)
         if isinstance(search, int):
-            return Priced(max(search, value), value, saving, used, masks)
+            return Priced(max(search, worth), worth, saving, usage, masks)
         bound = search.run(stop, nodes)
-        if search.state[2] or search.value > value:
-            value, masks = search.value, search.best_mask.copy()
-            used = self.used(masks)
-            saving = value + int(price @ used)
-        return Priced(max(bound, value), value, saving, used, masks, search.nodes)
+        if search.state[2] or search.worth > worth:
+            worth, masks = search.worth, search.best_mask.copy()
+            usage = self.usage(masks)
+            saving = worth + int(price @ usage)
+        return Priced(max(bound, worth), worth, saving, usage, masks, search.nodes)
 
     def plans(
         self,
         price: Int64,
         least: int,
         *,
-        stop: Callable[[], bool] = never,
+        stop: Callable[[], bool] = no_stop,
         nodes: int | None = None,
         most: int | None = None,
     ) -> Plans | None:
@@ -347,9 +289,9 @@ class LayerOracle:
         if search.state[0] != -2:
             return None
         count = int(search.state[2])
-        used = np.zeros((count, self.n_servers), dtype=np.int64)
-        used[:, self.servers] = search.plan_used[:count]
-        return Plans(search.plan_value[:count] + used @ price, used, search.plan_mask[:count].copy())
+        usage = np.zeros((count, self.n_servers), dtype=np.int64)
+        usage[:, self.servers] = search.plan_used[:count] * self.units
+        return Plans(search.plan_worth[:count] + usage @ price, usage, search.plan_mask[:count].copy())
 
     def _masks(self) -> Bool:
         """Return which masks are worth looking at, bool [E', 2**N']: without servers that add nothing to a mask."""
@@ -372,7 +314,7 @@ class LayerOracle:
 
     def _mask_price(self, price: Int64) -> Int64:
         table = np.zeros(1 << len(self.servers), dtype=np.int64)
-        for n, p in enumerate(price[self.servers].tolist()):
+        for n, p in enumerate((price[self.servers] * self.units).tolist()):
             table[1 << n : 2 << n] = table[: 1 << n] + p
         return table
 
@@ -443,8 +385,8 @@ class _Search:
         return search
 
     @property
-    def value(self) -> int:
-        """Value of the best plan found, below the first threshold where there is none."""
+    def worth(self) -> int:
+        """What the best plan found is worth, below the first threshold where there is none."""
         return int(self.state[3])
 
     @property
@@ -453,8 +395,8 @@ class _Search:
         return self.arrays["best_mask"]
 
     @property
-    def plan_value(self) -> Int64:
-        """Values of all plans found."""
+    def plan_worth(self) -> Int64:
+        """What all plans found are worth."""
         return self.arrays["plan_value"]
 
     @property
@@ -487,7 +429,7 @@ class _Search:
                 hash_salt(len(oracle.room)), self.every, budget,
             )  # fmt: skip
             if status == kernel.FINISHED:
-                return self.value
+                return self.worth
             if status == kernel.FULL:
                 if most is not None and self.state[2] >= most:
                     break
@@ -502,7 +444,7 @@ class _Search:
             for d in range(int(self.state[0]) + 1)
             if a["children"][d, 0] < a["children"][d, 1]
         ]
-        return max([self.value, *open_bounds])
+        return max([self.worth, *open_bounds])
 
     def _grow(self, entries: int) -> None:
         """Make room for more plans."""
@@ -527,8 +469,3 @@ def _among_first(oracle: LayerOracle, places: npt.NDArray[np.int64]) -> tuple[In
     order = np.argsort(expert, kind="stable")
     start = np.searchsorted(expert[order], np.arange(len(oracle.experts) + 1)).astype(np.int64)
     return start, term[order].astype(np.int64), place[order].astype(np.int64)
-
-
-def hash_salt(n: int) -> Int64:
-    """Return fixed odd numbers whose sums tell usage vectors apart nearly always (exactly where it matters)."""
-    return (np.random.default_rng(20260101).integers(0, 2**62, n) * 2 + 1).astype(np.int64)

@@ -10,13 +10,15 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import MethodInfo, describe, find_formulation
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
+from moeplace.caching.bounds.proving import EVERYTHING, prices_exactly, prove
 from moeplace.caching.evaluation import caching_incumbent
+from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.instance import Instance
 from moeplace.caching.methods import column_generation
-from moeplace.caching.methods.column_generation import EVERYTHING, IMPORTS, ColumnSearch, prices_exactly, prove
-from moeplace.caching.methods.exact import aggregated_rows
+from moeplace.caching.methods.column_generation import IMPORTS
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
+from moeplace.caching.terms import aggregated_rows
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def pick(
     """Pick methods for a search's instance and run them, as :func:`auto` does."""
     form = saving_form(instance)
     search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
-    columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns)
-    small = prices_exactly(instance, tuning.columns)
+    columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns.columns)
+    small = prices_exactly(instance, tuning.columns.proving)
     at_once = threads > 1 and not small  # a small instance is proven from a good placement
     if not at_once:
         search.run(columns.begin)
@@ -109,7 +111,7 @@ def pick(
     method = "layer-enumeration" if small else "column-generation"
     most = max((model.experts for model in instance.models), default=0)
     because = (
-        f"layers of {most} experts, up to {tuning.columns.exact_experts} are enumerated"
+        f"layers of {most} experts, up to {tuning.columns.proving.exact_experts} are enumerated"
         if small
         else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
     )
@@ -122,15 +124,18 @@ def pick(
     def last() -> bool:
         return (
             not search.ended
-            and form.most_terms <= tuning.columns.most_terms
+            and form.most_terms <= tuning.columns.proving.most_terms
             and aggregated_rows(instance) <= tuning.exact_rows
         )
 
     def both() -> None:
-        prove(form, search, tuning.columns, max(1, threads - 1))  # one is for the placement
+        prove(form, search, tuning.columns.proving, max(1, threads - 1))  # one is for the placement
         if last():
             tried.append("cpsat")
             solve()
+            # Nothing is left that could prove more: without this, kicks would go on for ever where CP-SAT's answer is
+            # the best to its own arithmetic but not to the last unit.
+            columns.stop.over = True
 
     def improve(kicks: int | None) -> Callable[[], None]:
         def work() -> None:
@@ -144,7 +149,7 @@ def pick(
     if threads > 1:
         search.run(both, improve(None))
     elif small:
-        search.run(lambda: prove(form, search, tuning.columns))
+        search.run(lambda: prove(form, search, tuning.columns.proving))
         if last():
             search.run(improve(tuning.kicks))
             tried.append("cpsat")
@@ -152,12 +157,14 @@ def pick(
         elif not search.ended:
             search.run(improve(None))
     elif last():
-        search.run(improve(tuning.kicks), lambda: prove(form, search, tuning.columns), turns=tuning.columns.turns)
+        search.run(
+            improve(tuning.kicks), lambda: prove(form, search, tuning.columns.proving), turns=tuning.columns.turns
+        )
         if not search.ended:
             tried.append("cpsat")
             search.run(solve)
     else:
-        search.run(improve(None), lambda: prove(form, search, tuning.columns), turns=tuning.columns.turns)
+        search.run(improve(None), lambda: prove(form, search, tuning.columns.proving), turns=tuning.columns.turns)
     if tried:
         because += "; what ended without a proof was followed by cpsat"
     return replace(search.outcome(), method=method, picked_because=because, details=columns.details)

@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
-from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.caching.heuristics.servers import requests_by_server
+from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 
 
@@ -73,29 +74,6 @@ def random(
     for n, capacity in enumerate(instance.capacity_bytes.tolist()):
         _fill(cached[n], generator.permutation(instance.n_items), instance, capacity)
     return Outcome(Placement(cached))
-
-
-def requests_by_server(instance: Instance) -> npt.NDArray[np.float64]:
-    """Return how often the users nearest to each server request each expert, tokens, [N, I].
-
-    Demands that no server serves faster than the cloud count nowhere. Of equally near servers the first counts.
-    """
-    use = np.zeros((len(instance.servers), instance.n_items))
-    if not len(instance.servers) or not len(instance.demands):
-        return use
-    home = np.argmin(instance.server_ns, axis=1)
-    time = instance.server_ns[np.arange(len(home)), home]
-    served = (time < instance.cloud_ns) & (time != UNREACHABLE)
-    length = np.diff(instance.rows.start)
-    demand = np.repeat(instance.rows.demand, length)
-    count = np.repeat(instance.rows.count, length)
-    keep = served[demand]
-    if len(instance.device_item):
-        held = instance.device_demand.astype(np.int64) * instance.n_items + instance.device_item
-        keep &= ~np.isin(demand.astype(np.int64) * instance.n_items + instance.rows.item, held)
-    flat = home[demand[keep]] * instance.n_items + instance.rows.item[keep]
-    use += np.bincount(flat, weights=count[keep], minlength=use.size).reshape(use.shape)
-    return use
 
 
 def _fill(

@@ -2,102 +2,53 @@
 
 The restricted master problem picks one column a layer within the capacities: its LP gives prices, its MIP merges the
 columns of different placements into a better one. Pricing finds columns at given prices
-(:mod:`moeplace.layers.columns`), and the exchanges of ``local-search`` work on what comes of both. The LP over *all*
+(:mod:`moeplace.caching.heuristics.column_search`), with the exchanges of ``local-search``. The LP over *all*
 columns is a bound: where layers are small they are priced exactly, which proves it. Where they are large, a weaker
-bound is proven beside it (:func:`prove`).
+bound is proven beside it (:mod:`moeplace.caching.bounds.proving`).
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from moeplace.base.arrays import Bool, Int64
 from moeplace.base.errors import InputError
 from moeplace.base.incumbent import Incumbent
-from moeplace.base.registry import MethodInfo, describe, method_info
+from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
-from moeplace.base.stop import Stop, stopping
-from moeplace.caching.bounds import concave
-from moeplace.caching.bounds.concave import ConcaveBound
-from moeplace.caching.bounds.concave import Proof as ConcaveProof
+from moeplace.base.stop import stopping
+from moeplace.caching.bounds import proving
+from moeplace.caching.bounds.by_layers import CachingLayers
+from moeplace.caching.bounds.proving import EVERYTHING, prices_exactly, prove
+from moeplace.caching.bounds.proving import IMPORTS as PROVING
 from moeplace.caching.evaluation import caching_incumbent
-from moeplace.caching.heuristics.working_placement import Plan
+from moeplace.caching.heuristics import column_search
+from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.instance import Instance
-from moeplace.caching.methods import layer_enumeration
-from moeplace.caching.methods.layer_enumeration import Proof, refuses
-from moeplace.caching.methods.local_search import Climb, pooled_placement
 from moeplace.caching.placement import Placement
-from moeplace.caching.saving import SavingForm, saving_form
-from moeplace.layers.columns import Column, ColumnPool, Float, peeled, price
+from moeplace.caching.saving import saving_form
 
-IMPORTS = (
-    *method_info(layer_enumeration.layer_enumeration).imports,
-    "moeplace.caching.bounds._concave_kernels",
-    "moeplace.layers.master",
-)
+IMPORTS = (*PROVING, "moeplace.layers.master")
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How far columns are generated and bounds proven. Whatever the numbers are, placements fit and bounds hold.
+    """How columns and bound share the time.
 
     Attributes
     ----------
-    rounds : int
-        Most rounds of pricing in a row.
-    halvings : int
-        Steps to the first price of each server.
-    moved : float
-        Share of the largest price below which a change of prices is none.
-    merged : int
-        Columns that a merge chooses from, besides those of the incumbent.
-    nodes : int
-        Nodes of the branch and bound of one merge.
-    between : int
-        Kicks between two merges, at least 1.
-    exact_experts : int
-        Most experts of a layer that is priced exactly.
-    exact_nodes : int
-        Nodes of the search for one layer's best column; beyond, its bound counts.
     turns : tuple of int
         Checkpoints that columns and bound have in turn, where they share one thread.
-    kept : int
-        Columns above which those that the prices like least are forgotten.
-    offer_s : float
-        Seconds between two placements offered in the middle of a climb.
-    most_terms : int
-        Terms above which the aggregated problem, which the bound by layers needs, is not made.
-    most_cells_later : int
-        What ``layer-enumeration`` takes once the concave bound is known (2 GiB of shares).
-    layers : moeplace.caching.methods.layer_enumeration.Tuning
-        Of the bound by layers and of exact pricing.
-    concave : moeplace.caching.bounds.concave.Tuning
+    columns : moeplace.caching.heuristics.column_search.Tuning
+    proving : moeplace.caching.bounds.proving.Tuning
     """
 
-    rounds: int = 12
-    halvings: int = 40
-    moved: float = 0.01
-    merged: int = 400
-    nodes: int = 200
-    between: int = 8
-    exact_experts: int = 16
-    exact_nodes: int = 50_000
     turns: tuple[int, int] = (3, 1)
-    kept: int = 4000
-    offer_s: float = 0.3
-    most_terms: int = 1 << 24
-    most_cells_later: int = 1 << 28
-    layers: layer_enumeration.Tuning = layer_enumeration.USUAL
-    concave: concave.Tuning = concave.USUAL
+    columns: column_search.Tuning = column_search.USUAL
+    proving: proving.Tuning = proving.USUAL
 
 
 USUAL = Tuning()
 """What is used unless something else is asked for."""
-
-EVERYTHING = "every server holding everything"
 
 
 @describe(
@@ -157,300 +108,20 @@ def generate(
     search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
     details: dict[str, int | float | str] = {}
 
-    def columns(exact: Proof | None) -> None:
+    def columns(exact: CachingLayers | None) -> None:
         found = ColumnSearch(
-            form, search, seed=seed, started=started, enumerated=enumerated, exact=exact, tuning=tuning
+            form, search, seed=seed, started=started, enumerated=enumerated, exact=exact, tuning=tuning.columns
         )
         found.begin()
         found.improve(kicks)
         details.update(found.details)
 
-    if prices_exactly(instance, tuning):
-        search.run(lambda: columns(Proof(form, search, threads, tuning.layers)))
+    if prices_exactly(instance, tuning.proving):
+        search.run(lambda: columns(CachingLayers(form, search, threads, tuning.proving.layers)))
     else:
         search.run(
             lambda: columns(None),
-            lambda: prove(form, search, tuning, max(1, threads - 1)),
+            lambda: prove(form, search, tuning.proving, max(1, threads - 1)),
             turns=tuning.turns if threads == 1 else None,
         )
     return details
-
-
-def prices_exactly(instance: Instance, tuning: Tuning = USUAL) -> bool:
-    """Return whether all layers are small enough to be priced exactly."""
-    if max((model.experts for model in instance.models), default=0) > tuning.exact_experts:
-        return False
-    return refuses(instance, tuning=tuning.layers) is None
-
-
-def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: int = 1) -> None:
-    """Prove what can be proven by layers; where they are too large for that, the concave bound after it.
-
-    The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
-    it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows. Both
-    value their layers on so many threads.
-    """
-
-    def report(saving_bound: int, found: ConcaveProof) -> None:
-        if search.bound_ns is None or found.bound_ns > search.bound_ns:
-            search.prove(found.bound_ns, "concave bound", found.certificate)
-
-    layers = tuning.layers
-    by_layers = form.most_terms <= tuning.most_terms and refuses(form.instance, tuning.most_cells_later, layers) is None
-    at_once = by_layers and refuses(form.instance, tuning=layers) is None
-    if at_once:
-        Proof(form, search, threads, layers).run()
-    if not search.checkpoint() and not prices_exactly(form.instance, tuning):
-        ConcaveBound(form, threads, tuning=tuning.concave).improve(lambda: search.checkpoint() is not None, report)
-    if not search.checkpoint() and by_layers and not at_once:
-        Proof(form, search, threads, layers).run()
-
-
-class CheckpointStop(Stop):
-    """A stop that is set when a search has ended; whoever asks it is at a checkpoint of that search."""
-
-    def __init__(self, search: Incumbent) -> None:
-        super().__init__(None)
-        self._search = search
-
-    def __bool__(self) -> bool:
-        return self._search.checkpoint() is not None
-
-
-class ColumnSearch:
-    """Improves the incumbent of a search by columns, merges, exchanges and kicks.
-
-    Parameters
-    ----------
-    form : SavingForm
-    search : Incumbent
-        Receives placements; its incumbent is the beginning.
-    seed : int
-    started : bool
-        Whether the incumbent is somebody's start; otherwise a beginning is constructed.
-    enumerated : int
-        Most experts of a layer whose sets are all tried.
-    threads : int
-        Threads that value layers.
-    exact : Proof, optional
-        Prices layers exactly, which proves a bound.
-    tuning : Tuning
-    """
-
-    def __init__(
-        self,
-        form: SavingForm,
-        search: Incumbent,
-        *,
-        seed: int,
-        started: bool,
-        enumerated: int = 12,
-        threads: int = 1,
-        exact: Proof | None = None,
-        tuning: Tuning = USUAL,
-    ) -> None:
-        self.tuning = tuning
-        self.form, self.search, self.started, self.enumerated = form, search, started, enumerated
-        self.exact = exact
-        self.capacity = form.instance.capacity_bytes
-        self.stop = CheckpointStop(search)
-        self.generator = np.random.default_rng(seed)
-        self.plan = Plan(form, search.placement.cached.copy(), threads)
-        self.climb = Climb(self.plan, self.stop, self._found, enumerated)
-        self.pool = ColumnPool(form)
-        self.held, self.saving = self.plan.held.copy(), self.plan.saving
-        self.prices: Float = np.zeros(len(self.capacity))
-        self.details: dict[str, int | float | str] = {"kicks": 0, "columns": 0, "merges": 0}
-        self._offered_s = 0.0
-        self._tuned: set[int] = set()
-
-    def improve(self, kicks: int | None) -> None:
-        """Generate columns and merge them until nothing helps any more and so many kicks are done.
-
-        Parameters
-        ----------
-        kicks : int or None
-            None goes on until the search ends.
-        """
-        if not self.form.layers or not len(self.capacity):
-            return
-        self.prices = self._first_prices()
-        self._price_out()
-        done = 0
-        while not self.stop and (kicks is None or done < kicks):
-            for _ in range(self.tuning.between):
-                if self.stop or (kicks is not None and done >= kicks):
-                    break
-                self.climb.attempt(lambda: self.climb.kick(self.generator))
-                self._keep()
-                done += 1
-                self.details["kicks"] = done
-            self._update_prices()
-            if self._merge():
-                self._price_out()
-        self._offer(force=True)
-
-    def begin(self) -> None:
-        """Climb to a first local optimum, as ``local-search`` does."""
-        if not self.form.layers or not len(self.capacity):
-            return
-        if not self.started:
-            self.climb.construct()
-            self._keep()
-        self.climb.to_local_optimum()
-        self._keep()
-        if not self.started and len(self.capacity) > 1 and not self.stop:
-            self.climb.attempt(lambda: self.plan.restore(pooled_placement(self.form.instance, self.enumerated)))
-            self._keep()
-
-    def _price_out(self) -> None:
-        """Price and merge until neither finds anything."""
-        while not self.stop:
-            for _ in range(self.tuning.rounds):
-                if self.stop or not self._price_round():
-                    break
-            for _ in range(self.tuning.rounds):
-                if self.stop or not self._price_exactly():
-                    break
-            if self.stop or not self._merge():
-                return
-
-    def _price_exactly(self) -> bool:
-        """Price every layer exactly, if that is possible, and prove the bound; say whether a column is new."""
-        if self.exact is None:
-            return False
-        proof = self.exact
-        to_units = proof.size_unit * proof.scale / proof.unit
-        wanted = self.prices * to_units
-        # Sums of prices must not overflow; a bound holds at any price.
-        sane = min(1.0, 2 * proof.total / max(float(wanted @ proof.capacity), 1.0))
-        price: Int64 = np.rint(wanted * sane).astype(np.int64)
-        upper, news = int(price @ proof.capacity), False
-        layer_of = {layer.items.start: i for i, layer in enumerate(self.form.layers)}
-        for j, oracle in enumerate(proof.oracles):
-            if self.stop:
-                return False
-            i = layer_of[int(self.form.instance.block_start[oracle.block])]
-            own = proof.prices(j, price)
-            floor = oracle.masks(self._best_column(i).part)
-            if i not in self._tuned:
-                self._tuned.add(i)
-                oracle.tune(own)
-            found = oracle.best(own, floor=floor, stop=lambda: bool(self.stop), nodes=self.tuning.exact_nodes)
-            upper += found.bound
-            part = oracle.held(found.masks)
-            news |= self.pool.add(i, part, self.form.layers[i].saving_ns(part))
-        proof.prove(upper)
-        self._update_prices()
-        return news
-
-    def _price_round(self) -> bool:
-        """Price every layer at prices half way to the master's; say whether a column is new."""
-        news = False
-        for i, layer in enumerate(self.form.layers):
-            starts = [peeled(layer, self.capacity, self.prices)[0], self._part(i), self._best_column(i).part]
-            seen: set[bytes] = set()
-            for start in starts:
-                if self.stop:
-                    return False
-                if (key := start.tobytes()) not in seen:
-                    seen.add(key)
-                    for part, saving in price(layer, start, self.capacity, self.prices, self.enumerated):
-                        news |= self.pool.add(i, part, saving)
-        self.details["columns"] = len(self.pool)
-        return self._update_prices() or news
-
-    def _update_prices(self) -> bool:
-        """Go half way to the prices of the master's LP; say whether they still move."""
-        from moeplace.layers.master import Master
-
-        found = Master(*self.pool.table(), self.capacity).prices(lambda: bool(self.stop))
-        if found is None:
-            return False
-        before, self.prices = self.prices, (self.prices + found) / 2
-        return bool(np.abs(self.prices - before).max() > self.tuning.moved * max(self.prices.max(), 1e-300))
-
-    def _merge(self) -> bool:
-        """Merge columns into a placement, climb from it; say whether the incumbent is better for it."""
-        from moeplace.layers.master import Master
-
-        if self.stop:
-            return False
-        self.plan.restore(self.held)
-        own = self.pool.add_plan(self.plan)
-        layer, saving, load = self.pool.table()
-        columns = self.pool.listed()
-        first = np.searchsorted(layer, np.arange(len(self.form.layers)))
-        worth = saving - self.prices @ load
-        best = np.maximum.reduceat(worth, first)
-        short = best[layer] - worth
-        # A column that falls short of its layer's best by more than the incumbent does in all is in no better merge.
-        reach = float(best.sum() + self.prices @ self.capacity) - self.saving
-        order = np.argsort(short, kind="stable")
-        chosen = np.union1d(order[short[order] <= reach][: self.tuning.merged], first + own)
-        found = Master(layer, saving, load, self.capacity).merge(
-            chosen, first + own, self.tuning.nodes, lambda: bool(self.stop)
-        )
-        self.details["merges"] = int(self.details["merges"]) + 1
-        before = self.saving
-        if found is not None:
-            held = np.zeros_like(self.held)
-            for i, at in enumerate(found.tolist()):
-                held[:, self.form.layers[i].items] = columns[at].part
-            self.plan.restore(held)
-            self._keep()
-            self.climb.to_local_optimum()
-            self._keep()
-        if len(layer) > self.tuning.kept:
-            # The first column of a layer is the empty one, which fits beside any others.
-            kept = np.zeros(len(layer), dtype=np.bool_)
-            kept[order[: self.tuning.kept // 2]] = kept[first + own] = kept[first] = True
-            # What the merge has led to may be made of columns that the prices do not like.
-            holding = {id(self.pool.like(i, self._part(i))) for i in range(len(first))}
-            self.pool.forget(
-                c for c, yes in zip(columns, kept.tolist(), strict=True) if not yes and id(c) not in holding
-            )
-        return self.saving > before
-
-    def _keep(self) -> None:
-        """Put what the plan holds into the pool, and take it as the incumbent if it is better."""
-        self.pool.add_plan(self.plan)
-        if self.plan.saving > self.saving:
-            self.held, self.saving = self.plan.held.copy(), self.plan.saving
-            self._offer(force=True)
-
-    def _found(self, saving: int) -> None:
-        """Offer what a climb has found on its way, now and then: it may end in the middle of it."""
-        self._offer(force=False)
-
-    def _offer(self, force: bool) -> None:
-        now = time.monotonic()
-        if force or now - self._offered_s > self.tuning.offer_s:
-            self._offered_s = now
-            better = self.held if self.saving >= self.plan.saving else self.plan.held
-            self.search.offer(Placement(better.copy()))
-
-    def _part(self, i: int) -> Bool:
-        return np.ascontiguousarray(self.held[:, self.form.layers[i].items])
-
-    def _best_column(self, i: int) -> Column:
-        cost = self.prices * self.form.layers[i].size
-        return max(self.pool.columns[i], key=lambda c: c.saving - float(cost @ c.usage))
-
-    def _first_prices(self) -> Float:
-        """Return what the last bytes of each server are worth, the others fixed: the slope of its value functions."""
-        layers, prices = self.form.layers, np.zeros(len(self.capacity))
-        sizes = [layer.size for layer in layers]
-        for n, capacity in enumerate(self.capacity.tolist()):
-            if self.stop:
-                break
-            values = [self.plan.function(i, n, self.enumerated).values for i in range(len(layers))]
-            low, high = 0.0, max(float(v[-1] - v[0]) / s for v, s in zip(values, sizes, strict=True)) + 1.0
-            for _ in range(self.tuning.halvings):
-                middle = (low + high) / 2
-                wanted = sum(
-                    int(np.argmax(v - middle * s * np.arange(len(v)))) * s for v, s in zip(values, sizes, strict=True)
-                )
-                low, high = (middle, high) if wanted > capacity else (low, middle)
-            prices[n] = high
-        return prices

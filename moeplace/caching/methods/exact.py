@@ -6,40 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moeplace.base.errors import InputError, MethodLimitError
 from moeplace.base.files import write_whole
 from moeplace.base.registry import MethodInfo, describe, find_formulation
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.evaluation import caching_incumbent
-from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.caching.instance import Instance
 from moeplace.caching.methods.baselines import popular
 from moeplace.caching.placement import Placement
-from moeplace.caching.terms import aggregate
+from moeplace.caching.terms import aggregated_rows, textbook_rows
 
 MOST_ROWS = 500_000
 """Constraint rows above which a model is not built: it would take tens of seconds and gigabytes."""
 
 CPSAT_IMPORTS = ("moeplace_models.caching.cpsat", "moeplace.solvers.cpsat")
-
-
-def aggregated_rows(instance: Instance) -> int:
-    """Return how many constraint rows the aggregated models have (without RLT rows)."""
-    problem = aggregate(instance)
-    size = np.diff(problem.set_start)[problem.term_set]
-    return int(size[size > 1].sum()) + len(problem.covers[0]) + len(instance.servers)
-
-
-def textbook_rows(instance: Instance) -> int:
-    """Return about how many constraint rows the textbook model has."""
-    reachable = (instance.server_ns < UNREACHABLE).sum(axis=1)
-    rows = instance.rows
-    pairs = np.unique(
-        np.repeat(rows.demand.astype(np.int64), np.diff(rows.start)) * max(instance.n_items, 1) + rows.item
-    )
-    return int(reachable[pairs // max(instance.n_items, 1)].sum()) + len(pairs) + len(rows.item)
 
 
 def _refuses(rows: Callable[[Instance], int]) -> Callable[[Instance], str | None]:

@@ -15,9 +15,9 @@ from moeplace.base.errors import InputError, MethodLimitError
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, Progress, ProgressCallback
 from moeplace.base.stop import Stop, stopping
+from moeplace.caching.heuristics.servers import useful_servers
 from moeplace.caching.heuristics.working_placement import Plan
 from moeplace.caching.instance import Instance
-from moeplace.caching.methods.successive import useful_servers
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import KERNELS, SavingForm, held_by, saving_form
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias, get_args
-
-import numpy as np
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 from moeplace.base.errors import InputError
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, Progress, ProgressCallback
 from moeplace.base.stop import Stop, stopping
+from moeplace.caching.heuristics.servers import Order, by_gain, server_order, useful_servers
 from moeplace.caching.heuristics.working_placement import Plan, Refill
 from moeplace.caching.instance import Instance
-from moeplace.caching.methods.baselines import requests_by_server
 from moeplace.caching.placement import Placement
-from moeplace.caching.saving import KERNELS, SavingForm, held_by, saving_form
-
-Order: TypeAlias = Literal["gain", "given", "capacity", "demand", "random"]
+from moeplace.caching.saving import KERNELS, held_by, saving_form
 
 
 @describe(
@@ -174,49 +170,6 @@ def _decomposition(
                 share = len(done) / (passes * len(servers)) if passes else None
                 progress(Progress(stop.elapsed, instance.baseline_ns - plan.saving, share=share))
         return _outcome(plan, stop, done, started=start is not None)
-
-
-def by_gain(plan: Plan, servers: Iterable[int], refill: Callable[[Plan, int], Refill], stop: Stop) -> Iterator[Refill]:
-    """Yield the best refill of the server that gains most, again and again, each server once; the caller takes it.
-
-    Gains are computed lazily, as greedy's are: one that was computed before the plan changed counts until it is the
-    largest. It is an upper bound where the saving is submodular and the value functions are exact.
-    """
-    gain: dict[int, float] = dict.fromkeys(servers, math.inf)
-    current: dict[int, Refill] = {}
-    while gain and not stop:
-        n = max(gain, key=gain.__getitem__)
-        if n not in current:
-            current[n] = refill(plan, n)
-            gain[n] = current[n].gain
-            continue
-        del gain[n]
-        chosen = current.pop(n)
-        if chosen.gain > 0:
-            current.clear()
-        yield chosen
-
-
-def server_order(instance: Instance, order: Order, seed: int) -> list[int]:
-    """Return the servers in the order in which they are filled."""
-    servers = np.arange(len(instance.servers))
-    if order == "capacity":
-        servers = np.argsort(-instance.capacity_bytes, kind="stable")
-    elif order == "demand":
-        servers = np.argsort(-requests_by_server(instance).sum(axis=1), kind="stable")
-    elif order == "random":
-        servers = np.random.default_rng(seed).permutation(len(servers))
-    found: list[int] = servers.tolist()
-    return found
-
-
-def useful_servers(form: SavingForm) -> list[int]:
-    """Return the servers that have room for some expert which somebody would have from them."""
-    return [
-        n
-        for n, capacity in enumerate(form.instance.capacity_bytes.tolist())
-        if any(layer.size <= capacity and layer.near[:, n].any() for layer in form.layers)
-    ]
 
 
 def _down(share: float) -> str:

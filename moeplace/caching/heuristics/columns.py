@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64
 from moeplace.caching.heuristics.working_placement import Plan
-from moeplace.caching.saving import Layer, SavingForm
+from moeplace.caching.saving import SavingForm
 
 Float = npt.NDArray[np.float64]
 
@@ -103,89 +103,3 @@ class ColumnPool:
             left = [c for c in found if id(c) not in gone]
             self.columns[i] = left
             self._at[i] = {c.usage.tobytes(): j for j, c in enumerate(left)}
-
-
-def price(layer: Layer, part: Bool, capacity: Int64, prices: Float, enumerated: int) -> list[tuple[Bool, int]]:
-    """Return good columns of a layer at some prices, found from a first one by exchanges and by filling servers anew.
-
-    First the best move of one expert (between servers, dropped, added) is made while it pays for itself; then one
-    server after the other gets the experts that are worth most there (:meth:`Layer.value_function`), the others fixed,
-    until that improves nothing.
-
-    Parameters
-    ----------
-    layer : Layer
-    part : bool array [N, E]
-        Where to begin.
-    capacity : int64 array [N]
-        Bytes; a column must fit alone.
-    prices : float array [N]
-        Token-ns a byte.
-    enumerated : int
-        Most experts of a layer whose sets are all tried.
-
-    Returns
-    -------
-    list of (bool array [N, E], int)
-        Columns and their savings, the last one the best.
-    """
-    found = [exchanged(layer, part, capacity // layer.size, prices * layer.size)]
-    part, saving = found[0]
-    part = part.copy()
-    cost, room = prices * layer.size, capacity // layer.size
-    same, n = 0, 0
-    while same < len(part):
-        same += 1
-        if room[n]:
-            function = layer.value_function(part, n, enumerated)
-            net = function.values[: room[n] + 1] - cost[n] * np.arange(min(room[n], layer.n_experts) + 1)
-            q, now = int(np.argmax(net)), int(part[n].sum())
-            if net[q] - (saving - cost[n] * now) > 1e-9 * max(saving, 1):
-                part[n] = function.kept[q]
-                saving = int(function.values[q])
-                found.append((part.copy(), saving))
-                same = 0
-        n = (n + 1) % len(part)
-    return found
-
-
-def exchanged(layer: Layer, part: Bool, room: Int64, cost: Float) -> tuple[Bool, int]:
-    """Make the best move of one expert of a layer while it gains more than it costs; return the column and its saving.
-
-    Parameters
-    ----------
-    layer : Layer
-    part : bool array [N, E]
-    room : int64 array [N]
-        Most experts on a server.
-    cost : float array [N]
-        Of one expert on a server, token-ns.
-    """
-    part, saving, nowhere = part.copy(), layer.saving_ns(part), len(part)
-    paid = np.append(cost, 0.0)
-    for _ in range(layer.n_experts * len(part)):
-        moves = layer.moves(part)
-        full = np.append(part.sum(axis=1) >= room, False)
-        net = np.where((moves.expert >= 0) & ~full, moves.gain - (paid[None, :] - paid[:, None]), -np.inf)
-        origin, target = divmod(int(np.argmax(net)), nowhere + 1)
-        if net[origin, target] <= 1e-9 * max(saving, 1):
-            break
-        expert = int(moves.expert[origin, target])
-        for place, held in ((origin, False), (target, True)):
-            if place < nowhere:
-                part[place, expert] = held
-        saving += int(moves.gain[origin, target])
-    return part, saving
-
-
-def peeled(layer: Layer, capacity: Int64, prices: Float) -> tuple[Bool, int]:
-    """Return a column of a layer at some prices: from everything everywhere, what is not worth its price is dropped.
-
-    The experts are dropped from the servers one by one, the one that loses least for its price first, until none is
-    left; of all these columns the best is returned. It sees sets of experts that help only together.
-    """
-    held = np.broadcast_to((capacity >= layer.size)[:, None], (len(capacity), layer.n_experts)).copy()
-    savings, worths, server, expert = layer.peel(held, prices * layer.size)
-    best = int(np.argmax(worths))
-    held[server[:best], expert[:best]] = False
-    return held, int(savings[best])

@@ -1,0 +1,197 @@
+"""The bound by layers for caching: layers, budgets and incumbent as the engine (:mod:`moeplace.layers`) takes them.
+
+A layer's plan has the value that it saves; the budgets are the servers' storage, in units of the greatest common
+divisor of the experts' sizes. Savings are in multiples of the greatest common divisor of the weights, times a scale
+that gives prices enough digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.incumbent import Incumbent
+from moeplace.caching.bounds import layer_oracle
+from moeplace.caching.bounds.layer_oracle import KERNELS as ORACLE
+from moeplace.caching.bounds.layer_oracle import LayerOracle
+from moeplace.caching.heuristics.climb import climbed
+from moeplace.caching.heuristics.working_placement import Plan
+from moeplace.caching.instance import Instance
+from moeplace.caching.placement import Placement
+from moeplace.caching.saving import KERNELS as HEURISTICS
+from moeplace.caching.saving import SavingForm
+from moeplace.caching.terms import AggregatedProblem, aggregate
+from moeplace.layers import proof
+from moeplace.layers.merging import KERNELS as MERGING
+from moeplace.layers.proof import LayerProof
+
+SOURCE = "layer enumeration"
+
+IMPORTS = (*HEURISTICS, *ORACLE, *MERGING, "moeplace.layers.master")
+"""What a proof imports when it runs."""
+
+LARGEST = 1 << 56
+"""Coarser weights are taken where the weights' sum is more of their units than this: sums must not overflow."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Which layers are taken, and how finely. Whatever the numbers are, bounds hold and what is called optimal is.
+
+    Attributes
+    ----------
+    most_cells : int
+        Terms times the square of the experts that a row asks for (8 bytes each are kept), above which it is refused.
+    most_masks : int
+        Experts of a layer times sets of servers, above which it is refused.
+    coarse : int
+        Weights are rounded where their sum is more of their units than this, at most :data:`LARGEST`.
+    fine : int
+        Savings are scaled up so far, at most 2**50.
+    many_terms : int
+        Terms above which the descent is worth more than one thread.
+    oracle : moeplace.caching.bounds.layer_oracle.Tuning
+    proof : moeplace.layers.proof.Tuning
+    """
+
+    most_cells: int = 1 << 26
+    most_masks: int = 1 << 22
+    coarse: int = LARGEST
+    fine: int = 1 << 50
+    many_terms: int = 50_000
+    oracle: layer_oracle.Tuning = layer_oracle.USUAL
+    proof: proof.Tuning = proof.USUAL
+
+
+USUAL = Tuning()
+"""What is used unless something else is asked for."""
+
+
+def refuses(instance: Instance, most_cells: int | None = None, tuning: Tuning = USUAL) -> str | None:
+    """Say why an instance is not taken, or None."""
+    most_cells = tuning.most_cells if most_cells is None else most_cells
+    most_servers = tuning.oracle.most_servers
+    near = instance.server_ns < instance.cloud_ns[:, None]
+    for m, model in enumerate(instance.models):
+        sizes = instance.item_bytes[instance.model_items(m)]
+        useful = near[instance.demand_model == m].any(axis=0) & (instance.capacity_bytes >= sizes.min())
+        if (count := int(useful.sum())) > most_servers:
+            return f"{count} servers can be of use to a layer, at most {most_servers} are handled"
+        if (masks := model.experts << count) > tuning.most_masks:
+            return f"{masks:,} experts times sets of servers in a layer, at most {tuning.most_masks:,} are handled"
+    problem = aggregate(instance)
+    width = np.diff(problem.set_start)
+    cells = int((np.bincount(problem.term_set, minlength=len(width)) * width**2).sum())
+    return f"{cells:,} shares of terms, at most {most_cells:,} are kept" if cells > most_cells else None
+
+
+class CachingLayers:
+    """The layers of a caching instance with its incumbent: the primal side of a proof by layers.
+
+    Values and prices are in scaled units: ``scale / unit`` times token-ns, prices per ``size_unit`` bytes.
+
+    Parameters
+    ----------
+    form : SavingForm
+    search : Incumbent
+        Receives bounds and placements.
+    threads : int
+    tuning : Tuning
+    """
+
+    def __init__(self, form: SavingForm, search: Incumbent, threads: int, tuning: Tuning = USUAL) -> None:
+        self.form, self.search, self.threads, self.tuning = form, search, threads, tuning
+        self.instance = form.instance
+        problem = aggregate(self.instance)
+        self.unit, weights = _units(problem, tuning.coarse)
+        total = int(weights.sum())
+        self.scale = 1 << max(0, (tuning.fine // max(total, 1)).bit_length() - 1)
+        oracles = [LayerOracle(problem, block, self.scale, weights, tuning.oracle) for block in problem.blocks]
+        self.oracles = [oracle for oracle in oracles if len(oracle.experts)]
+        self.size_unit = math.gcd(*(oracle.size for oracle in self.oracles)) or 1
+        for oracle in self.oracles:
+            oracle.units = oracle.size // self.size_unit
+        # No server needs to hold more than everything.
+        most = sum(oracle.units * oracle.n_experts for oracle in self.oracles)
+        capacity = self.instance.capacity_bytes // self.size_unit
+        self.capacity: Int64 = np.minimum(capacity, most).astype(np.int64)
+        self.total = total * self.scale if self.oracles else 0
+
+    def proof(self) -> LayerProof:
+        """Return a proof over these layers."""
+        many = sum(oracle.n_terms for oracle in self.oracles) > self.tuning.many_terms
+        return LayerProof(
+            self.oracles, self.capacity, self, total=self.total, threads=self.threads,
+            descent_threads=self.threads if many else 1, tuning=self.tuning.proof,
+        )  # fmt: skip
+
+    @property
+    def value(self) -> int:
+        """What the incumbent saves, scaled; rounded down where weights are coarse."""
+        return (self.instance.baseline_ns - self.search.latency_ns) // self.unit * self.scale
+
+    def stop(self) -> bool:
+        """Return whether the search has ended."""
+        return self.search.checkpoint() is not None
+
+    def prove(self, upper: int) -> None:
+        """Report a bound on the scaled saving."""
+        saving = upper // self.scale * self.unit
+        self.search.prove(self.instance.baseline_ns - saving, SOURCE)
+
+    def known(self) -> list[list[Int64]]:
+        """Return, for each layer, the empty plan and the incumbent's."""
+        cached = self.search.placement.cached
+        return [
+            [np.zeros(len(oracle.experts), dtype=np.int64), oracle.masks(self._part(cached, oracle))]
+            for oracle in self.oracles
+        ]
+
+    def offer(self, codes: Sequence[Int64]) -> bool:
+        """Take plans that fit as the incumbent if they are better."""
+        return self.search.offer(Placement(self._held(codes)))
+
+    def repair(self, codes: Sequence[Int64]) -> None:
+        """Drop the least useful experts from servers that are too full, and climb on."""
+        held = self._held(codes)
+        plan = Plan(self.form, held, self.threads)
+        nowhere = len(held)
+        for n in range(nowhere):
+            while plan.free[n] < 0 and not self.stop():
+                per_byte = [plan.moves(i).gain[n, nowhere] / layer.size for i, layer in enumerate(plan.form.layers)]
+                plan.move(int(np.argmax(per_byte)), n, nowhere)
+        if not self.stop():
+            self._climb(Placement(plan.held))
+
+    def polish(self) -> None:
+        """Climb on from the incumbent."""
+        self._climb(self.search.placement)
+
+    def _climb(self, start: Placement) -> None:
+        """Offer what local search makes of a placement."""
+        remaining = self.search.stop.remaining
+        limit = None if remaining is None else remaining / 5
+        self.search.offer(climbed(self.form, start, limit, self.threads))
+
+    def _held(self, codes: Sequence[Int64]) -> Bool:
+        held: Bool = np.zeros_like(self.search.placement.cached)
+        for oracle, code in zip(self.oracles, codes, strict=True):
+            self._part(held, oracle)[:] = oracle.held(code)
+        return held
+
+    def _part(self, cached: Bool, oracle: LayerOracle) -> Bool:
+        first = int(self.instance.block_start[oracle.block])
+        part: Bool = cached[:, first : first + oracle.n_experts]
+        return part
+
+
+def _units(problem: AggregatedProblem, most: int = LARGEST) -> tuple[int, Int64]:
+    """Return a unit of the savings and the weights in it; rounded up where they would be too many."""
+    unit = problem.weight_unit
+    while problem.total_weight // unit > most:
+        unit *= 2
+    return unit, -(-problem.term_weight // unit)

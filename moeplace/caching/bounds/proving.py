@@ -1,0 +1,76 @@
+"""What can be proven of a caching instance: by layers, and by the concave bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moeplace.base.incumbent import Incumbent
+from moeplace.caching.bounds import by_layers, concave
+from moeplace.caching.bounds.by_layers import IMPORTS as BY_LAYERS
+from moeplace.caching.bounds.by_layers import CachingLayers, refuses
+from moeplace.caching.bounds.concave import ConcaveBound
+from moeplace.caching.bounds.concave import Proof as ConcaveProof
+from moeplace.caching.instance import Instance
+from moeplace.caching.saving import SavingForm
+
+IMPORTS = (*BY_LAYERS, "moeplace.caching.bounds._concave_kernels")
+"""What is imported when something is proven."""
+
+EVERYTHING = "every server holding everything"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Which bound is proven when. Whatever the numbers are, bounds hold.
+
+    Attributes
+    ----------
+    exact_experts : int
+        Most experts of a layer that is priced exactly.
+    most_terms : int
+        Terms above which the aggregated problem, which the bound by layers needs, is not made.
+    most_cells_later : int
+        What is taken by layers once the concave bound is known (2 GiB of shares).
+    layers : moeplace.caching.bounds.by_layers.Tuning
+    concave : moeplace.caching.bounds.concave.Tuning
+    """
+
+    exact_experts: int = 16
+    most_terms: int = 1 << 24
+    most_cells_later: int = 1 << 28
+    layers: by_layers.Tuning = by_layers.USUAL
+    concave: concave.Tuning = concave.USUAL
+
+
+USUAL = Tuning()
+"""What is used unless something else is asked for."""
+
+
+def prices_exactly(instance: Instance, tuning: Tuning = USUAL) -> bool:
+    """Return whether all layers are small enough to be priced exactly."""
+    if max((model.experts for model in instance.models), default=0) > tuning.exact_experts:
+        return False
+    return refuses(instance, tuning=tuning.layers) is None
+
+
+def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: int = 1) -> None:
+    """Prove what can be proven by layers; where they are too large for that, the concave bound after it.
+
+    The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
+    it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows. Both
+    value their layers on so many threads.
+    """
+
+    def report(saving_bound: int, found: ConcaveProof) -> None:
+        if search.bound_ns is None or found.bound_ns > search.bound_ns:
+            search.prove(found.bound_ns, "concave bound", found.certificate)
+
+    layers = tuning.layers
+    by_layers = form.most_terms <= tuning.most_terms and refuses(form.instance, tuning.most_cells_later, layers) is None
+    at_once = by_layers and refuses(form.instance, tuning=layers) is None
+    if at_once:
+        CachingLayers(form, search, threads, layers).proof().run()
+    if not search.checkpoint() and not prices_exactly(form.instance, tuning):
+        ConcaveBound(form, threads, tuning=tuning.concave).improve(lambda: search.checkpoint() is not None, report)
+    if not search.checkpoint() and by_layers and not at_once:
+        CachingLayers(form, search, threads, layers).proof().run()

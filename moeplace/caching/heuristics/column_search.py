@@ -1,0 +1,315 @@
+"""The search for a better placement by columns: pricing, kicks, and merges by a small MIP."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeplace.base.arrays import Bool, Int64
+from moeplace.base.incumbent import Incumbent
+from moeplace.base.stop import Stop
+from moeplace.caching.bounds.by_layers import CachingLayers
+from moeplace.caching.heuristics.climb import Climb, pooled_placement
+from moeplace.caching.heuristics.columns import Column, ColumnPool, Float
+from moeplace.caching.heuristics.pricing import peeled, price
+from moeplace.caching.heuristics.working_placement import Plan
+from moeplace.caching.placement import Placement
+from moeplace.caching.saving import SavingForm
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How far columns are generated. Whatever the numbers are, placements fit and bounds hold.
+
+    Attributes
+    ----------
+    rounds : int
+        Most rounds of pricing in a row.
+    halvings : int
+        Steps to the first price of each server.
+    moved : float
+        Share of the largest price below which a change of prices is none.
+    merged : int
+        Columns that a merge chooses from, besides those of the incumbent.
+    nodes : int
+        Nodes of the branch and bound of one merge.
+    between : int
+        Kicks between two merges, at least 1.
+    exact_nodes : int
+        Nodes of the search for one layer's best column; beyond, its bound counts.
+    kept : int
+        Columns above which those that the prices like least are forgotten.
+    offer_s : float
+        Seconds between two placements offered in the middle of a climb.
+    """
+
+    rounds: int = 12
+    halvings: int = 40
+    moved: float = 0.01
+    merged: int = 400
+    nodes: int = 200
+    between: int = 8
+    exact_nodes: int = 50_000
+    kept: int = 4000
+    offer_s: float = 0.3
+
+
+USUAL = Tuning()
+"""What is used unless something else is asked for."""
+
+
+class CheckpointStop(Stop):
+    """A stop that is set when a search has ended; whoever asks it is at a checkpoint of that search.
+
+    Attributes
+    ----------
+    over : bool
+        Set from outside, by any thread: what the stop is for should end although the search goes on.
+    """
+
+    def __init__(self, search: Incumbent) -> None:
+        super().__init__(None)
+        self._search, self.over = search, False
+
+    def __bool__(self) -> bool:
+        return self.over or self._search.checkpoint() is not None
+
+
+class ColumnSearch:
+    """Improves the incumbent of a search by columns, merges, exchanges and kicks.
+
+    Parameters
+    ----------
+    form : SavingForm
+    search : Incumbent
+        Receives placements; its incumbent is the beginning.
+    seed : int
+    started : bool
+        Whether the incumbent is somebody's start; otherwise a beginning is constructed.
+    enumerated : int
+        Most experts of a layer whose sets are all tried.
+    threads : int
+        Threads that value layers.
+    exact : CachingLayers, optional
+        Prices layers exactly, which proves a bound.
+    tuning : Tuning
+    """
+
+    def __init__(
+        self,
+        form: SavingForm,
+        search: Incumbent,
+        *,
+        seed: int,
+        started: bool,
+        enumerated: int = 12,
+        threads: int = 1,
+        exact: CachingLayers | None = None,
+        tuning: Tuning = USUAL,
+    ) -> None:
+        self.tuning = tuning
+        self.form, self.search, self.started, self.enumerated = form, search, started, enumerated
+        self.exact = exact
+        self.capacity = form.instance.capacity_bytes
+        self.stop = CheckpointStop(search)
+        self.generator = np.random.default_rng(seed)
+        self.plan = Plan(form, search.placement.cached.copy(), threads)
+        self.climb = Climb(self.plan, self.stop, self._found, enumerated)
+        self.pool = ColumnPool(form)
+        self.held, self.saving = self.plan.held.copy(), self.plan.saving
+        self.prices: Float = np.zeros(len(self.capacity))
+        self.details: dict[str, int | float | str] = {"kicks": 0, "columns": 0, "merges": 0}
+        self._offered_s = 0.0
+        self._tuned: set[int] = set()
+
+    def improve(self, kicks: int | None) -> None:
+        """Generate columns and merge them until nothing helps any more and so many kicks are done.
+
+        Parameters
+        ----------
+        kicks : int or None
+            None goes on until the search ends.
+        """
+        if not self.form.layers or not len(self.capacity):
+            return
+        self.prices = self._first_prices()
+        self._price_out()
+        done = 0
+        while not self.stop and (kicks is None or done < kicks):
+            for _ in range(self.tuning.between):
+                if self.stop or (kicks is not None and done >= kicks):
+                    break
+                self.climb.attempt(lambda: self.climb.kick(self.generator))
+                self._keep()
+                done += 1
+                self.details["kicks"] = done
+            self._update_prices()
+            if self._merge():
+                self._price_out()
+        self._offer(force=True)
+
+    def begin(self) -> None:
+        """Climb to a first local optimum, as ``local-search`` does."""
+        if not self.form.layers or not len(self.capacity):
+            return
+        if not self.started:
+            self.climb.construct()
+            self._keep()
+        self.climb.to_local_optimum()
+        self._keep()
+        if not self.started and len(self.capacity) > 1 and not self.stop:
+            self.climb.attempt(lambda: self.plan.restore(pooled_placement(self.form.instance, self.enumerated)))
+            self._keep()
+
+    def _price_out(self) -> None:
+        """Price and merge until neither finds anything."""
+        while not self.stop:
+            for _ in range(self.tuning.rounds):
+                if self.stop or not self._price_round():
+                    break
+            for _ in range(self.tuning.rounds):
+                if self.stop or not self._price_exactly():
+                    break
+            if self.stop or not self._merge():
+                return
+
+    def _price_exactly(self) -> bool:
+        """Price every layer exactly, if that is possible, and prove the bound; say whether a column is new."""
+        if self.exact is None:
+            return False
+        layers = self.exact
+        to_units = layers.size_unit * layers.scale / layers.unit
+        wanted = self.prices * to_units
+        # Sums of prices must not overflow; a bound holds at any price.
+        sane = min(1.0, 2 * layers.total / max(float(wanted @ layers.capacity), 1.0))
+        price: Int64 = np.rint(wanted * sane).astype(np.int64)
+        upper, news = int(price @ layers.capacity), False
+        layer_of = {layer.items.start: i for i, layer in enumerate(self.form.layers)}
+        for oracle in layers.oracles:
+            if self.stop:
+                return False
+            i = layer_of[int(self.form.instance.block_start[oracle.block])]
+            floor = oracle.masks(self._best_column(i).part)
+            if i not in self._tuned:
+                self._tuned.add(i)
+                oracle.tune(price)
+            found = oracle.best(price, floor=floor, stop=lambda: bool(self.stop), nodes=self.tuning.exact_nodes)
+            upper += found.bound
+            part = oracle.held(found.code)
+            news |= self.pool.add(i, part, self.form.layers[i].saving_ns(part))
+        layers.prove(upper)
+        self._update_prices()
+        return news
+
+    def _price_round(self) -> bool:
+        """Price every layer at prices half way to the master's; say whether a column is new."""
+        news = False
+        for i, layer in enumerate(self.form.layers):
+            starts = [peeled(layer, self.capacity, self.prices)[0], self._part(i), self._best_column(i).part]
+            seen: set[bytes] = set()
+            for start in starts:
+                if self.stop:
+                    return False
+                if (key := start.tobytes()) not in seen:
+                    seen.add(key)
+                    for part, saving in price(layer, start, self.capacity, self.prices, self.enumerated):
+                        news |= self.pool.add(i, part, saving)
+        self.details["columns"] = len(self.pool)
+        return self._update_prices() or news
+
+    def _update_prices(self) -> bool:
+        """Go half way to the prices of the master's LP; say whether they still move."""
+        from moeplace.layers.master import Master
+
+        found = Master(*self.pool.table(), self.capacity).prices(lambda: bool(self.stop))
+        if found is None:
+            return False
+        before, self.prices = self.prices, (self.prices + found) / 2
+        return bool(np.abs(self.prices - before).max() > self.tuning.moved * max(self.prices.max(), 1e-300))
+
+    def _merge(self) -> bool:
+        """Merge columns into a placement, climb from it; say whether the incumbent is better for it."""
+        from moeplace.layers.master import Master
+
+        if self.stop:
+            return False
+        self.plan.restore(self.held)
+        own = self.pool.add_plan(self.plan)
+        layer, saving, load = self.pool.table()
+        columns = self.pool.listed()
+        first = np.searchsorted(layer, np.arange(len(self.form.layers)))
+        worth = saving - self.prices @ load
+        best = np.maximum.reduceat(worth, first)
+        short = best[layer] - worth
+        # A column that falls short of its layer's best by more than the incumbent does in all is in no better merge.
+        reach = float(best.sum() + self.prices @ self.capacity) - self.saving
+        order = np.argsort(short, kind="stable")
+        chosen = np.union1d(order[short[order] <= reach][: self.tuning.merged], first + own)
+        found = Master(layer, saving, load, self.capacity).merge(
+            chosen, first + own, self.tuning.nodes, lambda: bool(self.stop)
+        )
+        self.details["merges"] = int(self.details["merges"]) + 1
+        before = self.saving
+        if found is not None:
+            held = np.zeros_like(self.held)
+            for i, at in enumerate(found.tolist()):
+                held[:, self.form.layers[i].items] = columns[at].part
+            self.plan.restore(held)
+            self._keep()
+            self.climb.to_local_optimum()
+            self._keep()
+        if len(layer) > self.tuning.kept:
+            # The first column of a layer is the empty one, which fits beside any others.
+            kept = np.zeros(len(layer), dtype=np.bool_)
+            kept[order[: self.tuning.kept // 2]] = kept[first + own] = kept[first] = True
+            # What the merge has led to may be made of columns that the prices do not like.
+            holding = {id(self.pool.like(i, self._part(i))) for i in range(len(first))}
+            self.pool.forget(
+                c for c, yes in zip(columns, kept.tolist(), strict=True) if not yes and id(c) not in holding
+            )
+        return self.saving > before
+
+    def _keep(self) -> None:
+        """Put what the plan holds into the pool, and take it as the incumbent if it is better."""
+        self.pool.add_plan(self.plan)
+        if self.plan.saving > self.saving:
+            self.held, self.saving = self.plan.held.copy(), self.plan.saving
+            self._offer(force=True)
+
+    def _found(self, saving: int) -> None:
+        """Offer what a climb has found on its way, now and then: it may end in the middle of it."""
+        self._offer(force=False)
+
+    def _offer(self, force: bool) -> None:
+        now = time.monotonic()
+        if force or now - self._offered_s > self.tuning.offer_s:
+            self._offered_s = now
+            better = self.held if self.saving >= self.plan.saving else self.plan.held
+            self.search.offer(Placement(better.copy()))
+
+    def _part(self, i: int) -> Bool:
+        return np.ascontiguousarray(self.held[:, self.form.layers[i].items])
+
+    def _best_column(self, i: int) -> Column:
+        cost = self.prices * self.form.layers[i].size
+        return max(self.pool.columns[i], key=lambda c: c.saving - float(cost @ c.usage))
+
+    def _first_prices(self) -> Float:
+        """Return what the last bytes of each server are worth, the others fixed: the slope of its value functions."""
+        layers, prices = self.form.layers, np.zeros(len(self.capacity))
+        sizes = [layer.size for layer in layers]
+        for n, capacity in enumerate(self.capacity.tolist()):
+            if self.stop:
+                break
+            values = [self.plan.function(i, n, self.enumerated).values for i in range(len(layers))]
+            low, high = 0.0, max(float(v[-1] - v[0]) / s for v, s in zip(values, sizes, strict=True)) + 1.0
+            for _ in range(self.tuning.halvings):
+                middle = (low + high) / 2
+                wanted = sum(
+                    int(np.argmax(v - middle * s * np.arange(len(v)))) * s for v, s in zip(values, sizes, strict=True)
+                )
+                low, high = (middle, high) if wanted > capacity else (low, middle)
+            prices[n] = high
+        return prices

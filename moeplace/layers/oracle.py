@@ -1,0 +1,151 @@
+"""What a layer is to the engine: plans with a value and a usage, and an oracle that knows the best of them at prices.
+
+Layers share nothing but some *budgets* (bytes of a server, quality that may be lost, time). A *plan* of a layer has a
+*value*, an integer of which more is better, and a *usage* ``int64 [R]`` of the ``R`` budgets, in whole units of each.
+At prices ``p >= 0`` (integers, of one unit of each budget) a plan is worth ``value - p . usage``. Whatever a plan is
+beside that, only its problem knows: the engine carries its *code*, a row of integers, and hands it back.
+
+With prices the layers fall apart, and by weak duality every choice of one plan a layer within the budgets has ::
+
+    sum of values <= sum over layers of max over plans of (value - p . usage)  +  p . budget                        (M1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from moeplace.base.arrays import Bool, Int64
+
+Float: TypeAlias = npt.NDArray[np.float64]
+
+Schedule: TypeAlias = Sequence[tuple[float, float, int]]
+"""Temperature, step length and number of steps of a descent, one stage after the other."""
+
+
+def no_stop() -> bool:
+    """Do not stop."""
+    return False
+
+
+@dataclass(frozen=True, eq=False)
+class Priced:
+    """What an oracle has found out about its layer at some prices.
+
+    Attributes
+    ----------
+    bound : int
+        No plan is worth more.
+    worth : int
+        What the plan below is worth; equal to ``bound`` where it is proven to be the best.
+    value : int
+        The plan's value.
+    usage : int64 array [R]
+        What the plan takes of each budget.
+    code : int64 array [C]
+        The plan, as its problem reads it.
+    nodes : int
+        Nodes of a search, where there was one.
+    """
+
+    bound: int
+    worth: int
+    value: int
+    usage: Int64
+    code: Int64
+    nodes: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether the plan is proven to be the best."""
+        return self.bound == self.worth
+
+
+@dataclass(frozen=True, eq=False)
+class Plans:
+    """Plans of one layer (``P`` of them), the best of each usage.
+
+    Attributes
+    ----------
+    value : int64 array [P]
+    usage : int64 array [P, R]
+    code : int64 array [P, C]
+    """
+
+    value: Int64
+    usage: Int64
+    code: Int64
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def take(self, index: npt.NDArray[np.intp] | Bool) -> Plans:
+        """Return some of the plans."""
+        return Plans(self.value[index], self.usage[index], self.code[index])
+
+
+class Oracle(Protocol):
+    """One layer. All numbers are exact integers; what comes back is true whatever has ended a search.
+
+    Sums over all layers of values, and of usages at the prices asked for, must stay below ``2**60``.
+    """
+
+    @property
+    def total(self) -> int:
+        """No plan's value is larger."""
+
+    def bound(self, price: Int64) -> int:
+        """Return at once what no plan is worth more than, at ``price [R]``."""
+
+    def best(
+        self, price: Int64, *, floor: Int64 | None = None, stop: Callable[[], bool] = no_stop, nodes: int | None = None
+    ) -> Priced:
+        """Return the plan that is worth most.
+
+        Parameters
+        ----------
+        price : int64 array [R]
+            Not negative.
+        floor : int64 array [C], optional
+            The code of a plan to begin with; it is returned where nothing is better.
+        stop : callable
+            Asked now and then; when it says so, what is known so far is returned.
+        nodes : int, optional
+            Most nodes of a search.
+        """
+
+    def plans(
+        self, price: Int64, least: int, *, stop: Callable[[], bool] = no_stop, most: int | None = None
+    ) -> Plans | None:
+        """Return the plans worth at least ``least``, of each usage the best; None if stopped or more than ``most``."""
+
+    def plan(self, code: Int64) -> tuple[int, Int64]:
+        """Return the value and the usage of a plan."""
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """An oracle whose bound depends on multipliers of its own, which can be made better for prices near some."""
+
+    @property
+    def reach(self) -> int:
+        """Units of one budget that a plan may take at the most, were there no limits: the measure of prices."""
+
+    def smooth(self, price: Float, temperature: float, rate: float) -> Float:
+        """Take a step of descent of the smoothed bound.
+
+        Returns
+        -------
+        float64 array [2, R]
+            What the smoothed bound would like to take of each budget, and by how much that falls with its price.
+        """
+
+    def refresh(self) -> None:
+        """Take over what :meth:`smooth` has come to."""
+
+    def tune(self, price: Int64, schedule: Schedule) -> None:
+        """Choose good multipliers for prices near these."""
