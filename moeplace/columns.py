@@ -129,16 +129,17 @@ def price(layer: Layer, part: Bool, capacity: Int64, prices: Float, enumerated: 
     list of (bool array [N, E], int)
         Columns and their savings, the last one the best.
     """
-    found = [exchanged(layer, part, capacity // layer.size, prices * layer.size)]
+    # No more than there are experts: on a server without end the next number of experts would overflow.
+    cost, room = prices * layer.size, np.minimum(capacity // layer.size, layer.n_experts)
+    found = [exchanged(layer, part, room, cost)]
     part, saving = found[0]
     part = part.copy()
-    cost, room = prices * layer.size, capacity // layer.size
     same, n = 0, 0
     while same < len(part):
         same += 1
         if room[n]:
             function = layer.value_function(part, n, enumerated)
-            net = function.values[: room[n] + 1] - cost[n] * np.arange(min(room[n], layer.n_experts) + 1)
+            net = function.values[: room[n] + 1] - cost[n] * np.arange(room[n] + 1)
             q, now = int(np.argmax(net)), int(part[n].sum())
             if net[q] - (saving - cost[n] * now) > 1e-9 * max(saving, 1):
                 part[n] = function.kept[q]

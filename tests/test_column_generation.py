@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_instances import brute_force, random_instance, random_placement
+from random_instances import brute_force, random_document, random_instance, random_placement
 from scipy.optimize import linprog
 
 import moeplace
@@ -331,6 +331,23 @@ def test_the_gap_table_has_them(
     assert list(rows) == methods
     assert document["best_bound_ns"] == rows["layer-enumeration"]["latency_ns"]
     assert all(row["latency_ns"] >= document["best_bound_ns"] for row in rows.values())
+
+
+def test_storage_without_end() -> None:
+    for seed in range(12):
+        document = random_document(np.random.default_rng(seed), 12)
+        for model in document["models"]:
+            model["expert_bytes"] = 1
+        finite, endless = (
+            {**document, "servers": [{"name": "s", "capacity_bytes": much}, *document["servers"][1:]]}
+            for much in (10**6, 2**63 - 1)
+        )
+        optimum = brute_force(Instance.from_document(finite))
+        for method, threads in (("column-generation", 1), ("auto", 2)):
+            solution = solve(Instance.from_document(endless), method, threads=threads, time_limit=60)
+            bound = solution.objective.bound_ns
+            assert bound is not None, seed
+            assert bound <= optimum <= solution.objective.latency_ns, (seed, method)
 
 
 def test_column_generation_refuses_negative_kicks() -> None:
