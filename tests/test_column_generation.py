@@ -350,6 +350,30 @@ def test_storage_without_end() -> None:
             assert bound <= optimum <= solution.objective.latency_ns, (seed, method)
 
 
+def test_auto_ends_by_itself_where_costs_have_too_many_digits_for_a_proof() -> None:
+    # The costs' sum takes 63 bits: weights are rounded up, the bound stays a little below the best cost.
+    document = random_document(np.random.default_rng(0), 9, "sum")
+    document["models"] = [{"name": "m", "layers": 1, "experts": 3, "top_k": 3, "expert_bytes": 6}]
+    document["servers"] = [{"name": f"s{n}", "capacity_bytes": 6} for n in range(2)]
+    times = [([218797, 218797], 256356), ([None, 138018], 216987), ([251711, None], 503422)]
+    document["demands"] = [
+        {"user": f"u{d}", "model": "m", "tokens": 2**43, "device_ns": 0, "server_ns": near, "cloud_ns": cloud}
+        for d, (near, cloud) in enumerate(times)
+    ]
+    document["activations"] = {
+        "demand": [0, 0, 1, 2, 2],
+        "layer": [0] * 5,
+        "experts": [[0, 1, 2], [2], [0, 1, 2], [0, 1, 2], [0, 2]],
+        "count": [3098306351443, 1099511627772, 2485753157263, 2496662564613, 1099511627773],
+    }
+    instance = Instance.from_document(document)
+    optimum = brute_force(instance)
+    for threads in (1, 2):
+        solution = solve(instance, "auto", threads=threads, time_limit=40)
+        assert solution.status.termination != "time_limit", threads
+        assert solution.objective.latency_ns == optimum, threads
+
+
 def test_column_generation_refuses_negative_kicks() -> None:
     with pytest.raises(moeplace.InputError, match="kicks must be at least 0, found -1"):
         solve(random_instance(0), "column-generation", kicks=-1)

@@ -128,6 +128,9 @@ def pick(search: Search, seed: int, threads: int, *, started: bool, tuning: Tuni
         if last():
             tried.append("cpsat")
             solve()
+            # Nothing is left that could prove more: without this, kicks would go on for ever where CP-SAT's answer is
+            # the best to its own arithmetic but not to the last unit.
+            columns.stop.over = True
 
     def improve(kicks: int | None) -> Callable[[], None]:
         def work() -> None:

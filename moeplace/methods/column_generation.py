@@ -195,14 +195,20 @@ def prove(form: SavingForm, search: Search, tuning: Tuning = USUAL) -> None:
 
 
 class Heeding(Stop):
-    """A stop that also knows whether a search has ended."""
+    """A stop that also knows whether a search has ended, or whether somebody wants no more of it.
+
+    Attributes
+    ----------
+    over : bool
+        Set from outside, by any thread: what the stop is for should end although the search goes on.
+    """
 
     def __init__(self, search: Search) -> None:
         super().__init__(None)
-        self._search = search
+        self._search, self.over = search, False
 
     def __bool__(self) -> bool:
-        return self._search.ended is not None
+        return self.over or self._search.ended is not None
 
 
 class ColumnSearch:
