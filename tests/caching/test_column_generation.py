@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_instances import brute_force, random_instance, random_placement
+from random_instances import brute_force, random_document, random_instance, random_placement
 from scipy.optimize import linprog
 
 import moeplace.base.incumbent
@@ -335,6 +335,47 @@ def test_the_gap_table_has_them(
     assert list(rows) == methods
     assert document["best_bound_ns"] == rows["layer-enumeration"]["latency_ns"]
     assert all(row["latency_ns"] >= document["best_bound_ns"] for row in rows.values())
+
+
+def test_storage_without_end() -> None:
+    for seed in range(12):
+        document = random_document(np.random.default_rng(seed), 12)
+        for model in document["models"]:
+            model["expert_bytes"] = 1
+        finite, endless = (
+            {**document, "servers": [{"name": "s", "capacity_bytes": much}, *document["servers"][1:]]}
+            for much in (10**6, 2**63 - 1)
+        )
+        optimum = brute_force(Instance.from_document(finite))
+        for method, threads in (("column-generation", 1), ("auto", 2)):
+            solution = solve(Instance.from_document(endless), method, threads=threads, time_limit=60)
+            bound = solution.objective.bound_ns
+            assert bound is not None, seed
+            assert bound <= optimum <= solution.objective.latency_ns, (seed, method)
+
+
+def test_auto_ends_by_itself_where_costs_have_too_many_digits_for_a_proof() -> None:
+    # The costs' sum takes 63 bits: weights are rounded up, the bound stays a little below the best cost.
+    document = random_document(np.random.default_rng(0), 9, "sum")
+    document["models"] = [{"name": "m", "layers": 1, "experts": 3, "top_k": 3, "expert_bytes": 6}]
+    document["servers"] = [{"name": f"s{n}", "capacity_bytes": 6} for n in range(2)]
+    times = [([218797, 218797], 256356), ([None, 138018], 216987), ([251711, None], 503422)]
+    document["demands"] = [
+        {"user": f"u{d}", "model": "m", "tokens": 2**43, "device_ns": 0, "server_ns": near, "cloud_ns": cloud}
+        for d, (near, cloud) in enumerate(times)
+    ]
+    document["activations"] = {
+        "demand": [0, 0, 1, 2, 2],
+        "layer": [0] * 5,
+        "experts": [[0, 1, 2], [2], [0, 1, 2], [0, 1, 2], [0, 2]],
+        "count": [3098306351443, 1099511627772, 2485753157263, 2496662564613, 1099511627773],
+    }
+    instance = Instance.from_document(document)
+    optimum = brute_force(instance)
+    for threads in (1, 2):
+        solution = solve(instance, "auto", threads=threads, time_limit=40)
+        assert solution.status.termination != "time_limit", threads
+        assert solution.objective.latency_ns == optimum, threads
 
 
 def test_column_generation_refuses_negative_kicks() -> None:
