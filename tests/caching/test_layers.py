@@ -97,7 +97,7 @@ def test_a_layer_equals_enumeration(seed: int) -> None:
             assert np.array_equal(oracle.masks(oracle.held(found.code)), found.code)
             for nodes in (0, 1, 2, 5):
                 cut = oracle.best(price, nodes=nodes)
-                assert cut.bound >= best >= cut.value
+                assert cut.bound >= best >= cut.worth
             least = best - int(rng.integers(0, 1 + oracle.total))
             plans = oracle.plans(price, least)
             assert plans is not None
@@ -144,19 +144,19 @@ def test_a_layer_that_is_stopped_still_has_a_bound() -> None:
     for asked in (1, 2, 5, 20):
         calls = itertools.count(1)
         found = oracle.best(price, stop=lambda calls=calls, asked=asked: next(calls) >= asked)
-        assert found.value <= best.value <= found.bound
-    assert oracle.plans(price, best.value - oracle.total, stop=lambda: True) is None
-    assert oracle.plans(price, best.value - oracle.total, most=100) is None
+        assert found.worth <= best.worth <= found.bound
+    assert oracle.plans(price, best.worth - oracle.total, stop=lambda: True) is None
+    assert oracle.plans(price, best.worth - oracle.total, most=100) is None
 
 
 def test_tables_that_would_be_too_large_leave_the_quick_bound() -> None:
     instance = wide(5)
     oracle = LayerOracle(aggregate(instance), 0)
     price = np.full(5, oracle.total // 40)
-    best = oracle.best(price).value
+    best = oracle.best(price).worth
     oracle = LayerOracle(aggregate(instance), 0, tuning=layer_oracle.Tuning(most_cells=10))
     found = oracle.best(price)
-    assert found.bound == oracle.bound(price) >= best >= found.value == 0
+    assert found.bound == oracle.bound(price) >= best >= found.worth == 0
     assert oracle.plans(price, 0) is None
     assert_honest(instance, METHOD, assert_optimal_with(instance, "cpsat"))
 
