@@ -109,6 +109,13 @@ class Outcome:
     certificate: Certificate | None = None
 
 
+SOLVER_FAILURE = "solver_failure"
+REFUSED_CLAIM = "refused_claim"
+NOTHING_FITS = "nothing_fits"
+WARNINGS = (SOLVER_FAILURE, REFUSED_CLAIM, NOTHING_FITS)
+"""Names in a solution's ``details`` under which a sentence says what a person should know before using it."""
+
+
 class InstanceReference(Struct, frozen=True):
     """The instance a solution belongs to."""
 
@@ -183,6 +190,11 @@ class Solution(Struct, frozen=True):
     guarantee: str | None = None
     details: dict[str, int | float | str] = {}
     versions: dict[str, str] = {}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before using this, a sentence each."""
+        return [str(self.details[name]) for name in WARNINGS if name in self.details]
 
     def document(self) -> dict[str, Any]:
         """Return the solution document as plain dicts and lists."""

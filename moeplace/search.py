@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 from moeplace.certificates import Certificate
 from moeplace.documents import Termination
-from moeplace.errors import BoundError
+from moeplace.errors import BoundError, MethodError, MoeplaceError
 from moeplace.evaluation import latency_ns
 from moeplace.instance import Instance
 from moeplace.interrupt import Stop
 from moeplace.placement import Placement
-from moeplace.result import Outcome, Progress, ProgressCallback, gap
+from moeplace.result import SOLVER_FAILURE, Outcome, Progress, ProgressCallback, gap
 
 GRACE_S = 1.0
 LEFT_BEHIND = "moeplace solver"
@@ -50,6 +50,8 @@ class Search:
         Best proven lower bound, token-ns; never above ``latency_ns``.
     bound_source : str or None
         Whose proof the bound rests on.
+    failures : list of str
+        What failed on the way, a sentence each; the outcome says them.
     """
 
     def __init__(
@@ -64,7 +66,11 @@ class Search:
         self.placement, self.latency_ns = start, latency_ns(instance, start)
         self.bound_ns: int | None = None
         self.bound_source: str | None = None
-        self._certificate: Callable[[], Certificate] | None = None
+        self.failures: list[str] = []
+        # The best bound of everybody who proved one: where one turns out to be wrong, the others' hold.
+        self._bounds: dict[str, tuple[int, Callable[[], Certificate] | None]] = {}
+        self._distrusted: set[str] = set()
+        self._listener_error: BaseException | None = None
         self._gap, self._progress, self._lock = gap, progress, threading.Lock()
         self._turns: _Turns | None = None
         self._failed = False
@@ -73,18 +79,17 @@ class Search:
     def offer(self, placement: Placement) -> bool:
         """Take a placement that fits as the incumbent if it is strictly better; say whether it was taken.
 
-        Raises
-        ------
-        BoundError
-            It costs less than the bound that was claimed.
+        Where it costs less than a bound that was claimed, that bound is wrong: it is dropped with all others of its
+        source, and :attr:`failures` says so.
         """
         cost = latency_ns(self.instance, placement)
         with self._lock:
             if cost >= self.latency_ns or placement.overfull(self.instance):
                 return False
-            if self.bound_ns is not None and cost < self.bound_ns:
-                raise BoundError(f"a bound of {self.bound_ns} was claimed, but there is a placement of cost {cost}")
             self.placement, self.latency_ns = placement, cost
+            for source, (bound, _) in list(self._bounds.items()):
+                if cost < bound:
+                    self._drop(source, f"claimed a bound of {bound}, but there is a placement of cost {cost}")
             self._report()
             return True
 
@@ -94,16 +99,56 @@ class Search:
         Raises
         ------
         BoundError
-            The bound is above the cost of a placement that we have: whoever claims it is wrong.
+            The bound is above the cost of a placement that we have, or another one of this source was: whoever claims
+            it is wrong, and all bounds of this source are dropped.
         """
         with self._lock:
             if bound_ns > self.latency_ns:
-                raise BoundError(
-                    f"a bound of {bound_ns} is claimed, but there is a placement of cost {self.latency_ns}"
-                )
+                why = f"a bound of {bound_ns} is claimed, but there is a placement of cost {self.latency_ns}"
+                self._drop(source, why)
+                raise BoundError(f"{source}: {why}")
+            if source in self._distrusted:
+                raise BoundError(f"{source}: claims bounds after one of them was wrong")
+            known = self._bounds.get(source)
+            if known is None or bound_ns > known[0]:
+                self._bounds[source] = max(bound_ns, 0), certificate
             if self.bound_ns is None or bound_ns > self.bound_ns:
-                self.bound_ns, self.bound_source, self._certificate = max(bound_ns, 0), source, certificate
+                self.bound_ns, self.bound_source = max(bound_ns, 0), source
                 self._report()
+
+    def distrust(self, source: str, why: str) -> None:
+        """Drop all bounds of a source that has said something wrong, and take none from it any more."""
+        with self._lock:
+            self._drop(source, why)
+
+    def _drop(self, source: str, why: str) -> None:
+        self._distrusted.add(source)
+        self._bounds.pop(source, None)
+        self._note(f"{source}: {why}; no bound of it is taken")
+        left = max(self._bounds, key=lambda name: self._bounds[name][0], default=None)
+        self.bound_source, self.bound_ns = left, None if left is None else self._bounds[left][0]
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.failures:
+            self.failures.append(sentence)
+
+    def attempt(self, name: str, work: Callable[[], None]) -> None:
+        """Do a work that may fail: what it found and proved before stays, and :attr:`failures` says what happened.
+
+        What is not the work's failure goes on to the caller: an error of whoever listens to the progress, a refusal
+        of the input, an interruption.
+        """
+        try:
+            work()
+        except BoundError:
+            pass  # noted where the bound was dropped
+        except Exception as error:
+            theirs = isinstance(error, MoeplaceError) and not isinstance(error, MethodError)
+            if theirs or error is self._listener_error:
+                raise
+            kind = "" if isinstance(error, MoeplaceError) else f"{type(error).__name__}: "
+            with self._lock:
+                self._note(f"{name} failed: {kind}{error}")
 
     @property
     def ended(self) -> Termination | None:
@@ -145,7 +190,7 @@ class Search:
         Raises
         ------
         BaseException
-            Whatever a work raised.
+            Whatever a work raised; see :meth:`attempt`.
         """
         failure: list[BaseException] = []
         order = _Turns(turns) if turns else None
@@ -182,13 +227,21 @@ class Search:
         with self._lock:
             self._progress = None  # nobody listens any more to a solver that was left behind
             # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
-            ending = self._ending or "gap_limit"
-            certificate = self._certificate() if self._certificate is not None else None
-            return Outcome(self.placement, self.bound_ns, self.bound_source, ending, certificate=certificate)
+            ending = self._ending or ("completed" if self.failures else "gap_limit")
+            _, write = self._bounds[self.bound_source] if self.bound_source is not None else (None, None)
+            certificate = write() if write is not None else None
+            details: dict[str, int | float | str] = {SOLVER_FAILURE: "; ".join(self.failures)} if self.failures else {}
+            return Outcome(
+                self.placement, self.bound_ns, self.bound_source, ending, details=details, certificate=certificate
+            )
 
     def _report(self) -> None:
         if self._progress is not None:
-            self._progress(Progress(self.stop.elapsed, self.latency_ns, self.bound_ns))
+            try:
+                self._progress(Progress(self.stop.elapsed, self.latency_ns, self.bound_ns))
+            except BaseException as error:
+                self._listener_error = error
+                raise
 
 
 class _Turns:

@@ -78,7 +78,7 @@ def auto(
         small = prices_exactly(instance)
         at_once = threads > 1 and not small  # a small instance is proven from a good placement
         if not at_once:
-            search.run(columns.begin)
+            search.run(lambda: search.attempt("the first climb", columns.begin))
         if ended := search.ended:
             because = f"{ENDED[ended]} by the first climb"
             return replace(search.outcome(), method="local-search", picked_because=because)
@@ -92,15 +92,21 @@ def auto(
         )
 
         def solve() -> None:
-            from moeplace.solvers import cpsat
+            def run() -> None:
+                from moeplace.solvers import cpsat
 
-            cpsat.improve(find_formulation("cpsat")(instance), search, seed=seed, threads=1)
+                cpsat.improve(find_formulation("cpsat")(instance), search, seed=seed, threads=1)
+
+            search.attempt("cpsat", run)
+
+        def prove_layers() -> None:
+            search.attempt("the proof", lambda: prove(form, search))
 
         def last() -> bool:
             return not search.ended and form.most_terms <= MOST_TERMS and aggregated_rows(instance) <= EXACT_ROWS
 
         def both() -> None:
-            prove(form, search)
+            prove_layers()
             if last():
                 tried.append("cpsat")
                 solve()
@@ -111,13 +117,13 @@ def auto(
                     columns.begin()
                 columns.improve(kicks)
 
-            return work
+            return lambda: search.attempt("column-generation", work)
 
         tried: list[str] = []
         if threads > 1:
             search.run(both, improve(None))
         elif small:
-            search.run(lambda: prove(form, search))
+            search.run(prove_layers)
             if last():
                 search.run(improve(KICKS))
                 tried.append("cpsat")
@@ -125,12 +131,14 @@ def auto(
             elif not search.ended:
                 search.run(improve(None))
         elif last():
-            search.run(improve(KICKS), lambda: prove(form, search), turns=TURNS)
+            search.run(improve(KICKS), prove_layers, turns=TURNS)
             if not search.ended:
                 tried.append("cpsat")
                 search.run(solve)
         else:
-            search.run(improve(None), lambda: prove(form, search), turns=TURNS)
+            search.run(improve(None), prove_layers, turns=TURNS)
         if tried:
             because += "; what ended without a proof was followed by cpsat"
-        return replace(search.outcome(), method=method, picked_because=because, details=columns.details)
+        outcome = search.outcome()
+        details = outcome.details | columns.details
+        return replace(outcome, method=method, picked_because=because, details=details)

@@ -112,14 +112,15 @@ def column_generation(
             details.update(found.details)
 
         if prices_exactly(instance):
-            search.run(lambda: columns(Proof(search, threads)))
+            search.run(lambda: search.attempt("column-generation", lambda: columns(Proof(search, threads))))
         else:
             search.run(
-                lambda: columns(None),
-                lambda: prove(form, search),
+                lambda: search.attempt("column-generation", lambda: columns(None)),
+                lambda: search.attempt("the proof", lambda: prove(form, search)),
                 turns=TURNS if threads == 1 else None,
             )
-        return replace(search.outcome(), termination=search.ended or "completed", details=details)
+        outcome = search.outcome()
+        return replace(outcome, termination=search.ended or "completed", details=outcome.details | details)
 
 
 def prices_exactly(instance: Instance) -> bool:

@@ -146,7 +146,7 @@ def layer_enumeration(
         if start is not None:
             search.offer(start)
         if not search.ended:
-            search.run(lambda: Proof(search, threads).run())
+            search.run(lambda: search.attempt("layer-enumeration", lambda: Proof(search, threads).run()))
         return search.outcome()
 
 
