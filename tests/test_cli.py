@@ -529,6 +529,36 @@ def test_a_second_signal_gives_up(folder: Path) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["toy.json"]
 
 
+LOADING = {
+    "plain": "",
+    "ImportError": "raise ImportError('a library that takes all for its own failure')",
+    "SystemError": "raise SystemError('error return without exception set')",
+    "swallowed": "import wave",
+}
+
+
+def test_a_signal_while_libraries_load_ends_quietly(folder: Path) -> None:
+    # A library that sends the signal to its own process while it loads, and does with what is raised as libraries do.
+    commands = (("click", ["info", "toy.json"]), ("msgspec", ["import", "trace.csv"]), ("numpy", ["solve", "toy.json"]),
+                ("numpy", ["bench", "tiny", "--methods", "popular", "-o", "run"]))  # fmt: skip
+    signals = [(kind, signal.SIGINT) for kind in LOADING] + [("swallowed", signal.SIGTERM)]
+    cases = [(library, args, kind, number) for library, args in commands for kind, number in signals]
+    for library, args, kind, number in cases:
+        Path("fake").mkdir(exist_ok=True)
+        handled = f"except BaseException:\n    pass\n{LOADING[kind]}" if LOADING[kind] else "finally:\n    pass"
+        code = f"import os\ntry:\n    os.kill(os.getpid(), {int(number)})\n    [None for _ in range(9)]\n{handled}\n"
+        Path(f"fake/{library}.py").write_text(code)
+        environment = {**os.environ, "PYTHONPATH": str(folder / "fake")}
+        command = [sys.executable, "-m", "moeplace", *args]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+        Path(f"fake/{library}.py").unlink()
+        assert done.returncode == 130, (library, args, kind, number, done)
+        assert done.stdout == "", (library, args, kind, number, done)
+        quiet = ("", f"moeplace {args[0]}: interrupted before there was a result\n",
+                 "moeplace: interrupted before there was a result\n")  # fmt: skip
+        assert done.stderr in quiet, (library, args, kind, number, done)
+
+
 def test_interrupted_gap_keeps_what_is_finished(folder: Path) -> None:
     methods = "popular,odd_methods:patient,random"
     process = start_process("gap", "toy.json", "toy.json", "--methods", methods, "--csv", "out.csv")
