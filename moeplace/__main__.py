@@ -1,6 +1,21 @@
-"""``python -m moeplace``: the same as the command ``moeplace``."""
+"""``python -m moeplace`` and the command ``moeplace``: ready to be interrupted before anything large is loaded."""
 
-from moeplace.cli import console
+import sys
+
+from moeplace.interrupt import INTERRUPTED, heed_from_the_start
+
+
+def console() -> None:
+    """Run the command of this process and end the process with its exit code."""
+    asked = heed_from_the_start()
+    try:
+        from moeplace.cli import console as run
+    except BaseException:
+        if asked():
+            sys.exit(INTERRUPTED)
+        raise
+    run()
+
 
 if __name__ == "__main__":
     console()

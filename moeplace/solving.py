@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from operator import index
+from pathlib import Path
+from types import TracebackType
 from typing import Any, get_args
 
 from moeplace.base.certificates import Certificate, Trusted
 from moeplace.base.documents import InstanceReference, Status, Termination
-from moeplace.base.errors import BoundError, InfeasibleError, InputError, MethodError, MethodLimitError, MoeplaceError
-from moeplace.base.registry import check_parameters, find_method, method_info
-from moeplace.base.result import Outcome, ProgressCallback, gap, saving_ratio
+from moeplace.base.errors import InfeasibleError, InputError, MethodError, MethodLimitError, MoeplaceError
+from moeplace.base.registry import Method, check_parameters, find_method, method_info
+from moeplace.base.result import (
+    NOTHING_FITS,
+    REFUSED_CLAIM,
+    Outcome,
+    Progress,
+    ProgressCallback,
+    gap,
+    saving_ratio,
+)
 from moeplace.caching.evaluation import latency_ns
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
@@ -69,7 +82,8 @@ def solve(
     InputError
         Unknown method or parameter, a value out of range, a start that does not fit.
     MethodError
-        The method failed, or returned a placement that does not fit or a bound above its own cost.
+        The method failed, or returned a placement that does not fit. (A bound above its own cost is not taken, and
+        the solution's ``details`` say so under ``refused_claim``.)
     MethodLimitError
         The instance is larger than the method accepts.
     """
@@ -164,24 +178,78 @@ def _run(
     for module in info.imports:
         import_module(module)
     began = time.perf_counter()
+    listener = _Listener(progress, began)
     if reason := info.refuses(instance):
         raise MethodLimitError(method, reason)
     try:
         result = function(
-            instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=progress, **own
+            instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=listener, **own
         )
     except MoeplaceError:
         raise
     except Exception as error:  # somebody else's code may raise anything; the cause stays chained
-        raise MethodError(f"method {method} failed: {type(error).__name__}: {error}") from error
+        where = _place(function, error.__traceback__)
+        raise MethodError(f"method {method} failed: {type(error).__name__}: {error}{where}") from error
     wall_s = time.perf_counter() - began
     outcome = Outcome(result) if isinstance(result, Placement) else result
     if not isinstance(outcome, Outcome):
         raise MethodError(f"method {method} returned {type(outcome).__name__}, not a Placement or an Outcome")
     solution = _finish(instance, method, outcome, own, seed, threads, wall_s)
-    if isinstance(outcome.certificate, Certificate):
-        _check_certificate(instance, method, solution, outcome.certificate)
-    return solution, outcome.certificate
+    given = None if REFUSED_CLAIM in solution.details else outcome.certificate
+    if isinstance(given, Certificate):
+        _check_certificate(instance, method, solution, given)
+    return solution, given
+
+
+class _Listener:
+    """What a method is given to report to: there whether anybody listens or not, and taking a bare cost, too."""
+
+    def __init__(self, progress: ProgressCallback | None, began: float) -> None:
+        self._progress, self._began = progress, began
+
+    def __call__(self, progress: Progress | int) -> None:
+        told = self._read(progress)
+        if self._progress is not None:
+            self._progress(told)
+
+    def _read(self, progress: Progress | int) -> Progress:
+        if isinstance(progress, Progress):
+            numbers = progress.elapsed_s, progress.share
+            whole = progress.latency_ns, progress.bound_ns
+        else:
+            numbers, whole = (time.perf_counter() - self._began, None), (progress, None)
+        try:
+            latency, bound = (None if value is None or isinstance(value, bool) else index(value) for value in whole)
+            elapsed, share = (None if value is None else float(value) for value in numbers)
+        except (TypeError, ValueError):
+            latency = elapsed = None
+        if elapsed is None or (not isinstance(progress, Progress) and latency is None):
+            found = f"{progress!r:.200}"
+            raise TypeError(f"progress takes a Progress or a cost in token-ns, an integer; it was given {found}")
+        return Progress(elapsed, latency, bound, share)
+
+
+def _place(function: Method, trace: TracebackType | None) -> str:
+    """Say file and line of the innermost call in a method's own code, or nothing where that is not known."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return ""
+    own = Path(code.co_filename)
+    libraries = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")}
+    libraries.add(Path(__file__).parent)
+    found = None
+    while trace is not None:
+        file = Path(trace.tb_frame.f_code.co_filename)
+        # What lies beside the method is its own, too; in the folder of all libraries everything lies beside.
+        if file == own or (
+            own.parent in file.parents and own.parent not in libraries and not libraries & {*file.parents}
+        ):
+            found = file, trace.tb_lineno
+        trace = trace.tb_next
+    if found is None:
+        return ""
+    file, line = found
+    return f" ({os.path.relpath(file) if file.is_relative_to(Path.cwd()) else file}, line {line})"
 
 
 def _check_certificate(instance: Instance, method: str, solution: Solution, given: Any) -> None:
@@ -238,14 +306,22 @@ def _finish(
         bound = None if bound is None else max(0, index(bound))
     except TypeError:
         raise MethodError(f"method {method} claims the bound {bound!r}, which is no integer") from None
+    details = {name: value for name, value in outcome.details.items() if name not in (REFUSED_CLAIM, NOTHING_FITS)}
+    refused = None
     if bound is not None and bound > cost:
-        raise BoundError(f"method {method} claims the bound {bound}, but its own placement costs {cost}")
+        refused = f"method {method} claims the bound {bound}, but its own placement costs {cost}"
+        bound = None
     proven = bound == cost
     termination = outcome.termination
     if proven and termination in ("completed", "gap_limit"):
         termination = "optimal"
     if termination == "optimal" and not proven:
-        raise BoundError(f"method {method} calls its placement optimal, but its bound is {bound}, the cost {cost}")
+        termination = "completed"
+        refused = refused or (f"method {method} calls its placement optimal, but its bound is {bound}, the cost {cost}")
+    if refused is not None:  # the placement is as good as it was
+        details[REFUSED_CLAIM] = f"{refused}; the claim is not taken"
+    if (small := _nothing_fits(instance)) is not None:
+        details[NOTHING_FITS] = small
     return Solution(
         format="moeplace/solution",
         version=1,
@@ -267,6 +343,18 @@ def _finish(
         wall_s=round(wall_s, 3),
         bound_source=outcome.bound_source if bound is not None else None,
         guarantee=outcome.guarantee,
-        details=outcome.details,
+        details=details,
         versions={package: version(package) for package in _PACKAGES if package in sys.modules},
+    )
+
+
+def _nothing_fits(instance: Instance) -> str | None:
+    if not len(instance.item_bytes) or not len(instance.capacity_bytes):
+        return None
+    smallest, largest = int(instance.item_bytes.min()), int(instance.capacity_bytes.max())
+    if smallest <= largest:
+        return None
+    return (
+        f"no expert fits on any server: the smallest expert has {smallest:,} bytes, the largest server {largest:,}; "
+        "are the units right?"
     )

@@ -50,6 +50,11 @@ def liar(instance: Instance, **options: Any) -> Outcome:
     return Outcome(Placement.empty(instance), bound_ns=instance.baseline_ns, bound_source="a liar")
 
 
+def overclaiming(instance: Instance, **options: Any) -> Outcome:
+    """Claim a bound above the cost of its own placement."""
+    return Outcome(Placement.empty(instance), bound_ns=instance.baseline_ns + 1, bound_source="a liar")
+
+
 def greedy_liar(instance: Instance, **options: Any) -> Placement:
     """Return a placement that does not fit."""
     return Placement(~Placement.empty(instance).cached)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moeplace.base.documents import Termination
-from moeplace.base.errors import BoundError
-from moeplace.base.result import Outcome, Progress, ProgressCallback, gap
+from moeplace.base.errors import BoundError, MethodError, MoeplaceError
+from moeplace.base.result import SOLVER_FAILURE, Outcome, Progress, ProgressCallback, gap
 from moeplace.base.stop import Stop
 from moeplace.base.workers import Turns, run_workers
 
@@ -47,6 +47,8 @@ class Incumbent:
         Best proven lower bound, token-ns; never above ``latency_ns``.
     bound_source : str or None
         Whose proof the bound rests on.
+    failures : list of str
+        What failed on the way, a sentence each; the outcome says them.
     """
 
     def __init__(
@@ -63,7 +65,11 @@ class Incumbent:
         self.placement, self.latency_ns = start, cost(start)
         self.bound_ns: int | None = None
         self.bound_source: str | None = None
-        self._certificate: Callable[[], Certificate] | None = None
+        self.failures: list[str] = []
+        # The best bound of everybody who proved one: where one turns out to be wrong, the others' hold.
+        self._bounds: dict[str, tuple[int, Callable[[], Certificate] | None]] = {}
+        self._distrusted: set[str] = set()
+        self._listener_error: BaseException | None = None
         self._gap, self._progress, self._lock = gap, progress, threading.Lock()
         self._turns: Turns | None = None
         self._failed = False
@@ -72,18 +78,17 @@ class Incumbent:
     def offer(self, placement: Any) -> bool:
         """Take a placement that fits as the incumbent if it is strictly better; say whether it was taken.
 
-        Raises
-        ------
-        BoundError
-            It costs less than the bound that was claimed.
+        Where it costs less than a bound that was claimed, that bound is wrong: it is dropped with all others of its
+        source, and :attr:`failures` says so.
         """
         cost = self._cost(placement)
         with self._lock:
             if cost >= self.latency_ns or not self._fits(placement):
                 return False
-            if self.bound_ns is not None and cost < self.bound_ns:
-                raise BoundError(f"a bound of {self.bound_ns} was claimed, but there is a placement of cost {cost}")
             self.placement, self.latency_ns = placement, cost
+            for source, (bound, _) in list(self._bounds.items()):
+                if cost < bound:
+                    self._drop(source, f"claimed a bound of {bound}, but there is a placement of cost {cost}")
             self._report()
             return True
 
@@ -93,16 +98,56 @@ class Incumbent:
         Raises
         ------
         BoundError
-            The bound is above the cost of a placement that we have: whoever claims it is wrong.
+            The bound is above the cost of a placement that we have, or another one of this source was: whoever claims
+            it is wrong, and all bounds of this source are dropped.
         """
         with self._lock:
             if bound_ns > self.latency_ns:
-                raise BoundError(
-                    f"a bound of {bound_ns} is claimed, but there is a placement of cost {self.latency_ns}"
-                )
+                why = f"a bound of {bound_ns} is claimed, but there is a placement of cost {self.latency_ns}"
+                self._drop(source, why)
+                raise BoundError(f"{source}: {why}")
+            if source in self._distrusted:
+                raise BoundError(f"{source}: claims bounds after one of them was wrong")
+            known = self._bounds.get(source)
+            if known is None or bound_ns > known[0]:
+                self._bounds[source] = max(bound_ns, 0), certificate
             if self.bound_ns is None or bound_ns > self.bound_ns:
-                self.bound_ns, self.bound_source, self._certificate = max(bound_ns, 0), source, certificate
+                self.bound_ns, self.bound_source = max(bound_ns, 0), source
                 self._report()
+
+    def distrust(self, source: str, why: str) -> None:
+        """Drop all bounds of a source that has said something wrong, and take none from it any more."""
+        with self._lock:
+            self._drop(source, why)
+
+    def _drop(self, source: str, why: str) -> None:
+        self._distrusted.add(source)
+        self._bounds.pop(source, None)
+        self._note(f"{source}: {why}; no bound of it is taken")
+        left = max(self._bounds, key=lambda name: self._bounds[name][0], default=None)
+        self.bound_source, self.bound_ns = left, None if left is None else self._bounds[left][0]
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.failures:
+            self.failures.append(sentence)
+
+    def attempt(self, name: str, work: Callable[[], None]) -> None:
+        """Do a work that may fail: what it found and proved before stays, and :attr:`failures` says what happened.
+
+        What is not the work's failure goes on to the caller: an error of whoever listens to the progress, a refusal
+        of the input, an interruption.
+        """
+        try:
+            work()
+        except BoundError:
+            pass  # noted where the bound was dropped
+        except Exception as error:
+            theirs = isinstance(error, MoeplaceError) and not isinstance(error, MethodError)
+            if theirs or error is self._listener_error:
+                raise
+            kind = "" if isinstance(error, MoeplaceError) else f"{type(error).__name__}: "
+            with self._lock:
+                self._note(f"{name} failed: {kind}{error}")
 
     @property
     def ended(self) -> Termination | None:
@@ -147,7 +192,7 @@ class Incumbent:
         Raises
         ------
         BaseException
-            Whatever a work raised.
+            Whatever a work raised; see :meth:`attempt`.
         """
         self._turns = Turns(turns, self._has_ended) if turns else None
         try:
@@ -160,8 +205,12 @@ class Incumbent:
         with self._lock:
             self._progress = None  # nobody listens any more to a worker that was abandoned
             # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
-            ending = self.ended or "gap_limit"
-            return Outcome(self.placement, self.bound_ns, self.bound_source, ending, certificate=self._certificate)
+            ending = self.ended or ("completed" if self.failures else "gap_limit")
+            _, certificate = self._bounds[self.bound_source] if self.bound_source is not None else (None, None)
+            details: dict[str, int | float | str] = {SOLVER_FAILURE: "; ".join(self.failures)} if self.failures else {}
+            return Outcome(
+                self.placement, self.bound_ns, self.bound_source, ending, details=details, certificate=certificate
+            )
 
     def _has_ended(self) -> bool:
         return self.ended is not None
@@ -171,4 +220,8 @@ class Incumbent:
 
     def _report(self) -> None:
         if self._progress is not None:
-            self._progress(Progress(self.stop.elapsed, self.latency_ns, self.bound_ns))
+            try:
+                self._progress(Progress(self.stop.elapsed, self.latency_ns, self.bound_ns))
+            except BaseException as error:
+                self._listener_error = error
+                raise

@@ -100,3 +100,10 @@ class Outcome:
     picked_because: str | None = None
     details: dict[str, int | float | str] = field(default_factory=dict)
     certificate: Certificate | Callable[[], Certificate] | None = None
+
+
+SOLVER_FAILURE = "solver_failure"
+REFUSED_CLAIM = "refused_claim"
+NOTHING_FITS = "nothing_fits"
+WARNINGS = (SOLVER_FAILURE, REFUSED_CLAIM, NOTHING_FITS)
+"""Names in a solution's ``details`` under which a sentence says what a person should know before using it."""

@@ -3,13 +3,67 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from moeplace.base.documents import Termination
+if TYPE_CHECKING:  # this module is loaded before anything else: a signal may come while the rest is
+    from moeplace.base.documents import Termination
+
+INTERRUPTED = 130
+"""Exit code of a command that was asked to end."""
+
+
+class _Request:
+    """Whether somebody asked this process to end while no search was there to heed it."""
+
+    def __init__(self) -> None:
+        self.made = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.made = True
+        raise KeyboardInterrupt
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Ask again where the next module is looked for: libraries swallow what is raised while they load."""
+        if self.made:
+            raise KeyboardInterrupt
+
+
+def heed_from_the_start() -> Callable[[], bool]:
+    """Take SIGINT and SIGTERM as a request to end from now on; return what says whether there was one.
+
+    What is raised while a library loads may come out as an ImportError or a SystemError, or not at all. So the request
+    is remembered: whoever asks what has become of the command finds it (:func:`asked`).
+    """
+    request = _Request()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a job in the background is left alone
+        signal.signal(signal.SIGINT, request)
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # Whoever ends the process politely (a scheduler, a time-out) gets what Ctrl-C gets: the best so far.
+        current = signal.getsignal(signal.SIGINT)
+        (current if callable(current) else request)(signal.SIGINT, frame)
+
+    terminate.moeplace_request = request  # type: ignore[attr-defined]
+    signal.signal(signal.SIGTERM, terminate)
+    sys.meta_path.insert(0, request)
+    return lambda: request.made
+
+
+def asked() -> bool:
+    """Return whether somebody asked to end while no search was there to heed it."""
+    request = getattr(signal.getsignal(signal.SIGTERM), "moeplace_request", None)
+    return request is not None and request.made
+
+
+def answered() -> None:
+    """Let modules be loaded again after a request: what is left to do is to say so."""
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Request)]
 
 
 class Stop:
@@ -73,7 +127,7 @@ def stopping(time_limit: float | None = None) -> Iterator[Stop]:
     # Whoever is asked to stop passes it on, also to a use that begins afterwards.
     request.moeplace_stop = stop  # type: ignore[attr-defined]
     outer = getattr(previous, "moeplace_stop", None)
-    stop.interrupted = outer is not None and outer.interrupted
+    stop.interrupted = asked() or (outer is not None and outer.interrupted)
     signal.signal(signal.SIGINT, request)
     try:
         yield stop

@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ START_S = 60.0
 _TICK_S = 0.05
 """How often the memory of the process and its descendants is looked at."""
 _TAIL = 2000
+MOST_TRACEBACK = 8000
+"""Characters of a traceback that are kept."""
 _LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -328,7 +331,7 @@ def _child(work: Callable[[Callable[[Report], None]], None], channel: int, outpu
         except MemoryError as error:
             report(Failed("memory", f"MemoryError: {error}"))
         except BaseException as error:
-            report(Failed("failed", f"{type(error).__name__}: {error}"))
+            report(Failed("failed", f"{type(error).__name__}: {error}", _traceback(error)))
         code = 0
     finally:
         with contextlib.suppress(BaseException):
@@ -343,6 +346,7 @@ def run_method(task: Task, instance: Instance, report: Callable[[Report], None])
 
     from moeplace.base.errors import BoundError, InfeasibleError, MethodError, MethodLimitError, MoeplaceError
     from moeplace.base.registry import find_method, method_info
+    from moeplace.base.result import REFUSED_CLAIM
     from moeplace.solving import solve
 
     find_here(task.method)
@@ -361,7 +365,10 @@ def run_method(task: Task, instance: Instance, report: Callable[[Report], None])
             progress=progress,
             **task.parameters,
         )
-        report(Done(solution.to_json()))
+        if REFUSED_CLAIM in solution.details:
+            report(Failed("false_bound", str(solution.details[REFUSED_CLAIM])))
+        else:
+            report(Done(solution.to_json()))
     except MethodLimitError as error:
         report(Failed("refused", error.reason))
     except InfeasibleError as error:
@@ -369,9 +376,15 @@ def run_method(task: Task, instance: Instance, report: Callable[[Report], None])
     except BoundError as error:
         report(Failed("false_bound", str(error)))
     except MethodError as error:
-        report(Failed("memory" if isinstance(error.__cause__, MemoryError) else "failed", str(error)))
+        status: RunStatus = "memory" if isinstance(error.__cause__, MemoryError) else "failed"
+        report(Failed(status, str(error), _traceback(error.__cause__)))
     except MoeplaceError as error:
         report(Failed("failed", str(error)))
+
+
+def _traceback(error: BaseException | None) -> str | None:
+    """Return the end of an error's traceback, where its cause is."""
+    return "".join(traceback.format_exception(error))[-MOST_TRACEBACK:] if error is not None else None
 
 
 def describe_method(asked: Describe, report: Callable[[Report], None]) -> None:

@@ -105,6 +105,7 @@ class Failed(Struct, frozen=True, tag=True):
 
     status: RunStatus
     message: str
+    traceback: str | None = None
 
 
 Order: TypeAlias = Task | Describe | Prepare

@@ -206,6 +206,8 @@ class Record(Struct, frozen=True):
         ISO 8601, UTC. ``worker`` says which worker ran it.
     solution : str or None
         Path of the solution document within the run directory.
+    traceback : str or None
+        Where in the method's code an error was raised, as Python prints it (its end, where it is long).
     """
 
     key: str
@@ -234,6 +236,7 @@ class Record(Struct, frozen=True):
     started: str
     worker: str
     solution: str | None
+    traceback: str | None = None
 
     @property
     def who(self) -> str:

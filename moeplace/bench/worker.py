@@ -176,6 +176,7 @@ def judged(task: Task, instance: Instance, ending: Ending, started: str) -> tupl
         started=started,
         worker="",
         solution=f"solutions/{task.key}.json" if ok else None,
+        traceback=ending.report.traceback if isinstance(ending.report, Failed) else None,
     )
     return record, solution.to_json() if solution is not None and ok else None
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from moeplace.base.documents import InstanceReference, NonNegative, Status, parse
 from moeplace.base.errors import InputError
 from moeplace.base.files import read_json, write_bytes
+from moeplace.base.result import WARNINGS
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 
@@ -76,6 +77,11 @@ class Solution(Struct, frozen=True):
     guarantee: str | None = None
     details: dict[str, int | float | str] = {}
     versions: dict[str, str] = {}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before using this, a sentence each."""
+        return [str(self.details[name]) for name in WARNINGS if name in self.details]
 
     def document(self) -> dict[str, Any]:
         """Return the solution document as plain dicts and lists."""

@@ -11,17 +11,18 @@ import contextlib
 import io
 import keyword
 import os
-import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 import click
 
 from moeplace.base.errors import MoeplaceError
+from moeplace.base.stop import INTERRUPTED as INTERRUPTED
+from moeplace.base.stop import answered, asked
 from moeplace.base.text import one_line
 
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 COMMANDS = {
@@ -84,8 +85,6 @@ def group() -> None:
 
 def console() -> None:
     """Run the command of this process and end the process with its exit code."""
-    # Whoever ends the process politely (a scheduler, a time-out) gets what Ctrl-C gets: the best so far.
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     code = main()
     workers = sys.modules.get("moeplace.base.workers")
     if workers is not None and workers.abandoned_workers():
@@ -114,6 +113,8 @@ def main(args: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     name = "moeplace"
     try:
+        if asked():
+            raise KeyboardInterrupt
         with group.make_context(name, list(sys.argv[1:] if args is None else args)) as context:
             try:
                 code = group.invoke(context)
@@ -121,20 +122,33 @@ def main(args: Sequence[str] | None = None) -> int:
                 name = " ".join(filter(None, (name, context.invoked_subcommand)))
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a failure still has a place to go
+    except BrokenPipeError:
+        _drop_stdout()
+        return BROKEN_PIPE
     except click.exceptions.Exit as error:
-        return error.exit_code
+        return INTERRUPTED if asked() else error.exit_code
+    except BaseException as error:
+        # A request to end that came while a library was loading may have come out as any error.
+        if asked() or isinstance(error, KeyboardInterrupt | click.exceptions.Abort):
+            answered()
+            _complain(name, "interrupted before there was a result")
+            return INTERRUPTED
+        return _failure(name, error)
+    return INTERRUPTED if asked() else code if isinstance(code, int) else 0
+
+
+def _failure(name: str, failure: BaseException) -> int:
+    """Say in one line what went wrong, and return the exit code of it."""
+    try:
+        raise failure
     except click.ClickException as error:
         _complain(name, f"{' '.join(error.format_message().split())} (see {name} --help)")
         return 2
     except MoeplaceError as error:
+        if os.environ.get("MOEPLACE_DEBUG") and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)  # of somebody's method: where in it
         _complain(name, str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        _complain(name, "interrupted before there was a result")
-        return INTERRUPTED
-    except BrokenPipeError:
-        _drop_stdout()
-        return BROKEN_PIPE
     except Exception as error:
         if os.environ.get("MOEPLACE_DEBUG"):
             raise
@@ -145,7 +159,6 @@ def main(args: Sequence[str] | None = None) -> int:
             what = f"{type(error).__name__}: {error}"
             _complain(name, f"internal error: {what} (MOEPLACE_DEBUG=1 shows where; please report it)")
         return 1
-    return code if isinstance(code, int) else 0
 
 
 def _complain(name: str, message: str) -> None:

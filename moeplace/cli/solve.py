@@ -71,7 +71,7 @@ def solve(
     import moeplace
     from moeplace.base.registry import check_parameters, find_method
     from moeplace.base.stop import stopping
-    from moeplace.solving import certified, check_limits
+    from moeplace.solving import DEFAULT_TIME_LIMIT, certified, check_limits
 
     check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)
     own = as_dict(parameters)
@@ -80,6 +80,7 @@ def solve(
     check_output(output, instance)
     check_output(certificate, instance)
     problem = moeplace.load(instance)
+    limit = DEFAULT_TIME_LIMIT if time_limit is None and method == "auto" else time_limit
     beginning = _read_start(start, problem) if start else None
     # From here to the last line written a signal ends the search, not the program.
     with stopping() as stop:
@@ -104,7 +105,9 @@ def solve(
         if as_json:
             click.echo(solution.to_json(), nl=False)
         else:
-            _show(problem, solution, output)
+            _show(problem, solution, output, limit)
+        for warning in solution.warnings:
+            click.echo(f"warning: {one_line(warning)}", err=True)
         interrupted = stop.interrupted or solution.status.termination == "interrupted"
     return INTERRUPTED if interrupted else 0
 
@@ -122,7 +125,31 @@ def _read_start(path: str, instance: Instance) -> Placement:
     return placement
 
 
-def _show(instance: Instance, solution: Solution, output: str | None) -> None:
+def overrun(wall_s: float, time_limit: float | None) -> float | None:
+    """Return by how many seconds a limit was overrun, where a person would notice: a second and a tenth of the limit.
+
+    Examples
+    --------
+    >>> overrun(13.5, 10), overrun(10.9, 10), overrun(63, 60), overrun(99, None)
+    (3.5, None, None, None)
+    """
+    if time_limit is None or wall_s - time_limit <= max(1.0, time_limit / 10):
+        return None
+    return wall_s - time_limit
+
+
+def ended(solution: Solution, time_limit: float | None) -> str:
+    """Say how and when a run ended."""
+    text = ENDINGS[solution.status.termination]
+    if "solver_failure" in solution.details and solution.status.termination == "completed":
+        text = "a part of it failed; this is the best placement so far"
+    text += f", after {solution.wall_s or 0:.1f} s"
+    if (over := overrun(solution.wall_s or 0, time_limit)) is not None:
+        text += f", {over:.1f} s over the time limit of {time_limit:g} s"
+    return text
+
+
+def _show(instance: Instance, solution: Solution, output: str | None, time_limit: float | None) -> None:
     from moeplace import Evaluation
 
     evaluation = Evaluation(instance, solution.placement_on(instance))
@@ -132,7 +159,8 @@ def _show(instance: Instance, solution: Solution, output: str | None) -> None:
         lines.append(("", f"picked by auto: {solution.picked_because}"))
     if solution.parameters:
         lines.append(("parameters", ", ".join(f"{key}={value}" for key, value in solution.parameters.items())))
-    lines.append(("ended", f"{ENDINGS[solution.status.termination]}, after {solution.wall_s:.1f} s"))
+    lines.append(("ended", ended(solution, time_limit)))
+    lines += [("warning", warning) for warning in solution.warnings]
     if tokens:
         before, after = said.baseline_ns / tokens, said.latency_ns / tokens
         saving = (said.baseline_ns - said.latency_ns) / said.baseline_ns if said.baseline_ns else 0.0

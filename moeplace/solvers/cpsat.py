@@ -15,7 +15,7 @@ import numpy as np
 import ortools
 from ortools.sat.python import cp_model
 
-from moeplace.base.errors import MethodError
+from moeplace.base.errors import BoundError, MethodError
 from moeplace.base.incumbent import Incumbent
 from moeplace.caching.placement import Placement
 
@@ -101,7 +101,9 @@ def improve(formulation: Any, search: Incumbent, *, seed: int, threads: int) -> 
     if response.status == cp_model.MODEL_INVALID:
         raise MethodError(f"CP-SAT refused the model: {model.validate()}")
     if response.status == cp_model.INFEASIBLE:
-        raise MethodError("CP-SAT calls a model infeasible that the empty placement satisfies")
+        why = "calls a model infeasible that the empty placement satisfies"
+        search.distrust(NAME, why)
+        raise BoundError(f"{NAME}: {why}")
     if response.status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         take(solver.boolean_value)
         # Maximising is minimising the negated objective; its lower bound is an exact integer.

@@ -32,10 +32,11 @@ import pyomo.environ as pyo
 import scipy.sparse as sp
 from highspy import HighsModelStatus, HighsStatus
 from pyomo.common.enums import ObjectiveSense
+from pyomo.core.expr.visitor import identify_variables
 from pyomo.repn import generate_standard_repn
 from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
-from moeplace.base.errors import MethodError
+from moeplace.base.errors import BoundError, MethodError
 from moeplace.base.incumbent import Incumbent
 from moeplace.caching.placement import Placement
 from moeplace.solvers.scheduler import scheduler_lock
@@ -93,7 +94,7 @@ def compile_model(model: Any) -> _Matrix:
     return _Matrix(
         columns=form.columns,
         cost=[cost.get(id(v), 0) for v in form.columns],
-        constant=exact.constant if exact.linear_vars else pyo.value(objective),
+        constant=exact.constant if exact.linear_vars else _constant(objective),
         column_unit=column_unit,
         lower=lower / column_unit,
         upper=upper / column_unit,
@@ -102,6 +103,13 @@ def compile_model(model: Any) -> _Matrix:
         row_lower=np.where(sense == 1, -np.inf, rhs),
         row_upper=np.where(sense == -1, np.inf, rhs),
     )
+
+
+def _constant(objective: Any) -> Any:
+    """Return the exact value of an objective that has no variable, or only such that cost nothing."""
+    for variable in identify_variables(objective.expr):
+        variable.set_value(0, skip_validation=True)
+    return pyo.value(objective)
 
 
 def improve(model: Any, search: Incumbent, *, seed: int, threads: int) -> None:
@@ -127,7 +135,12 @@ def improve(model: Any, search: Incumbent, *, seed: int, threads: int) -> None:
             for reach in RANGES:
                 if (ending := _improve(model, matrix, search, seed, threads, reach)) in _ENDINGS:
                     return
-            raise MethodError(f"HiGHS ended with {highspy.Highs().modelStatusToString(ending)}")
+            why = f"ended with {highspy.Highs().modelStatusToString(ending)}"
+            if ending in _WRONG:
+                for reach in RANGES:
+                    search.distrust(_source(matrix, reach), f"{why}, though there is a placement")
+                raise BoundError(f"HiGHS {why}")
+            raise MethodError(f"HiGHS {why}")
 
 
 def _improve(model: Any, matrix: _Matrix, search: Incumbent, seed: int, threads: int, reach: int) -> HighsModelStatus:
@@ -136,7 +149,7 @@ def _improve(model: Any, matrix: _Matrix, search: Incumbent, seed: int, threads:
     x = [(n, i, column[id(v)]) for (n, i), v in model.x.items() if id(v) in column]
     server, item, index = (np.array(part, dtype=np.int32) for part in (zip(*x, strict=True) if x else ([], [], [])))
     unit, shrink = matrix.scale(reach)
-    source = NAME if shrink == 1 else f"{NAME}, less {float(MARGIN / shrink * unit):.3g} token-ns for rounding"
+    source = _source(matrix, reach)
 
     def take(values: Any) -> None:
         cached = np.zeros(search.placement.cached.shape, dtype=np.bool_)
@@ -228,6 +241,19 @@ _ENDINGS = (
     HighsModelStatus.kInterrupt,
     HighsModelStatus.kModelEmpty,
 )
+
+
+_WRONG = (
+    HighsModelStatus.kInfeasible,
+    HighsModelStatus.kUnbounded,
+    HighsModelStatus.kUnboundedOrInfeasible,
+)
+"""What no model of ours is: whoever says so has lost a part of it, and its bounds speak of what is left."""
+
+
+def _source(matrix: _Matrix, reach: int) -> str:
+    unit, shrink = matrix.scale(reach)
+    return NAME if shrink == 1 else f"{NAME}, less {float(MARGIN / shrink * unit):.3g} token-ns for rounding"
 
 
 def _ok(status: HighsStatus, what: str) -> None:

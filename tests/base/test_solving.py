@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from importlib.metadata import entry_points
 from typing import Any
@@ -18,6 +19,7 @@ from moeplace.base.registry import find_method, method_info, method_names, own_p
 from moeplace.base.result import gap, saving_ratio
 from moeplace.base.stop import stopping
 from moeplace.library import instance_files
+from moeplace.solving import certified
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,25 @@ def fails(instance: Instance, **options: Any) -> Placement:
     raise ZeroDivisionError("by zero")
 
 
+def fails_deep_inside(instance: Instance, **options: Any) -> Placement:
+    np.zeros(3).reshape(2, 2)
+    raise AssertionError
+
+
+def _telling(value: Any) -> Any:
+    def method(instance: Instance, **options: Any) -> Placement:
+        options["progress"](value)
+        return Placement.empty(instance)
+
+    return method
+
+
+tells_text, tells_a_fraction, tells_nothing = _telling("12"), _telling(1.5), _telling(None)
+tells_a_wrong_progress = _telling(Progress(0.0, "12"))  # type: ignore[arg-type]
+tells_an_int, tells_numpy = _telling(12), _telling(np.int64(12))
+tells_a_progress = _telling(Progress(0.5, np.int64(12), None))  # type: ignore[arg-type]
+
+
 def limited(instance: Instance, **options: Any) -> Placement:
     raise MethodLimitError("limited", "only Tuesdays")
 
@@ -215,20 +236,61 @@ def test_bounds_of_any_integer_type_are_written(instance: Instance, method: str)
     [
         ("too_full", "returned a placement that does not fit: server .* holds"),
         ("wrong_shape", "returned a placement that does not fit: a placement of shape"),
-        ("false_bound", "claims the bound [0-9]+, but its own placement costs [0-9]+"),
         ("float_bound", "claims the bound 1.5"),
-        ("unproven_optimum", "calls its placement optimal, but its bound is 0"),
         ("odd_termination", "'tired'"),
         ("nothing", "returned NoneType, not a Placement or an Outcome"),
         ("matrix", "returned ndarray, not a Placement or an Outcome"),
         ("hollow", "an Outcome whose placement is NoneType"),
-        ("fails", "failed: ZeroDivisionError: by zero"),
+        ("fails", r"failed: ZeroDivisionError: by zero \(.*test_solving.py, line [0-9]+\)"),
+        ("fails_deep_inside", r"failed: .*Error: .* \(.*test_solving.py, line [0-9]+\)"),
+        *(
+            (name, r"failed: TypeError: progress takes a Progress or a cost in token-ns, an integer; it was given")
+            for name in ("tells_text", "tells_a_fraction", "tells_nothing", "tells_a_wrong_progress")
+        ),
         ("short_signature", "is no method: it does not take time_limit, threads, start, progress"),
     ],
 )
 def test_what_a_method_must_not_do(instance: Instance, method: str, message: str) -> None:
     with pytest.raises(MethodError, match=f"test_solving:{method} .*{message}"):
         moeplace.solve(instance, f"test_solving:{method}")
+
+
+def test_a_claim_that_cannot_be_is_dropped_and_said_and_the_placement_kept(instance: Instance) -> None:
+    for method, said, bound in (
+        ("false_bound", "claims the bound [0-9]+, but its own placement costs [0-9]+; the claim is not taken", None),
+        ("unproven_optimum", "calls its placement optimal, but its bound is 0", 0),
+    ):
+        solution, certificate = certified(instance, f"test_solving:{method}")
+        assert re.search(f"test_solving:{method} {said}", str(solution.details["refused_claim"])), method
+        assert solution.warnings == [solution.details["refused_claim"]], method
+        assert (solution.objective.bound_ns, solution.status.termination) == (bound, "completed"), method
+        assert (certificate is None) == (bound is None), method
+        assert solution.placement == [], method
+        assert moeplace.check(instance, solution).ok, method
+
+
+def test_progress_is_always_there_and_takes_a_bare_cost(instance: Instance) -> None:
+    for method, elapsed in (("tells_an_int", None), ("tells_numpy", None), ("tells_a_progress", 0.5)):
+        moeplace.solve(instance, f"test_solving:{method}")  # nobody listens
+        told: list[Progress] = []
+        moeplace.solve(instance, f"test_solving:{method}", progress=told.append)
+        (progress,) = told
+        assert (progress.latency_ns, type(progress.latency_ns), progress.bound_ns) == (12, int, None), method
+        assert elapsed is None or progress.elapsed_s == elapsed, method
+
+
+def test_a_warning_where_no_expert_fits_on_any_server() -> None:
+    document = random_instance(3).document()
+    assert "nothing_fits" not in moeplace.solve(Instance.from_document(document), "popular").details
+    for model in document["models"]:
+        model["expert_bytes"] = 1000
+    for server in document["servers"]:
+        server["capacity_bytes"] = 999
+    solution = moeplace.solve(Instance.from_document(document), "auto")
+    assert solution.warnings == [
+        "no expert fits on any server: the smallest expert has 1,000 bytes, the largest server 999; "
+        "are the units right?"
+    ]
 
 
 def test_typed_errors_of_methods_pass_and_others_keep_their_cause(instance: Instance) -> None:

@@ -202,6 +202,9 @@ def test_misbehaviour_is_caught_and_named_and_harms_nobody_else(bench: Bench) ->
         assert (record.latency_ns, record.bound_ns, record.solution) == (None, None, None)
         assert f"{status}: tiny_two_servers_share: bad_methods:{name} (seed 0): " in out
     assert {by_method["popular"].status, by_method["random"].status} == {"ok"}
+    # Where it failed is kept.
+    assert 'raise RuntimeError("two\\nlines")' in (by_method["bad_methods:broken"].traceback or "")
+    assert by_method["popular"].traceback is None
     # What was reported before the end is kept, marked by the status.
     assert by_method["bad_methods:hang"].trajectory[0][1] == by_method["popular"].baseline_ns
     assert by_method["bad_methods:hang"].process_s >= 11

@@ -387,11 +387,134 @@ def test_a_search_refuses_what_cannot_be() -> None:
         search.prove(6, "nobody")
     assert search.bound_ns is None
     search.prove(4, "somebody")
-    with pytest.raises(MethodError, match="a bound of 4 was claimed, but there is a placement of cost 3"):
-        search.offer(best)
-    assert search.latency_ns == 5
-    search.prove(2, "somebody")
+    search.prove(2, "another")
     assert (search.bound_ns, search.bound_source) == (4, "somebody")
+    # The placement is there, so the bound is wrong: it goes, whoever claimed it is not asked again, others are.
+    assert search.offer(best)
+    assert (search.latency_ns, search.bound_ns, search.bound_source) == (3, 2, "another")
+    for name in ("somebody", "nobody"):
+        with pytest.raises(MethodError, match="after one of them was wrong"):
+            search.prove(1, name)
+    search.prove(1, "another")
+    outcome = search.outcome()
+    assert (outcome.bound_ns, outcome.bound_source, outcome.termination) == (2, "another", "completed")
+    said = str(outcome.details["solver_failure"])
+    assert "nobody: a bound of 6 is claimed, but there is a placement of cost 5" in said
+    assert "somebody: claimed a bound of 4, but there is a placement of cost 3" in said
+
+
+# Nothing costs anything: an objective without a variable.
+FREE = {
+    "models": [{"name": "m", "layers": 1, "experts": 2, "top_k": 1, "expert_bytes": 9}],
+    "servers": [{"name": "s", "capacity_bytes": 11}],
+    "demands": [
+        {"user": "u", "model": "m", "tokens": 49, "device_ns": 0, "server_ns": [0], "cloud_ns": 0},
+    ],
+    "activations": {"demand": [0], "layer": [0], "experts": [[1]], "count": [49]},
+}
+
+
+def _broken_solvers(patch: pytest.MonkeyPatch) -> list[tuple[str, str, bool, Any]]:
+    """Return method, what its solution says, whether its solver's bounds are gone, and what breaks the solver."""
+    import highspy
+    from ortools.sat.python import cp_model
+
+    import moeplace.solvers.cpsat
+    import moeplace.solvers.highs
+
+    def ending(name: str) -> Any:
+        status = getattr(highspy.HighsModelStatus, name)
+        return lambda: patch.setattr(highspy.Highs, "getModelStatus", lambda self: status)
+
+    def too_high() -> None:
+        asked = highspy.Highs.getInfo
+
+        class Info:
+            def __init__(self, highs: Any) -> None:
+                info = asked(highs)
+                self.primal_solution_status = highspy.SolutionStatus.kSolutionStatusNone
+                self.mip_dual_bound = info.mip_dual_bound + 1e9
+                self.objective_function_value = info.objective_function_value + 1e9
+
+        patch.setattr(highspy.Highs, "getInfo", lambda self: Info(self))
+
+    def infeasible() -> None:
+        run = cp_model.CpSolver.solve
+
+        def solve(self: Any, model: Any, callback: Any = None) -> Any:
+            model.add(model.new_constant(0) == 1)
+            return run(self, model, callback)
+
+        patch.setattr(cp_model.CpSolver, "solve", solve)
+
+    def raising(owner: Any, name: str, error: BaseException) -> Any:
+        def fail(*args: Any, **options: Any) -> None:
+            raise error
+
+        return lambda: patch.setattr(owner, name, fail)
+
+    highs, cpsat = moeplace.solvers.highs, moeplace.solvers.cpsat
+    return [
+        ("milp", "HiGHS ended with Solve error", False, ending("kSolveError")),
+        ("milp", "ended with Infeasible, though there is a placement; no bound of it", True, ending("kInfeasible")),
+        ("milp-textbook", "ended with Unbounded, though there is a placement", True, ending("kUnbounded")),
+        ("milp", "is claimed, but there is a placement of cost", True, too_high),
+        ("milp", "milp failed: ValueError: no digits", False, raising(highs, "compile_model", ValueError("no digits"))),
+        ("milp", "HiGHS refused the model", False, lambda: patch.setattr(
+            highspy.Highs, "passModel", lambda *args: highspy.HighsStatus.kError)),
+        ("milp", "milp failed: MemoryError", False, raising(highspy.Highs, "run", MemoryError())),
+        ("cpsat", "calls a model infeasible that the empty placement satisfies", True, infeasible),
+        ("cpsat", "cpsat failed: RuntimeError: gone", False, raising(cp_model.CpSolver, "solve", RuntimeError("gone"))),
+        ("cpsat", "cpsat failed: KeyError", False, raising(cpsat, "_hint", KeyError("x"))),
+    ]  # fmt: skip
+
+
+def test_a_solver_that_fails_loses_neither_the_placement_nor_the_bounds_of_others() -> None:
+    instance = random_instance(3, 14)
+    popular = moeplace.solve(instance, "popular").objective.latency_ns
+    with pytest.MonkeyPatch.context() as patch:
+        number = len(_broken_solvers(patch))
+    for i in range(number):
+        with pytest.MonkeyPatch.context() as patch:
+            method, said, dropped, break_it = _broken_solvers(patch)[i]
+            break_it()
+            solution = moeplace.solve(instance, method)
+        where = (i, method, solution.details)
+        assert said in str(solution.details["solver_failure"]), where
+        assert solution.warnings == [solution.details["solver_failure"]], where
+        assert solution.objective.latency_ns <= popular, where
+        assert solution.status.termination in ("completed", "optimal"), where
+        assert not dropped or solution.objective.bound_ns is None, where
+        assert moeplace.check(instance, solution).ok, where
+
+
+def test_auto_goes_on_where_a_part_of_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    import moeplace.methods.auto as auto
+
+    instance = random_instance(3, 14)
+    optimum = moeplace.solve(instance, "cpsat").objective.latency_ns
+
+    def claims(form: Any, search: Search) -> None:
+        search.prove(search.instance.baseline_ns + 1, "a dream")
+
+    def fails(form: Any, search: Search) -> None:
+        raise ZeroDivisionError("by zero")
+
+    for proof, said in ((claims, "a dream: a bound of"), (fails, "the proof failed: ZeroDivisionError: by zero")):
+        monkeypatch.setattr(auto, "prove", proof)
+        for threads in (1, 2):
+            solution = moeplace.solve(instance, "auto", threads=threads)
+            assert said in str(solution.details["solver_failure"]), (proof, threads)
+            # CP-SAT still proves it.
+            assert (solution.objective.latency_ns, solution.objective.bound_ns) == (optimum, optimum), (proof, threads)
+
+
+def test_costs_that_are_all_nothing() -> None:
+    for model in ("max", "sum"):
+        document = {"format": "moeplace/instance", "version": 1, "name": "free", "latency_model": model, **FREE}
+        for method in SOLVERS:
+            solution = moeplace.solve(Instance.from_document(document), method)
+            assert (solution.objective.bound_ns, solution.warnings) == (0, []), (model, method)
 
 
 def test_a_search_takes_what_is_better_and_fits() -> None:

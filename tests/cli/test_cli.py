@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -15,10 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import moeplace
 from moeplace.cli import COMMANDS, main
+from moeplace.cli.solve import ended
 
 TESTS = Path(__file__).resolve().parents[1]
 TOY: dict[str, Any] = {
@@ -164,10 +167,31 @@ def test_solve_from_a_start(run: Run) -> None:
 def test_a_method_that_fails_is_one_line(run: Run) -> None:
     out, err = run("solve", "toy.json", "--method", "odd_methods:broken", "-o", "out.json", code=1)
     assert out == ""
-    assert err == r"moeplace solve: method odd_methods:broken failed: RuntimeError: two\nlines" + "\n"
+    said = r"moeplace solve: method odd_methods:broken failed: RuntimeError: two\nlines"
+    assert re.fullmatch(re.escape(said) + r" \(.*odd_methods\.py, line [0-9]+\)\n", err), err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOEPLACE_DEBUG", "1")
+        _, err = run("solve", "toy.json", "--method", "odd_methods:broken", code=1)
+    assert err.startswith("Traceback")
+    assert 'raise RuntimeError("two\\nlines")' in err
+    assert err.splitlines()[-1].startswith(said)
     _, err = run("solve", "toy.json", "--method", "odd_methods:greedy_liar", "-o", "out.json", code=1)
     assert "returned a placement that does not fit: server 's0' holds 8000 bytes" in err
     assert not Path("out.json").exists()
+
+
+def test_warnings_and_an_overrun_are_said(run: Run) -> None:
+    out, err = run("solve", "toy.json", "--method", "odd_methods:overclaiming", "-o", "out.json")
+    said = "method odd_methods:overclaiming claims the bound 4000001, but its own placement costs 4000000"
+    assert err == f"warning: {said}; the claim is not taken\n"
+    assert re.search(f"^warning +{said}", out, flags=re.MULTILINE), out
+    run("check", "toy.json", "out.json")
+    _, err = run("solve", "toy.json", "--method", "odd_methods:overclaiming", "--json")
+    assert err.startswith("warning: ")
+    solution = moeplace.read_solution("out.json")
+    for wall_s, limit, expected in ((13.5, 10, "3.5 s over the time limit of 10 s"), (10.9, 10, ""), (9.0, None, "")):
+        text = ended(msgspec.structs.replace(solution, wall_s=wall_s), limit)
+        assert text == f"ran to its end, after {wall_s} s" + (f", {expected}" if expected else ""), text
 
 
 def test_a_bug_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +366,7 @@ def test_gap_shouts_when_a_cost_is_below_a_bound(run: Run) -> None:
 def test_gap_goes_on_after_a_failure(run: Run) -> None:
     out, err = run("gap", "toy.json", "--methods", "odd_methods:broken,no-cache", code=1)
     assert err == ""
-    assert r"failed: method odd_methods:broken failed: RuntimeError: two\nlines" in out
+    assert r"failed: method odd_methods:broken failed: RuntimeError: two\nlines (" in out
     assert "no-cache" in out
 
 
@@ -527,6 +551,36 @@ def test_a_second_signal_gives_up(folder: Path) -> None:
     assert out == ""
     assert err == "moeplace solve: interrupted before there was a result\n"
     assert sorted(path.name for path in Path().iterdir()) == ["toy.json"]
+
+
+LOADING = {
+    "plain": "",
+    "ImportError": "raise ImportError('a library that takes all for its own failure')",
+    "SystemError": "raise SystemError('error return without exception set')",
+    "swallowed": "import wave",
+}
+
+
+def test_a_signal_while_libraries_load_ends_quietly(folder: Path) -> None:
+    # A library that sends the signal to its own process while it loads, and does with what is raised as libraries do.
+    commands = (("click", ["info", "toy.json"]), ("msgspec", ["import", "trace.csv"]), ("numpy", ["solve", "toy.json"]),
+                ("numpy", ["bench", "tiny", "--methods", "popular", "-o", "run"]))  # fmt: skip
+    signals = [(kind, signal.SIGINT) for kind in LOADING] + [("swallowed", signal.SIGTERM)]
+    cases = [(library, args, kind, number) for library, args in commands for kind, number in signals]
+    for library, args, kind, number in cases:
+        Path("fake").mkdir(exist_ok=True)
+        handled = f"except BaseException:\n    pass\n{LOADING[kind]}" if LOADING[kind] else "finally:\n    pass"
+        code = f"import os\ntry:\n    os.kill(os.getpid(), {int(number)})\n    [None for _ in range(9)]\n{handled}\n"
+        Path(f"fake/{library}.py").write_text(code)
+        environment = {**os.environ, "PYTHONPATH": str(folder / "fake")}
+        command = [sys.executable, "-m", "moeplace", *args]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+        Path(f"fake/{library}.py").unlink()
+        assert done.returncode == 130, (library, args, kind, number, done)
+        assert done.stdout == "", (library, args, kind, number, done)
+        quiet = ("", f"moeplace {args[0]}: interrupted before there was a result\n",
+                 "moeplace: interrupted before there was a result\n")  # fmt: skip
+        assert done.stderr in quiet, (library, args, kind, number, done)
 
 
 def test_interrupted_gap_keeps_what_is_finished(folder: Path) -> None:

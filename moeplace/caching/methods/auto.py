@@ -103,7 +103,7 @@ def pick(
     small = prices_exactly(instance, tuning.columns.proving)
     at_once = threads > 1 and not small  # a small instance is proven from a good placement
     if not at_once:
-        search.run(columns.begin)
+        search.run(lambda: search.attempt("the first climb", columns.begin))
     if ended := search.ended:
         because = f"{ENDED[ended]} by the first climb"
         return replace(search.outcome(), method="local-search", picked_because=because)
@@ -117,9 +117,15 @@ def pick(
     )
 
     def solve() -> None:
-        from moeplace.solvers import cpsat
+        def run() -> None:
+            from moeplace.solvers import cpsat
 
-        cpsat.improve(find_formulation("cpsat")(instance), search, seed=seed, threads=1)
+            cpsat.improve(find_formulation("cpsat")(instance), search, seed=seed, threads=1)
+
+        search.attempt("cpsat", run)
+
+    def prove_in(threads: int) -> None:
+        search.attempt("the proof", lambda: prove(form, search, tuning.columns.proving, threads))
 
     def last() -> bool:
         return (
@@ -129,7 +135,7 @@ def pick(
         )
 
     def both() -> None:
-        prove(form, search, tuning.columns.proving, max(1, threads - 1))  # one is for the placement
+        prove_in(max(1, threads - 1))  # one is for the placement
         if last():
             tried.append("cpsat")
             solve()
@@ -143,13 +149,13 @@ def pick(
                 columns.begin()
             columns.improve(kicks)
 
-        return work
+        return lambda: search.attempt("column-generation", work)
 
     tried: list[str] = []
     if threads > 1:
         search.run(both, improve(None))
     elif small:
-        search.run(lambda: prove(form, search, tuning.columns.proving))
+        search.run(lambda: prove_in(1))
         if last():
             search.run(improve(tuning.kicks))
             tried.append("cpsat")
@@ -157,14 +163,14 @@ def pick(
         elif not search.ended:
             search.run(improve(None))
     elif last():
-        search.run(
-            improve(tuning.kicks), lambda: prove(form, search, tuning.columns.proving), turns=tuning.columns.turns
-        )
+        search.run(improve(tuning.kicks), lambda: prove_in(1), turns=tuning.columns.turns)
         if not search.ended:
             tried.append("cpsat")
             search.run(solve)
     else:
-        search.run(improve(None), lambda: prove(form, search, tuning.columns.proving), turns=tuning.columns.turns)
+        search.run(improve(None), lambda: prove_in(1), turns=tuning.columns.turns)
     if tried:
         because += "; what ended without a proof was followed by cpsat"
-    return replace(search.outcome(), method=method, picked_because=because, details=columns.details)
+    outcome = search.outcome()
+    details = outcome.details | columns.details
+    return replace(outcome, method=method, picked_because=because, details=details)

@@ -89,7 +89,8 @@ def column_generation(
         details = generate(
             instance, search, seed, threads, started=start is not None, kicks=kicks, enumerated=enumerate
         )
-        return replace(search.outcome(), termination=search.ended or "completed", details=details)
+        outcome = search.outcome()
+        return replace(outcome, termination=search.ended or "completed", details=outcome.details | details)
 
 
 def generate(
@@ -117,11 +118,14 @@ def generate(
         details.update(found.details)
 
     if prices_exactly(instance, tuning.proving):
-        search.run(lambda: columns(CachingLayers(form, search, threads, tuning.proving.layers)))
+        exact = tuning.proving.layers
+        search.run(
+            lambda: search.attempt("column-generation", lambda: columns(CachingLayers(form, search, threads, exact)))
+        )
     else:
         search.run(
-            lambda: columns(None),
-            lambda: prove(form, search, tuning.proving, max(1, threads - 1)),
+            lambda: search.attempt("column-generation", lambda: columns(None)),
+            lambda: search.attempt("the proof", lambda: prove(form, search, tuning.proving, max(1, threads - 1))),
             turns=tuning.turns if threads == 1 else None,
         )
     return details

@@ -152,7 +152,7 @@ def _solve(
                 from moeplace.solvers import highs as solver  # type: ignore[no-redef]
             solver.improve(model, search, seed=seed, threads=threads)
 
-        search.run(work)
+        search.run(lambda: search.attempt(name, work))
         return search.outcome()
 
 

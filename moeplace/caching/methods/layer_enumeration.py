@@ -51,5 +51,7 @@ def layer_enumeration(
         if start is not None:
             search.offer(start)
         if not search.ended:
-            search.run(lambda: CachingLayers(form, search, threads).proof().run())
+            search.run(
+                lambda: search.attempt("layer-enumeration", lambda: CachingLayers(form, search, threads).proof().run())
+            )
         return search.outcome()
