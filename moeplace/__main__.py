@@ -2,7 +2,7 @@
 
 import sys
 
-from moeplace.interrupt import INTERRUPTED, heed_from_the_start
+from moeplace.base.stop import INTERRUPTED, heed_from_the_start
 
 
 def console() -> None:

@@ -489,15 +489,15 @@ def test_a_solver_that_fails_loses_neither_the_placement_nor_the_bounds_of_other
 
 
 def test_auto_goes_on_where_a_part_of_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    import moeplace.methods.auto as auto
+    from moeplace.caching.methods import auto
 
     instance = random_instance(3, 14)
     optimum = moeplace.solve(instance, "cpsat").objective.latency_ns
 
-    def claims(form: Any, search: Search) -> None:
-        search.prove(search.instance.baseline_ns + 1, "a dream")
+    def claims(form: Any, search: Incumbent, *_: Any) -> None:
+        search.prove(form.instance.baseline_ns + 1, "a dream")
 
-    def fails(form: Any, search: Search) -> None:
+    def fails(*_: Any) -> None:
         raise ZeroDivisionError("by zero")
 
     for proof, said in ((claims, "a dream: a bound of"), (fails, "the proof failed: ZeroDivisionError: by zero")):
