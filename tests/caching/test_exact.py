@@ -494,7 +494,7 @@ def test_auto_goes_on_where_a_part_of_it_fails(monkeypatch: pytest.MonkeyPatch) 
     instance = random_instance(3, 14)
     optimum = moeplace.solve(instance, "cpsat").objective.latency_ns
 
-    def claims(form: Any, search: Incumbent, *_: Any) -> None:
+    def claims(form: Any, search: Any, *_: Any) -> None:
         search.prove(form.instance.baseline_ns + 1, "a dream")
 
     def fails(*_: Any) -> None:
