@@ -336,20 +336,3 @@ def _weights(steps: _Steps, device: bool | None, rows: Rows, set_of_row: Int32, 
     )
     counts = sp.csr_array((rows.count, (rows.demand, set_of_row)), shape=(n_demands, n_sets), dtype=np.int64)
     return widths @ counts
-
-
-def aggregated_rows(instance: Instance) -> int:
-    """Return how many constraint rows the aggregated models have (without RLT rows)."""
-    problem = aggregate(instance)
-    size = np.diff(problem.set_start)[problem.term_set]
-    return int(size[size > 1].sum()) + len(problem.covers[0]) + len(instance.servers)
-
-
-def textbook_rows(instance: Instance) -> int:
-    """Return about how many constraint rows the textbook model has."""
-    reachable = (instance.server_ns < UNREACHABLE).sum(axis=1)
-    rows = instance.rows
-    pairs = np.unique(
-        np.repeat(rows.demand.astype(np.int64), np.diff(rows.start)) * max(instance.n_items, 1) + rows.item
-    )
-    return int(reachable[pairs // max(instance.n_items, 1)].sum()) + len(pairs) + len(rows.item)

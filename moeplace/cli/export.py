@@ -16,9 +16,9 @@ def export(instance: str, model: str, output: str) -> None:
     """Write an algebraic model of INSTANCE in MPS or LP format, by the ending of FILE's name."""
     import moeplace
     from moeplace.base.registry import find_formulation
-    from moeplace.caching.methods import exact
+    from moeplace.caching.formulations import export as write_model
 
     find_formulation(model)
     check_output(output, instance)
-    exact.export(moeplace.load(instance), model, output)
+    write_model(moeplace.load(instance), model, output)
     click.echo(f"written to {one_line(output)}")

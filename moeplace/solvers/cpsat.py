@@ -17,20 +17,37 @@ from ortools.sat.python import cp_model
 
 from moeplace.base.errors import BoundError, MethodError
 from moeplace.base.incumbent import Incumbent
-from moeplace.caching.placement import Placement
+from moeplace.solvers.decoding import Decoding
 
 NAME = f"CP-SAT {ortools.__version__}"
 _POLL_S = 0.05
 
 
-def improve(formulation: Any, search: Incumbent, *, seed: int, threads: int) -> None:
+def improve(
+    model: cp_model.CpModel,
+    decoding: Decoding,
+    search: Incumbent,
+    *,
+    constant: int,
+    unit: int,
+    largest: float,
+    seed: int,
+    threads: int,
+) -> None:
     """Run CP-SAT on a model, from the search's incumbent, until the search has ended or optimality is proven.
 
     Parameters
     ----------
-    formulation : moeplace_models.caching.cpsat.CachingModel
+    model : ortools.sat.python.cp_model.CpModel
+        Maximises; a decision costs at least ``constant - unit * objective``. Its hints are the start.
+    decoding : Decoding
+        The model's binary variables that decide.
     search : Incumbent
         Receives every incumbent and every bound.
+    constant, unit : int
+        See ``model``.
+    largest : float
+        The objective is about this at the most.
     seed, threads : int
 
     Raises
@@ -38,16 +55,9 @@ def improve(formulation: Any, search: Incumbent, *, seed: int, threads: int) -> 
     MethodError
         CP-SAT refused the model.
     """
-    problem, model, unit = formulation.problem, formulation.model, formulation.unit
-    pairs = list(formulation.x)
-    server, item = (np.array(part, dtype=np.intp) for part in (zip(*pairs, strict=True) if pairs else ([], [])))
-    variables = list(formulation.x.values())
-    baseline = problem.instance.baseline_ns
 
     def take(value: Any) -> None:
-        cached = np.zeros(search.placement.cached.shape, dtype=np.bool_)
-        cached[server, item] = [value(v) for v in variables]
-        search.offer(Placement(cached))
+        search.offer(decoding.decision(np.array([value(v) for v in decoding.variables], dtype=np.bool_)))
 
     class Incumbents(cp_model.CpSolverSolutionCallback):  # type: ignore[misc]
         def on_solution_callback(self) -> None:
@@ -58,7 +68,6 @@ def improve(formulation: Any, search: Incumbent, *, seed: int, threads: int) -> 
 
     if search.checkpoint():
         return
-    _hint(formulation, search.placement)
     solver = cp_model.CpSolver()
     parameters = solver.parameters
     parameters.random_seed = seed
@@ -73,11 +82,11 @@ def improve(formulation: Any, search: Incumbent, *, seed: int, threads: int) -> 
     failure: list[BaseException] = []
     # While it runs CP-SAT tells its bound as a double, scaled and shifted back from its presolved objective: an
     # integer may come out a little too small (205.99999999999997 for 206). The end's bound is an exact integer.
-    slack = problem.total_weight / unit * 2.0**-48 + 2.0**-20
+    slack = largest * 2.0**-48 + 2.0**-20
 
     def on_bound(saving: float) -> None:
         try:
-            search.prove(baseline - unit * math.floor(saving + slack), NAME)
+            search.prove(constant - unit * math.floor(saving + slack), NAME)
         except BaseException as error:
             failure.append(error)
 
@@ -101,24 +110,10 @@ def improve(formulation: Any, search: Incumbent, *, seed: int, threads: int) -> 
     if response.status == cp_model.MODEL_INVALID:
         raise MethodError(f"CP-SAT refused the model: {model.validate()}")
     if response.status == cp_model.INFEASIBLE:
-        why = "calls a model infeasible that the empty placement satisfies"
+        why = "calls a model infeasible that the incumbent satisfies"
         search.distrust(NAME, why)
         raise BoundError(f"{NAME}: {why}")
     if response.status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         take(solver.boolean_value)
         # Maximising is minimising the negated objective; its lower bound is an exact integer.
-        search.prove(baseline + unit * int(response.inner_objective_lower_bound), NAME)
-
-
-def _hint(formulation: Any, placement: Placement) -> None:
-    """Hint every variable, since CP-SAT may drop a start that it would have to complete."""
-    covered, satisfied = formulation.problem.satisfied(placement)
-    model = formulation.model
-    model.clear_hints()
-    hinted = set()
-    values = [(v, placement.cached[n, i]) for (n, i), v in formulation.x.items()]
-    values += [*zip(formulation.a, covered.tolist(), strict=True), *zip(formulation.b, satisfied.tolist(), strict=True)]
-    for variable, value in values:
-        if variable.index not in hinted:  # the variable of a single-item term is that of its cover
-            hinted.add(variable.index)
-            model.add_hint(variable, bool(value))
+        search.prove(constant + unit * int(response.inner_objective_lower_bound), NAME)

@@ -38,7 +38,7 @@ from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
 from moeplace.base.errors import BoundError, MethodError
 from moeplace.base.incumbent import Incumbent
-from moeplace.caching.placement import Placement
+from moeplace.solvers.decoding import Decoding
 from moeplace.solvers.scheduler import scheduler_lock
 
 RANGES = (10**9, 10**6)
@@ -112,13 +112,15 @@ def _constant(objective: Any) -> Any:
     return pyo.value(objective)
 
 
-def improve(model: Any, search: Incumbent, *, seed: int, threads: int) -> None:
+def improve(model: Any, decoding: Decoding, search: Incumbent, *, seed: int, threads: int) -> None:
     """Run HiGHS on a model, from the search's incumbent, until the search has ended or nothing is left to prove.
 
     Parameters
     ----------
     model : pyomo.environ.ConcreteModel
-        Minimises a cost in token-ns; binary variables ``x`` indexed by (server, item).
+        Minimises an exact cost.
+    decoding : Decoding
+        The model's binary variables that decide.
     search : Incumbent
         Receives every incumbent and every bound.
     seed, threads : int
@@ -133,7 +135,7 @@ def improve(model: Any, search: Incumbent, *, seed: int, threads: int) -> None:
             matrix = compile_model(model)
             # Now and then HiGHS gives up on a wide objective ("Solve error") and solves a narrower one.
             for reach in RANGES:
-                if (ending := _improve(model, matrix, search, seed, threads, reach)) in _ENDINGS:
+                if (ending := _improve(decoding, matrix, search, seed, threads, reach)) in _ENDINGS:
                     return
             why = f"ended with {highspy.Highs().modelStatusToString(ending)}"
             if ending in _WRONG:
@@ -143,18 +145,21 @@ def improve(model: Any, search: Incumbent, *, seed: int, threads: int) -> None:
             raise MethodError(f"HiGHS {why}")
 
 
-def _improve(model: Any, matrix: _Matrix, search: Incumbent, seed: int, threads: int, reach: int) -> HighsModelStatus:
+def _improve(
+    decoding: Decoding, matrix: _Matrix, search: Incumbent, seed: int, threads: int, reach: int
+) -> HighsModelStatus:
     """Run HiGHS once with an objective range of at most ``reach``; say how it ended."""
     column = {id(v): j for j, v in enumerate(matrix.columns)}
-    x = [(n, i, column[id(v)]) for (n, i), v in model.x.items() if id(v) in column]
-    server, item, index = (np.array(part, dtype=np.int32) for part in (zip(*x, strict=True) if x else ([], [], [])))
+    # A variable in no row and without a cost is in no column: it stays 0.
+    place = np.array([j for j, v in enumerate(decoding.variables) if id(v) in column], dtype=np.int32)
+    index = np.array([column[id(decoding.variables[j])] for j in place], dtype=np.int32)
     unit, shrink = matrix.scale(reach)
     source = _source(matrix, reach)
 
     def take(values: Any) -> None:
-        cached = np.zeros(search.placement.cached.shape, dtype=np.bool_)
-        cached[server, item] = np.asarray(values)[index] > 0.5
-        search.offer(Placement(cached))
+        decided = np.zeros(len(decoding.variables), dtype=np.bool_)
+        decided[place] = np.asarray(values)[index] > 0.5
+        search.offer(decoding.decision(decided))
 
     def prove(dual_bound: float) -> None:
         if np.isfinite(dual_bound):
@@ -197,7 +202,7 @@ def _improve(model: Any, matrix: _Matrix, search: Incumbent, seed: int, threads:
         "model",
     )
     # HiGHS completes a start of the binaries by itself; one that does not fit it would ignore in silence.
-    start = search.placement.cached[server, item].astype(np.float64)
+    start = decoding.values(search.placement)[place].astype(np.float64)
     _ok(highs.setSolution(len(index), index, start), "start")
 
     failure: list[BaseException] = []  # an exception must not travel through the solver's own code

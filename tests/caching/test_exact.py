@@ -463,7 +463,7 @@ def _broken_solvers(patch: pytest.MonkeyPatch) -> list[tuple[str, str, bool, Any
         ("milp", "HiGHS refused the model", False, lambda: patch.setattr(
             highspy.Highs, "passModel", lambda *args: highspy.HighsStatus.kError)),
         ("milp", "milp failed: MemoryError", False, raising(highspy.Highs, "run", MemoryError())),
-        ("cpsat", "calls a model infeasible that the empty placement satisfies", True, infeasible),
+        ("cpsat", "calls a model infeasible that the incumbent satisfies", True, infeasible),
         ("cpsat", "cpsat failed: RuntimeError: gone", False, raising(cp_model.CpSolver, "solve", RuntimeError("gone"))),
         ("cpsat", "cpsat failed: KeyError", False, raising(cpsat, "_hint", KeyError("x"))),
     ]  # fmt: skip

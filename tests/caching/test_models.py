@@ -14,7 +14,7 @@ from random_instances import all_placements, brute_force, random_document, rando
 import moeplace
 from moeplace import InputError, Instance, Placement
 from moeplace.base.registry import find_formulation
-from moeplace.caching.methods.exact import export
+from moeplace.caching.formulations import export
 from moeplace.caching.terms import aggregate
 from moeplace.solvers.highs import compile_model
 

@@ -371,7 +371,7 @@ def test_gap_goes_on_after_a_failure(run: Run) -> None:
 
 
 def test_gap_a_refusal_is_a_row(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moeplace.caching.methods.exact.MOST_ROWS", 1)
+    monkeypatch.setattr("moeplace.caching.formulations.MOST_ROWS", 1)
     out, err = run("gap", "toy.json", "--methods", "cpsat,no-cache")
     assert err == ""
     assert "refused: 18 constraint rows, at most 1 are built" in out

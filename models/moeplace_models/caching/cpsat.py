@@ -27,6 +27,7 @@ from typing import Any
 from ortools.sat.python import cp_model
 
 from moeplace.caching.instance import Instance
+from moeplace.caching.placement import Placement
 from moeplace.caching.terms import AggregatedProblem, aggregate
 
 
@@ -53,6 +54,18 @@ class CachingModel:
     b: list[Any]
     problem: AggregatedProblem
     unit: int
+
+    def hint(self, placement: Placement) -> None:
+        """Hint every variable, since CP-SAT may drop a start that it would have to complete."""
+        covered, satisfied = self.problem.satisfied(placement)
+        self.model.clear_hints()
+        hinted = set()
+        values = [(v, placement.cached[n, i]) for (n, i), v in self.x.items()]
+        values += [*zip(self.a, covered.tolist(), strict=True), *zip(self.b, satisfied.tolist(), strict=True)]
+        for variable, value in values:
+            if variable.index not in hinted:  # the variable of a single-item term is that of its cover
+                hinted.add(variable.index)
+                self.model.add_hint(variable, bool(value))
 
 
 def build(instance: Instance) -> CachingModel:

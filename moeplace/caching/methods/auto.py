@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 
 from moeplace.base.documents import Termination
 from moeplace.base.incumbent import Incumbent
-from moeplace.base.registry import MethodInfo, describe, find_formulation
+from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds.proving import EVERYTHING, prices_exactly, prove
 from moeplace.caching.evaluation import caching_incumbent
+from moeplace.caching.formulations import aggregated_rows
+from moeplace.caching.formulations import improve as improve_model
 from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.instance import Instance
 from moeplace.caching.methods import column_generation
 from moeplace.caching.methods.column_generation import IMPORTS
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
-from moeplace.caching.terms import aggregated_rows
 
 
 @dataclass(frozen=True)
@@ -117,12 +118,7 @@ def pick(
     )
 
     def solve() -> None:
-        def run() -> None:
-            from moeplace.solvers import cpsat
-
-            cpsat.improve(find_formulation("cpsat")(instance), search, seed=seed, threads=1)
-
-        search.attempt("cpsat", run)
+        search.attempt("cpsat", lambda: improve_model("cpsat", instance, search, seed=seed, threads=1))
 
     def prove_in(threads: int) -> None:
         search.attempt("the proof", lambda: prove(form, search, tuning.columns.proving, threads))
