@@ -421,6 +421,7 @@ def _broken_solvers(patch: pytest.MonkeyPatch) -> list[tuple[str, str, bool, Any
 
     import moeplace.solvers.cpsat
     import moeplace.solvers.highs
+    import moeplace_models.caching.cpsat
 
     def ending(name: str) -> Any:
         status = getattr(highspy.HighsModelStatus, name)
@@ -454,6 +455,7 @@ def _broken_solvers(patch: pytest.MonkeyPatch) -> list[tuple[str, str, bool, Any
         return lambda: patch.setattr(owner, name, fail)
 
     highs, cpsat = moeplace.solvers.highs, moeplace.solvers.cpsat
+    hints = moeplace_models.caching.cpsat.CachingModel
     return [
         ("milp", "HiGHS ended with Solve error", False, ending("kSolveError")),
         ("milp", "ended with Infeasible, though there is a placement; no bound of it", True, ending("kInfeasible")),
@@ -465,7 +467,7 @@ def _broken_solvers(patch: pytest.MonkeyPatch) -> list[tuple[str, str, bool, Any
         ("milp", "milp failed: MemoryError", False, raising(highspy.Highs, "run", MemoryError())),
         ("cpsat", "calls a model infeasible that the incumbent satisfies", True, infeasible),
         ("cpsat", "cpsat failed: RuntimeError: gone", False, raising(cp_model.CpSolver, "solve", RuntimeError("gone"))),
-        ("cpsat", "cpsat failed: KeyError", False, raising(cpsat, "_hint", KeyError("x"))),
+        ("cpsat", "cpsat failed: KeyError", False, raising(hints, "hint", KeyError("x"))),
     ]  # fmt: skip
 
 
