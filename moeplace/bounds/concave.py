@@ -314,6 +314,8 @@ class ConcaveBound:
                 if stop():
                     return
             self._cuts += averaged
+        if not self._cuts:  # an ascent of fewer steps than there are between two cuts
+            self._cuts.append(self._cut(search.x, self.tuning.cut_smoothing))
         self._cut_planes(stop, report)
 
     def _cut_planes(self, stop: Callable[[], bool], report: Callable[[int, Proof], None]) -> None:
