@@ -454,7 +454,7 @@ def _broken_solvers(patch: pytest.MonkeyPatch) -> list[tuple[str, str, bool, Any
 
         return lambda: patch.setattr(owner, name, fail)
 
-    highs, cpsat = moeplace.solvers.highs, moeplace.solvers.cpsat
+    highs = moeplace.solvers.highs
     hints = moeplace_models.caching.cpsat.CachingModel
     return [
         ("milp", "HiGHS ended with Solve error", False, ending("kSolveError")),

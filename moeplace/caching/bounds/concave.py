@@ -71,7 +71,7 @@ class Tuning:
     close : float
         Share of the total weight that is no difference any more.
     patience, progress : int, float
-        Cutting planes no longer help when the bound fell by less than this share in so many rounds.
+        Cutting planes no longer help when the bound fell by no more than this share in so many rounds, at least 1.
     program : moeplace.caching.bounds.cut_program.Tuning
     """
 
@@ -315,6 +315,8 @@ class ConcaveBound:
                 if stop():
                     return
             self._cuts += averaged
+        if not self._cuts:  # an ascent of fewer steps than there are between two cuts
+            self._cuts.append(self._cut(search.x, self.tuning.cut_smoothing))
         self._cut_planes(stop, report)
 
     def _cut_planes(self, stop: Callable[[], bool], report: Callable[[int, Proof], None]) -> None:
@@ -330,7 +332,7 @@ class ConcaveBound:
             self._offer(self._cuts, weights, x, report)
             bounds.append(self.saving_bound / self.total_weight)
             still = [
-                len(bounds) > many and bounds[-many] - bounds[-1] < t.progress for many in (t.patience, 2 * t.patience)
+                len(bounds) > many and bounds[-many] - bounds[-1] <= t.progress for many in (t.patience, 2 * t.patience)
             ]
             if still[0] and smoothing:
                 smoothing, best = 0.0, 0.0

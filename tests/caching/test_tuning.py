@@ -1,0 +1,124 @@
+"""Every limit of every method at a tiny value: bounds hold, placements fit, exact is exact or says that it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from random_instances import brute_force, random_document, random_instance
+
+import moeplace
+from moeplace import Instance, MethodLimitError, Placement, latency_ns
+from moeplace.base.incumbent import Incumbent
+from moeplace.base.stop import stopping
+from moeplace.caching.bounds import by_layers, proving
+from moeplace.caching.bounds.by_layers import CachingLayers
+from moeplace.caching.evaluation import caching_incumbent
+from moeplace.caching.methods import auto, column_generation, greedy
+from moeplace.caching.methods.column_generation import generate
+from moeplace.caching.saving import saving_form
+
+NEVER_ZERO = {
+    "chunk",
+    "every",
+    "between",
+    "most_prices",
+    "first_plans",
+    "first_entries",
+    "most_cuts",
+    "coarse",
+    "patience",
+}
+"""What cannot be nothing, as its documentation says."""
+
+INSTANCES = [random_instance(seed, 12) for seed in (3, 8, 11, 16)]
+OPTIMA = [brute_force(instance) for instance in INSTANCES]
+
+
+def tiny(name: str, value: Any) -> list[Any]:
+    """Return tiny values of a field."""
+    if isinstance(value, tuple):
+        return [(1, 1)] if name == "turns" else [(), tuple((*stage[:-1], 1) for stage in value[:1])]
+    if isinstance(value, float):
+        return [1e-3] if name == "shortened" else [0.0]
+    return [1] if name in NEVER_ZERO else [0, 2]
+
+
+def each_tiny(tuning: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a tuning with one field at a tiny value, and its name, for every field, also of the tunings in it."""
+    for field in dataclasses.fields(tuning):
+        value, name = getattr(tuning, field.name), path + field.name
+        if dataclasses.is_dataclass(value):
+            changes = each_tiny(value, name + ".")
+        else:
+            changes = ((f"{name}={v}", v) for v in tiny(field.name, value))
+        for told, changed in changes:
+            yield told, dataclasses.replace(tuning, **{field.name: changed})
+
+
+def judged(instance: Instance, search: Incumbent, optimum: int, told: str) -> None:
+    assert not search.placement.overfull(instance), told
+    assert search.latency_ns == latency_ns(instance, search.placement), told
+    assert search.bound_ns is None or search.bound_ns <= optimum <= search.latency_ns, told
+
+
+def test_tiny_limits_of_the_proof_by_layers() -> None:
+    for told, tuning in each_tiny(by_layers.USUAL):
+        for instance, optimum in zip(INSTANCES, OPTIMA, strict=True):
+            with stopping(None) as stop:
+                search = caching_incumbent(instance, stop, Placement.empty(instance))
+                if by_layers.refuses(instance, tuning=tuning) is None:
+                    CachingLayers(saving_form(instance), search, 1, tuning).proof().run()
+            judged(instance, search, optimum, told)
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["priced exactly", "concave bound"])
+def test_tiny_limits_of_column_generation(wide: bool) -> None:
+    # Without the aggregated problem there is only the concave bound.
+    usual = (
+        column_generation.Tuning(proving=proving.Tuning(exact_experts=0, most_terms=0))
+        if wide
+        else column_generation.USUAL
+    )
+    bounds = set()
+    for told, tuning in each_tiny(usual):
+        if told.startswith("proving.layers.") and wide:
+            continue  # as narrow ones have it
+        for instance, optimum in zip(INSTANCES[:2], OPTIMA, strict=False):
+            with stopping(None) as stop:
+                search = caching_incumbent(instance, stop, Placement.empty(instance))
+                generate(instance, search, 0, 1, started=False, kicks=3, enumerated=4, tuning=tuning)
+                judged(instance, search, optimum, told)
+                if wide:
+                    bounds.add(search.bound_source)
+    assert not wide or "concave bound" in bounds
+
+
+def test_tiny_limits_of_auto() -> None:
+    for told, tuning in each_tiny(auto.USUAL):
+        if told.startswith("columns."):
+            continue  # as column generation has it
+        for instance, optimum in zip(INSTANCES[:2], OPTIMA, strict=False):
+            with stopping(None) as stop:
+                outcome = auto.pick(
+                    instance,
+                    caching_incumbent(instance, stop, Placement.empty(instance)),
+                    0,
+                    1,
+                    started=False,
+                    tuning=tuning,
+                )
+            assert outcome.bound_ns == optimum == latency_ns(instance, outcome.placement), told
+
+
+def test_tiny_limits_of_greedy() -> None:
+    form = saving_form(Instance.from_document(random_document(np.random.default_rng(3), 12)))
+    begin = Placement.empty(form.instance).cached
+    for told, tuning in each_tiny(greedy.USUAL):
+        with pytest.raises(MethodLimitError, match="starting sets"):
+            list(greedy._starts(form, begin, 3, tuning))
+        assert told
+    assert moeplace.solve(form.instance, "greedy", enumerate=3).placement is not None
