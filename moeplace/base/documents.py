@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,6 +18,9 @@ from moeplace.base.errors import InputError
 from moeplace.base.files import SURROGATE
 
 INT64_MAX = 2**63 - 1
+
+UNREACHABLE: Final = INT64_MAX
+"""What arrays of times hold where a document has ``null``: never below a time that can be had."""
 
 NonNegative = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 Positive = Annotated[int, Meta(ge=1, le=INT64_MAX)]

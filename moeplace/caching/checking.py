@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeplace.base.certificates import Certificate
-from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.base.documents import UNREACHABLE
+from moeplace.caching.instance import Instance
 from moeplace.caching.solution import Solution
 from moeplace.caching.verification import verify
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from moeplace.base.documents import INT64_MAX, NonNegative, Positive
@@ -67,3 +70,28 @@ class InstanceDocument(Struct, frozen=True, forbid_unknown_fields=True):
     activations: Activations
     notes: str | UnsetType = UNSET
     source: dict[str, str | int] | UnsetType = UNSET
+
+
+def layout(document: dict[str, Any]) -> bytes:
+    """Lay an instance document out for people and for diffs: one line a key, one a list entry of the header."""
+
+    def lines(values: Iterable[object]) -> str:
+        return ",\n".join("    " + json.dumps(value, ensure_ascii=False) for value in values)
+
+    parts = []
+    for key, value in document.items():
+        if key == "activations":
+            columns = (f"    {json.dumps(k)}: {msgspec.json.encode(v).decode()}" for k, v in value.items())
+            text = "{\n" + ",\n".join(columns) + "\n  }"
+        elif isinstance(value, list):
+            text = f"[\n{lines(value)}\n  ]" if value else "[]"
+        else:
+            text = json.dumps(value, ensure_ascii=False)
+        parts.append(f"  {json.dumps(key)}: {text}")
+    return ("{\n" + ",\n".join(parts) + "\n}\n").encode()
+
+
+def layer_bytes(model: Model) -> list[int]:
+    """Return the bytes of one expert for every layer of a model."""
+    size = model.expert_bytes
+    return [size] * model.layers if isinstance(size, int) else list(size)

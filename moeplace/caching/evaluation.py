@@ -21,41 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64
+from moeplace.base.documents import UNREACHABLE
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.result import ProgressCallback
 from moeplace.base.stop import Stop
-from moeplace.caching.instance import UNREACHABLE, Instance, Rows
+from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+from moeplace.caching.rows import Rows
 
 DEVICE, EDGE, CLOUD = 0, 1, 2
-
-
-def baseline_ns(instance: Instance) -> int:
-    """Return the cost with empty servers, token-ns, as an exact int even where it does not fit in 64 bits."""
-    total = 0
-    on_device = np.zeros(instance.n_items, dtype=np.bool_)
-    rows, bounds, _ = instance.rows_by_demand
-    for d in range(len(instance.demands)):
-        first, last = int(bounds[d]), int(bounds[d + 1])
-        if first == last:
-            continue
-        items = rows.item[rows.start[first] : rows.start[last]]
-        start = rows.start[first:last] - rows.start[first]
-        on_device[instance.device_items(d)] = True
-        away = np.add.reduceat(~on_device[items], start, dtype=np.int64)
-        on_device[instance.device_items(d)] = False
-        size = np.diff(rows.start[first : last + 1])
-        width = int(size.max()) + 1
-        cloud = int(instance.cloud_ns[d])
-        near = min(int(instance.device_ns[d]), cloud)
-        # Rows alike in their latency are counted before they are multiplied: few products, in Python's ints.
-        shapes, index = np.unique(away * width + size, return_inverse=True)
-        for i, shape in enumerate(shapes.tolist()):
-            out, home = shape // width, shape % width - shape // width
-            tokens = sum(rows.count[first:last][index == i].tolist())
-            latency = (cloud if out else near) if instance.latency_model == "max" else out * cloud + home * near
-            total += tokens * latency
-    return total
 
 
 def latency_ns(instance: Instance, placement: Placement) -> int:

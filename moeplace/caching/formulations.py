@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from moeplace.base.arrays import Bool
+from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError, MethodLimitError
 from moeplace.base.files import write_whole
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import find_formulation
-from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.terms import aggregate
 from moeplace.solvers.decoding import Decoding

@@ -27,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
+from moeplace.base.documents import UNREACHABLE
 from moeplace.caching.heuristics.closure import LARGEST, corners
-from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 
 MOST_ENUMERATED = 20

@@ -24,8 +24,10 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
-from moeplace.caching.instance import UNREACHABLE, Instance, Rows
+from moeplace.base.documents import UNREACHABLE
+from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+from moeplace.caching.rows import Rows
 
 
 class Sets(NamedTuple):

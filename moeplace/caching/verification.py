@@ -20,8 +20,9 @@ import numpy as np
 
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.certificates import SHARE_BITS, Certificate, Cut, Point
+from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError
-from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.caching.instance import Instance
 
 
 @dataclass(frozen=True)

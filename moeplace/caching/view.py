@@ -10,8 +10,9 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from moeplace.base.arrays import Bool, Int64
+from moeplace.base.documents import UNREACHABLE
 from moeplace.caching.evaluation import Evaluation
-from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 
 Float64 = npt.NDArray[np.float64]

@@ -31,7 +31,7 @@ def _document(instance: Any) -> dict[str, Any]:
     import numpy as np
 
     from moeplace import Evaluation, Placement
-    from moeplace.caching.instance import UNREACHABLE
+    from moeplace.base.documents import UNREACHABLE
     from moeplace.caching.terms import aggregate, distinct_rows
 
     problem = aggregate(instance)

@@ -25,8 +25,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from msgspec import Meta, Struct
 
+from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError
-from moeplace.caching.instance import UNREACHABLE
 from moeplace.scenarios.geometry import (
     MOST_SITES,
     Fibre,
@@ -246,7 +246,7 @@ class Topology:
         Returns
         -------
         server_ns : int64 array [U, N]
-            :data:`~moeplace.caching.instance.UNREACHABLE` beyond the radio's range (direct access only).
+            :data:`~moeplace.base.documents.UNREACHABLE` beyond the radio's range (direct access only).
         cloud_ns, device_ns : int64 array [U]
 
         Raises

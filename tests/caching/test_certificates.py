@@ -431,6 +431,7 @@ def test_the_verifier_shares_nothing_with_what_makes_certificates() -> None:
     allowed = {
         "moeplace.caching.instance",
         "moeplace.base.certificates",
+        "moeplace.base.arrays",
         "moeplace.base.errors",
         "moeplace.caching._verification_kernels",
     }

@@ -17,7 +17,7 @@ from random_instances import naive_cost, pairs_of, random_document, random_place
 
 import moeplace
 from moeplace import InputError, Instance, Placement
-from moeplace.caching.instance import UNREACHABLE
+from moeplace.base.documents import UNREACHABLE
 from moeplace.caching.terms import aggregate, distinct_rows
 
 NOTHING: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}

@@ -440,7 +440,7 @@ def test_sizes_before_memory(refused: Callable[..., str], monkeypatch: pytest.Mo
     Path("packed.json.gz").write_bytes(gzip.compress(json.dumps(DOCUMENT).encode()))
     monkeypatch.setattr("moeplace.base.files.MOST_INFLATED", 100)
     assert "packed.json.gz: unpacks to more than 100 bytes" in refused("info", "packed.json.gz")
-    monkeypatch.setattr("moeplace.caching.instance._MOST_CELLS", 19)
+    monkeypatch.setattr("moeplace.caching.reading.MOST_CELLS", 19)
     assert "servers: 2 servers times 10 experts are 20; at most 19" in refused("info", "good.json")
 
 

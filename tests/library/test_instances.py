@@ -17,7 +17,7 @@ import moeplace
 from moeplace import Instance, load
 from moeplace.base.errors import ContradictionError
 from moeplace.base.files import read_json
-from moeplace.caching.instance import layout
+from moeplace.caching.document import layout
 from moeplace.caching.scenarios.suites import generate, read_suite
 from moeplace.library import best_known, improved, instance_files, instance_name, instances_folder, set_names
 

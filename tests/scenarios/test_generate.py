@@ -12,8 +12,8 @@ import pytest
 
 import moeplace
 from moeplace import InputError, Instance
+from moeplace.base.documents import UNREACHABLE
 from moeplace.caching.document import Model
-from moeplace.caching.instance import UNREACHABLE
 from moeplace.caching.scenarios.assembly import Part, all_bytes, assemble, catalogue_model
 from moeplace.caching.scenarios.suites import Scenario, default_name, generate, generate_suite, read_suite
 from moeplace.cli import main

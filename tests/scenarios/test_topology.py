@@ -14,7 +14,7 @@ import pytest
 
 import moeplace
 from moeplace import InputError
-from moeplace.caching.instance import UNREACHABLE
+from moeplace.base.documents import UNREACHABLE
 from moeplace.library import instance_files
 from moeplace.scenarios.geometry import Fibre, distance_squared, great_circle_m, k_median, users_around
 from moeplace.scenarios.places import read_graphml, read_positions

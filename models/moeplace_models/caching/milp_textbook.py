@@ -28,7 +28,8 @@ from typing import Any
 
 import pyomo.environ as pyo
 
-from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.base.documents import UNREACHABLE
+from moeplace.caching.instance import Instance
 
 CLOUD, DEVICE = "cloud", "device"
 

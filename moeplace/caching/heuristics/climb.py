@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from moeplace.base.arrays import Bool
-from moeplace.base.documents import INT64_MAX
+from moeplace.base.documents import INT64_MAX, UNREACHABLE
 from moeplace.base.stop import Stop, stopping
 from moeplace.caching.heuristics.servers import by_gain
 from moeplace.caching.heuristics.working_placement import Plan
-from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import SavingForm, held_by, kernels, saving_form
 

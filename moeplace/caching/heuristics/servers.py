@@ -9,9 +9,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.base.documents import UNREACHABLE
 from moeplace.base.stop import Stop
 from moeplace.caching.heuristics.working_placement import Plan, Refill
-from moeplace.caching.instance import UNREACHABLE, Instance
+from moeplace.caching.instance import Instance
 from moeplace.caching.saving import SavingForm
 
 Order: TypeAlias = Literal["gain", "given", "capacity", "demand", "random"]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError
-from moeplace.caching.document import LatencyModel, Model
-from moeplace.caching.instance import UNREACHABLE, Instance, layer_bytes
+from moeplace.caching.document import LatencyModel, Model, layer_bytes
+from moeplace.caching.instance import Instance
 
 if TYPE_CHECKING:
     from moeplace.scenarios.catalogue import Architecture

@@ -21,8 +21,8 @@ from msgspec import Meta, Struct
 
 from moeplace.base.documents import parse, show
 from moeplace.base.errors import InputError
-from moeplace.caching.document import LatencyModel, Model
-from moeplace.caching.instance import Instance, layer_bytes
+from moeplace.caching.document import LatencyModel, Model, layer_bytes
+from moeplace.caching.instance import Instance
 from moeplace.caching.scenarios.assembly import Part, assemble, catalogue_model, mean_bytes, storage
 from moeplace.scenarios.catalogue import HIDDEN_BITS, Architecture, find_architecture
 from moeplace.scenarios.counting import SetCounts

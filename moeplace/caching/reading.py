@@ -1,0 +1,219 @@
+"""From an instance document to validated arrays: each function checks one relation and names where it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import UNSET
+
+from moeplace.base.arrays import Bool, Int32, Int64
+from moeplace.base.documents import INT64_MAX, UNREACHABLE, canonical, parse, show
+from moeplace.base.errors import InputError
+from moeplace.caching.document import Demand, InstanceDocument, Model, layer_bytes
+from moeplace.caching.rows import Rows
+
+MOST_ITEMS = 10**8  # two thousand times the largest published model; keeps a misprint from filling memory
+MOST_CELLS = 2 * 10**8  # servers times experts: what a placement, and every method, holds in memory
+
+
+def read(raw: object) -> dict[str, Any]:
+    """Validate an instance document and return the attributes of its :class:`~moeplace.caching.instance.Instance`.
+
+    Raises
+    ------
+    InputError
+        Whatever is wrong with the document, with the place in it.
+    """
+    document = parse(raw, InstanceDocument)
+    sha256 = hashlib.sha256(canonical(raw)).hexdigest()
+    models, servers, demands = document.models, document.servers, document.demands
+    _unique([model.name for model in models], "models", "name")
+    _unique([server.name for server in servers], "servers", "name")
+    _unique([(demand.user, demand.model) for demand in demands], "demands", "user and model")
+    for m, model in enumerate(models):
+        _check_model(m, model)
+
+    if (n_items := sum(model.layers * model.experts for model in models)) > MOST_ITEMS:
+        raise InputError(f"{n_items} experts in all; at most {MOST_ITEMS} can be handled", place="models")
+    if (cells := n_items * len(servers)) > MOST_CELLS:
+        raise InputError(
+            f"{len(servers)} servers times {n_items} experts are {cells}; at most {MOST_CELLS} can be handled",
+            place="servers",
+        )
+    layers = np.array([model.layers for model in models], dtype=np.int64)
+    experts = np.array([model.experts for model in models], dtype=np.int64)
+    block_model = np.repeat(np.arange(len(models), dtype=np.int32), layers)
+    model_block = np.concatenate(([0], np.cumsum(layers))).astype(np.int64)
+    block_layer = (np.arange(len(block_model)) - model_block[block_model]).astype(np.int32)
+    block_start = np.concatenate(([0], np.cumsum(experts[block_model]))).astype(np.int64)
+    item_block = np.repeat(np.arange(len(block_model), dtype=np.int32), experts[block_model])
+    block_bytes = [size for model in models for size in layer_bytes(model)]
+    item_bytes = np.array(block_bytes, dtype=np.int64)[item_block]
+
+    model_index = {model.name: m for m, model in enumerate(models)}
+    for d, demand in enumerate(demands):
+        _check_demand(d, demand, models, model_index, len(servers))
+    demand_model = np.array([model_index[demand.model] for demand in demands], dtype=np.int32)
+    server_ns = np.array(
+        [[UNREACHABLE if t is None else t for t in demand.server_ns] for demand in demands], dtype=np.int64
+    ).reshape(len(demands), len(servers))
+
+    device = [
+        (d, int(block_start[model_block[demand_model[d]] + layer]) + expert)
+        for d, demand in enumerate(demands)
+        for layer, expert in sorted(demand.device_experts or [])
+    ]
+    device_pairs = np.array(device, dtype=np.int32).reshape(-1, 2)
+    rows = _build_rows(document, demand_model, model_block, block_start)
+
+    return {
+        "name": document.name,
+        "notes": document.notes or "",
+        "sha256": sha256,
+        "latency_model": document.latency_model,
+        "models": tuple(models),
+        "servers": tuple(servers),
+        "demands": tuple(demands),
+        "source": document.source or {},
+        "capacity_bytes": np.array([server.capacity_bytes for server in servers], dtype=np.int64),
+        "item_bytes": item_bytes,
+        "item_block": item_block,
+        "block_start": block_start,
+        "block_model": block_model,
+        "block_layer": block_layer,
+        "demand_model": demand_model,
+        "tokens": np.array([demand.tokens for demand in demands], dtype=np.int64),
+        "server_ns": server_ns,
+        "device_ns": np.array([demand.device_ns for demand in demands], dtype=np.int64),
+        "cloud_ns": np.array([demand.cloud_ns for demand in demands], dtype=np.int64),
+        "device_demand": np.ascontiguousarray(device_pairs[:, 0]),
+        "device_item": np.ascontiguousarray(device_pairs[:, 1]),
+        "rows": rows,
+        "_has_notes": document.notes is not UNSET,
+        "_has_source": document.source is not UNSET,
+    }
+
+
+def _unique(names: Sequence[object], place: str, key: str) -> None:
+    if len(set(names)) == len(names):
+        return
+    first: dict[object, int] = {}
+    for i, name in enumerate(names):
+        if name in first:
+            shown = show(list(name) if isinstance(name, tuple) else name)
+            raise InputError(f"{key} {shown} stands in {place}[{first[name]}] already", place=f"{place}[{i}]")
+        first[name] = i
+
+
+def _check_model(m: int, model: Model) -> None:
+    place = f"models[{m}]"
+    if model.top_k > model.experts:
+        raise InputError(f"{model.top_k} experts a token, the model has {model.experts}", place=f"{place}.top_k")
+    if isinstance(model.expert_bytes, list) and len(model.expert_bytes) != model.layers:
+        raise InputError(f"{len(model.expert_bytes)} entries, {model.layers} layers", place=f"{place}.expert_bytes")
+    largest = model.expert_bytes if isinstance(model.expert_bytes, int) else max(model.expert_bytes)
+    if model.layers * model.experts * largest > INT64_MAX:
+        raise InputError("all experts together take more than 2**63 - 1 bytes", place=f"{place}.expert_bytes")
+
+
+def _check_demand(d: int, demand: Demand, models: list[Model], model_index: dict[str, int], n_servers: int) -> None:
+    place = f"demands[{d}]"
+    if demand.model not in model_index:
+        raise InputError(f"{show(demand.model)} is not the name of a model", place=f"{place}.model")
+    if len(demand.server_ns) != n_servers:
+        raise InputError(f"{len(demand.server_ns)} entries, {n_servers} servers", place=f"{place}.server_ns")
+    if demand.device_experts is UNSET:
+        return
+    model = models[model_index[demand.model]]
+    seen: set[tuple[int, int]] = set()
+    for i, (layer, expert) in enumerate(demand.device_experts):
+        here = f"{place}.device_experts[{i}]"
+        if layer >= model.layers:
+            raise InputError(f"layer {layer}, the model has {model.layers} (from 0)", place=here)
+        if expert >= model.experts:
+            raise InputError(f"expert {expert}, the model has {model.experts} (from 0)", place=here)
+        if (layer, expert) in seen:
+            raise InputError(f"[{layer}, {expert}] is listed already", place=here)
+        seen.add((layer, expert))
+
+
+def _build_rows(document: InstanceDocument, demand_model: Int32, model_block: Int64, block_start: Int64) -> Rows:
+    columns = document.activations
+    lengths = {key: len(getattr(columns, key)) for key in ("demand", "layer", "experts", "count")}
+    for key, length in lengths.items():
+        if length != lengths["demand"]:
+            raise InputError(f"{length} entries, demand has {lengths['demand']}", place=f"activations.{key}")
+    n = lengths["demand"]
+    demand = np.array(columns.demand, dtype=np.int64)
+    layer = np.array(columns.layer, dtype=np.int64)
+    count = np.array(columns.count, dtype=np.int64)
+    size = np.fromiter(map(len, columns.experts), dtype=np.int64, count=n)
+    start = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
+    expert = np.fromiter(itertools.chain.from_iterable(columns.experts), dtype=np.int64, count=int(start[-1]))
+    models, demands = document.models, document.demands
+
+    def first(bad: Bool) -> int | None:
+        return int(np.argmax(bad)) if bad.any() else None
+
+    if (i := first(demand >= len(demands))) is not None:
+        raise InputError(f"demand {demand[i]}, there are {len(demands)} (from 0)", place=f"activations.demand[{i}]")
+    model = demand_model[demand]
+    limits = np.array([(m.layers, m.experts, m.top_k) for m in models], dtype=np.int64).reshape(-1, 3)[model]
+    if (i := first(layer >= limits[:, 0])) is not None:
+        raise InputError(f"layer {layer[i]}, the model has {limits[i, 0]} (from 0)", place=f"activations.layer[{i}]")
+    if (i := first(size > limits[:, 2])) is not None:
+        raise InputError(f"{size[i]} experts, the model's top_k is {limits[i, 2]}", place=f"activations.experts[{i}]")
+    row = np.repeat(np.arange(n), size)
+    if (j := first(expert >= limits[row, 1])) is not None:
+        i = int(row[j])
+        raise InputError(
+            f"expert {expert[j]}, the model has {limits[i, 1]} (from 0)",
+            place=f"activations.experts[{i}][{j - int(start[i])}]",
+        )
+    block = model_block[model] + layer
+    item = block_start[block[row]] + expert
+    _check_distinct(row, item, start)
+    _check_counts(count, demand, block, demands)
+    return Rows(demand.astype(np.int32), count, start, item.astype(np.int32))
+
+
+def _check_distinct(row: npt.NDArray[np.intp], item: Int64, start: Int64) -> None:
+    if not len(item):
+        return
+    order = np.argsort(row * (int(item.max()) + 1) + item, kind="stable")
+    same = (np.diff(item[order]) == 0) & (np.diff(row[order]) == 0)
+    if same.any():
+        j = int(order[1:][same].min())
+        i = int(row[j])
+        raise InputError("the expert stands in the row already", place=f"activations.experts[{i}][{j - int(start[i])}]")
+
+
+def _check_counts(count: Int64, demand: Int64, block: Int64, demands: list[Demand]) -> None:
+    if not len(count):
+        return
+    tokens = np.array([d.tokens for d in demands], dtype=np.int64)
+    if np.any(bad := count > tokens[demand]):
+        i = int(np.argmax(bad))
+        raise InputError(
+            f"{count[i]} tokens, demands[{demand[i]}] has {tokens[demand[i]]}", place=f"activations.count[{i}]"
+        )
+    pair, index = np.unique(demand * (int(block.max()) + 1) + block, return_inverse=True)
+    total = np.zeros(len(pair), dtype=np.int64)
+    np.add.at(total, index, count)
+    # The exact sums may wrap around: below zero from 2**63 on, and floats are near enough to tell beyond 2**64.
+    rough = np.bincount(index, weights=count)
+    limit = np.zeros(len(pair), dtype=np.int64)
+    limit[index] = tokens[demand]
+    if np.any(bad := (total > limit) | (total < 0) | (rough > 1.5 * limit)):
+        p = int(np.argmax(bad))
+        i = int(np.argmax(index == p))
+        exact = sum(count[index == p].tolist())
+        raise InputError(
+            f"{exact} tokens counted in the layer of row {i}, demands[{demand[i]}] has {limit[p]}",
+            place="activations.count",
+        )
