@@ -25,7 +25,7 @@ from moeplace.base.certificates import SHARE_BITS, Certificate, Cut, Trusted, re
 from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MethodError
 from moeplace.base.stop import Stop
-from moeplace.caching.bounds.concave import WEIGHT_UNIT, ConcaveBound, Proof
+from moeplace.caching.bounds.concave import WEIGHT_UNIT, ConcaveBound, ConcaveResult
 from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.saving import saving_form
 from moeplace.caching.terms import aggregate
@@ -36,7 +36,7 @@ from moeplace.solving import _finish, certified
 INSTANCES = 500
 
 
-def proofs(instance: Instance, stop_after: int | None = None, threads: int = 1) -> list[Proof]:
+def proofs(instance: Instance, stop_after: int | None = None, threads: int = 1) -> list[ConcaveResult]:
     """All proofs in the order in which they are found, the first of them before any work."""
     bound = ConcaveBound(saving_form(instance), threads)
     found = [bound.best]

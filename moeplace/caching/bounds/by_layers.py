@@ -19,7 +19,7 @@ from moeplace.caching.bounds import layer_oracle
 from moeplace.caching.bounds.layer_oracle import KERNELS as ORACLE
 from moeplace.caching.bounds.layer_oracle import LayerOracle
 from moeplace.caching.heuristics.climb import climbed
-from moeplace.caching.heuristics.working_placement import Plan
+from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import KERNELS as HEURISTICS
@@ -158,7 +158,7 @@ class CachingLayers:
     def repair(self, codes: Sequence[Int64]) -> None:
         """Drop the least useful experts from servers that are too full, and climb on."""
         held = self._held(codes)
-        plan = Plan(self.form, held, self.threads)
+        plan = WorkingPlacement(self.form, held, self.threads)
         nowhere = len(held)
         for n in range(nowhere):
             while plan.free[n] < 0 and not self.stop():

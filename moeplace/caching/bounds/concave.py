@@ -172,7 +172,7 @@ def layer_terms(layer: Layer) -> LayerTerms:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Proof:
+class ConcaveResult:
     """A bound on the saving and what proves it.
 
     Attributes
@@ -262,7 +262,7 @@ class ConcaveBound:
     layers : list of LayerTerms
     total_weight : int
         Saving if every server held everything, token-ns.
-    best : Proof
+    best : ConcaveResult
         The best bound so far. Always valid; replaced, never changed, so that any thread may read it.
     """
 
@@ -277,7 +277,7 @@ class ConcaveBound:
         # The first proof: no placement saves more than everything everywhere does, the cut of alpha_1 = 1.
         shape = (len(self.instance.servers), self.instance.n_items)
         everything = (0, [WEIGHT_UNIT] * self.instance.n_blocks, np.full(shape, UNIT, dtype=np.uint16))
-        self.best = Proof(self.instance, self.total_weight, [everything], [0] * shape[0], np.ones(shape))
+        self.best = ConcaveResult(self.instance, self.total_weight, [everything], [0] * shape[0], np.ones(shape))
 
     @property
     def saving_bound(self) -> int:
@@ -288,7 +288,7 @@ class ConcaveBound:
         """Return ``function`` of every layer."""
         return each(function, self.layers, self._threads)
 
-    def improve(self, stop: Callable[[], bool], report: Callable[[int, Proof], None] | None = None) -> None:
+    def improve(self, stop: Callable[[], bool], report: Callable[[int, ConcaveResult], None] | None = None) -> None:
         """Improve the bound until it hardly moves any more or somebody says stop.
 
         Parameters
@@ -319,7 +319,7 @@ class ConcaveBound:
             self._cuts.append(self._cut(search.x, self.tuning.cut_smoothing))
         self._cut_planes(stop, report)
 
-    def _cut_planes(self, stop: Callable[[], bool], report: Callable[[int, Proof], None]) -> None:
+    def _cut_planes(self, stop: Callable[[], bool], report: Callable[[int, ConcaveResult], None]) -> None:
         """Go on with cutting planes until the bound hardly moves any more or somebody says stop."""
         t = self.tuning
         smoothing, best = t.cut_smoothing, max(cut.value for cut in self._cuts)
@@ -371,7 +371,7 @@ class ConcaveBound:
         )
         return None if found is None else (found.value, found.x, np.array(found.weights))
 
-    def _offer(self, cuts: list[_Cut], weights: Float, x: Float, report: Callable[[int, Proof], None]) -> None:
+    def _offer(self, cuts: list[_Cut], weights: Float, x: Float, report: Callable[[int, ConcaveResult], None]) -> None:
         """Take the average of some cuts, weights ``[L, P]``, as the bound if it is better; all in integers."""
         whole = _whole(weights)
         instance = self.instance
@@ -395,7 +395,7 @@ class ConcaveBound:
                 for cut, block_weight in zip(cuts, block_weights, strict=True)
                 if block_weight.any()
             ]
-            self.best = Proof(instance, bound, points, prices, x)
+            self.best = ConcaveResult(instance, bound, points, prices, x)
             report(bound, self.best)
 
 

@@ -8,8 +8,7 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.caching.bounds import by_layers, concave
 from moeplace.caching.bounds.by_layers import IMPORTS as BY_LAYERS
 from moeplace.caching.bounds.by_layers import CachingLayers, refuses
-from moeplace.caching.bounds.concave import ConcaveBound
-from moeplace.caching.bounds.concave import Proof as ConcaveProof
+from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import SavingForm
 
@@ -61,7 +60,7 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
     value their layers on so many threads.
     """
 
-    def report(saving_bound: int, found: ConcaveProof) -> None:
+    def report(saving_bound: int, found: ConcaveResult) -> None:
         if search.bound_ns is None or found.bound_ns > search.bound_ns:
             search.prove(found.bound_ns, "concave bound", found.certificate)
 

@@ -10,7 +10,7 @@ from moeplace.base.arrays import Bool
 from moeplace.base.documents import INT64_MAX, UNREACHABLE
 from moeplace.base.stop import Stop, stopping
 from moeplace.caching.heuristics.servers import by_gain
-from moeplace.caching.heuristics.working_placement import Plan
+from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import SavingForm, held_by, kernels, saving_form
@@ -35,7 +35,9 @@ def climbed(form: SavingForm, start: Placement | None, time_limit: float | None,
     Placement
     """
     with stopping(time_limit) as stop:
-        climb = Climb(Plan(form, held_by(form.instance, start), threads), stop, lambda saving: None, ENUMERATED)
+        climb = Climb(
+            WorkingPlacement(form, held_by(form.instance, start), threads), stop, lambda saving: None, ENUMERATED
+        )
         climb.begin(start is not None)
         return Placement(climb.plan.held)
 
@@ -64,7 +66,7 @@ def pooled_placement(instance: Instance, enumerated: int) -> Bool:
         server_ns=np.where(farthest < 0, UNREACHABLE, farthest),
         capacity_bytes=np.array([capacity], dtype=np.int64),
     )
-    plan = Plan(pool, np.zeros((1, instance.n_items), dtype=np.bool_))
+    plan = WorkingPlacement(pool, np.zeros((1, instance.n_items), dtype=np.bool_))
     plan.take(plan.refill(0, enumerated))
 
     held = held_by(instance, None)
@@ -81,7 +83,7 @@ def pooled_placement(instance: Instance, enumerated: int) -> Bool:
 class Climb:
     """The neighbourhoods of :func:`local_search` on one plan."""
 
-    def __init__(self, plan: Plan, stop: Stop, report: Callable[[int], None], enumerated: int) -> None:
+    def __init__(self, plan: WorkingPlacement, stop: Stop, report: Callable[[int], None], enumerated: int) -> None:
         self.plan, self.stop, self.report, self.enumerated = plan, stop, report, enumerated
         self.sizes = np.array([layer.size for layer in plan.form.layers], dtype=np.int64)
         self.servers = list(range(len(plan.held)))

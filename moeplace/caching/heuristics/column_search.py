@@ -14,7 +14,7 @@ from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.heuristics.climb import Climb, pooled_placement
 from moeplace.caching.heuristics.columns import Column, ColumnPool, Float
 from moeplace.caching.heuristics.pricing import peeled, price
-from moeplace.caching.heuristics.working_placement import Plan
+from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import SavingForm
 
@@ -115,7 +115,7 @@ class ColumnSearch:
         self.capacity = form.instance.capacity_bytes
         self.stop = CheckpointStop(search)
         self.generator = np.random.default_rng(seed)
-        self.plan = Plan(form, search.placement.cached.copy(), threads)
+        self.plan = WorkingPlacement(form, search.placement.cached.copy(), threads)
         self.climb = Climb(self.plan, self.stop, self._found, enumerated)
         self.pool = ColumnPool(form)
         self.held, self.saving = self.plan.held.copy(), self.plan.saving

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64
-from moeplace.caching.heuristics.working_placement import Plan
+from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.saving import SavingForm
 
 Float = npt.NDArray[np.float64]
@@ -68,11 +68,11 @@ class ColumnPool:
             return False
         return True
 
-    def add_plan(self, plan: Plan) -> Int64:
+    def add_plan(self, plan: WorkingPlacement) -> Int64:
         """Add all layers of a placement; return the numbers of the columns that take its place."""
         return np.array([self._place(plan, i) for i in range(len(self.form.layers))], dtype=np.int64)
 
-    def _place(self, plan: Plan, i: int) -> int:
+    def _place(self, plan: WorkingPlacement, i: int) -> int:
         part = plan.part(i)
         self.add(i, part, plan.layer_saving[i])
         return self._at[i][part.sum(axis=1).tobytes()]

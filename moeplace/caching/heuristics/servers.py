@@ -11,14 +11,16 @@ import numpy.typing as npt
 
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.stop import Stop
-from moeplace.caching.heuristics.working_placement import Plan, Refill
+from moeplace.caching.heuristics.working_placement import Refill, WorkingPlacement
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import SavingForm
 
 Order: TypeAlias = Literal["gain", "given", "capacity", "demand", "random"]
 
 
-def by_gain(plan: Plan, servers: Iterable[int], refill: Callable[[Plan, int], Refill], stop: Stop) -> Iterator[Refill]:
+def by_gain(
+    plan: WorkingPlacement, servers: Iterable[int], refill: Callable[[WorkingPlacement, int], Refill], stop: Stop
+) -> Iterator[Refill]:
     """Yield the best refill of the server that gains most, again and again, each server once; the caller takes it.
 
     Gains are computed lazily, as greedy's are: one that was computed before the plan changed counts until it is the

@@ -57,7 +57,7 @@ class Refill:
         return sum(len(f.proven) for f in self.functions)
 
 
-class Plan:
+class WorkingPlacement:
     """A placement, its exact saving and the free bytes, kept up to date.
 
     Parameters

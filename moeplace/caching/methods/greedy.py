@@ -16,7 +16,7 @@ from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, Progress, ProgressCallback
 from moeplace.base.stop import Stop, stopping
 from moeplace.caching.heuristics.servers import useful_servers
-from moeplace.caching.heuristics.working_placement import Plan
+from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import KERNELS, SavingForm, held_by, saving_form
@@ -98,13 +98,13 @@ def greedy(
         one_size = len({layer.size for layer in form.layers}) <= 1
         starts = list(_starts(form, begin, enumerate)) if enumerate else []
         runs = [(False, ())] + [(True, ())] * (not one_size) + [(True, chosen) for chosen in starts]
-        best: Plan | None = None
+        best: WorkingPlacement | None = None
         evaluations = 0
         for done, (density, chosen) in zip(itertools.count(1), runs, strict=False):
             held = begin.copy()
             for n, item in chosen:
                 held[n, item] = True
-            plan = Plan(form, held, threads)
+            plan = WorkingPlacement(form, held, threads)
             evaluations += _Growth(plan, density, lazy, stop).run()
             if best is None or plan.saving > best.saving:
                 best = plan
@@ -166,7 +166,7 @@ def _starts(
 class _Growth:
     """One greedy run on a plan."""
 
-    def __init__(self, plan: Plan, density: bool, lazy: bool, stop: Stop) -> None:
+    def __init__(self, plan: WorkingPlacement, density: bool, lazy: bool, stop: Stop) -> None:
         self.plan, self.lazy, self.stop = plan, lazy, stop
         layers = plan.form.layers
         self.free = plan.free.tolist()

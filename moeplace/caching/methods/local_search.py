@@ -9,7 +9,7 @@ from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, Progress, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.heuristics.climb import ENUMERATED, Climb
-from moeplace.caching.heuristics.working_placement import Plan
+from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import KERNELS, held_by, saving_form
@@ -58,7 +58,7 @@ def local_search(
     if kicks < 0:
         raise InputError(f"kicks must be at least 0, found {kicks}")
     with stopping(time_limit) as stop:
-        plan = Plan(saving_form(instance), held_by(instance, start), threads)
+        plan = WorkingPlacement(saving_form(instance), held_by(instance, start), threads)
 
         def report(saving: int, share: float | None = None) -> None:
             if progress is not None:

@@ -11,7 +11,7 @@ from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, Progress, ProgressCallback
 from moeplace.base.stop import Stop, stopping
 from moeplace.caching.heuristics.servers import Order, by_gain, server_order, useful_servers
-from moeplace.caching.heuristics.working_placement import Plan, Refill
+from moeplace.caching.heuristics.working_placement import Refill, WorkingPlacement
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import KERNELS, held_by, saving_form
@@ -78,10 +78,10 @@ def successive_greedy(
     if nodes < 0:
         raise InputError(f"nodes must be at least 0, found {nodes}")
 
-    def refill(plan: Plan, server: int) -> Refill:
+    def refill(plan: WorkingPlacement, server: int) -> Refill:
         return plan.refill(server, enumerate, cuts)
 
-    def branched(plan: Plan, server: int) -> Refill:
+    def branched(plan: WorkingPlacement, server: int) -> Refill:
         return plan.refill(server, enumerate, cuts, nodes)
 
     stages = [refill, branched] if nodes else [refill]
@@ -126,7 +126,7 @@ def max_convolution(
     if not 0 <= epsilon < 1:
         raise InputError(f"epsilon must be from 0 to below 1, found {epsilon}")
 
-    def refill(plan: Plan, server: int) -> Refill:
+    def refill(plan: WorkingPlacement, server: int) -> Refill:
         return plan.refill(server, epsilon=epsilon)
 
     return _decomposition(instance, time_limit, seed, threads, start, progress, order, passes, [refill])
@@ -141,7 +141,7 @@ def _decomposition(
     progress: ProgressCallback | None,
     order: Order,
     passes: int | None,
-    stages: Sequence[Callable[[Plan, int], Refill]],
+    stages: Sequence[Callable[[WorkingPlacement, int], Refill]],
 ) -> Outcome:
     """Fill servers until nothing improves, then with the next stage's value functions, where they can be better."""
     if order not in get_args(Order):
@@ -149,7 +149,7 @@ def _decomposition(
     if passes is not None and passes < 1:
         raise InputError(f"passes must be at least 1, found {passes}")
     with stopping(time_limit) as stop:
-        plan = Plan(saving_form(instance), held_by(instance, start), threads)
+        plan = WorkingPlacement(saving_form(instance), held_by(instance, start), threads)
         servers = server_order(instance, order, seed)
         refill, *later = stages
         first = by_gain(plan, servers, refill, stop) if order == "gain" else (refill(plan, n) for n in servers)
@@ -177,7 +177,7 @@ def _down(share: float) -> str:
     return f"{math.floor(share * 10**9) / 10**9:.9f}".rstrip("0")
 
 
-def _outcome(plan: Plan, stop: Stop, fillings: list[Refill], started: bool) -> Outcome:
+def _outcome(plan: WorkingPlacement, stop: Stop, fillings: list[Refill], started: bool) -> Outcome:
     instance, form = plan.form.instance, plan.form
     ratio = min((f.ratio for f in fillings), default=1.0)
     last = fillings[-len(instance.servers) :]
