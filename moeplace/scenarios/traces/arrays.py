@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,8 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.errors import InputError
-from moeplace.scenarios.traces.common import _CHUNK_BYTES, Batch, Columns, Int64, Integers, Request, TraceFile, _Damage
-from moeplace.scenarios.traces.opening import _MOST_INFLATION, _MOST_SMALL, _check_declared
+from moeplace.scenarios.traces.common import (
+    _CHUNK_BYTES,
+    Batch,
+    Columns,
+    Int64,
+    Integers,
+    Request,
+    TraceFile,
+    _Damage,
+)
+
+pass
 
 
 @dataclass
@@ -197,3 +209,29 @@ class ArrayTrace(TraceFile):
 
     def _errors(self) -> _Damage:
         return _Damage(self.path)
+
+
+_MOST_SMALL = 2**28  # bytes of an array that is read whole: lengths and labels
+
+
+_MOST_INFLATION = 1100  # deflate makes at most 1032 bytes of one
+
+
+def _check_declared(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) -> None:
+    """Refuse a header that declares more than there is, before memory is taken for it."""
+    declared = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or declared > there:
+        raise ValueError(f"{list(shape)} of {dtype} take {declared} bytes, at most {there} are there")
+
+
+def _packed_array(raw: bytes) -> npt.NDArray[Any]:
+    file = io.BytesIO(raw)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    except Exception as error:  # see _header
+        raise ValueError(f"a broken header ({type(error).__name__})") from None
+    _check_declared(shape, dtype, len(raw) - file.tell())
+    array: npt.NDArray[Any] = np.load(io.BytesIO(raw), allow_pickle=False)
+    return array

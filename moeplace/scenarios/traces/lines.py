@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from moeplace.base.errors import InputError
+from moeplace.scenarios.traces.arrays import _packed_array
 from moeplace.scenarios.traces.common import (
     _CHUNK_LINES,
     Batch,
@@ -27,7 +28,6 @@ from moeplace.scenarios.traces.common import (
     TraceFile,
     _Damage,
 )
-from moeplace.scenarios.traces.opening import _packed_array
 from moeplace.scenarios.traces.tables import TableTrace, _Frame, _label, _text
 
 

@@ -7,24 +7,15 @@ and rules are described in ``docs/importing.md``.
 
 from __future__ import annotations
 
-import io
-import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final
 
 from moeplace.base.errors import InputError
 from moeplace.scenarios.traces.arrays import ArrayTrace
 from moeplace.scenarios.traces.common import BLOCK, Columns, Shape, TraceFile
 from moeplace.scenarios.traces.lines import LinesTrace
 from moeplace.scenarios.traces.tables import CsvTrace, ParquetTrace
-
-if TYPE_CHECKING:
-    pass
-
 
 _KINDS: Final = "one of .npz, .npy, .csv, .jsonl, .ndjson (these three also as .gz), .parquet"
 
@@ -60,33 +51,3 @@ def open_trace(
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot be read: {reason}", file=str(path)) from None
     return reader(path, shape, columns or Columns(), block)
-
-
-# --- arrays: npz and npy ---------------------------------------------------------------------------------------
-
-
-_MOST_SMALL = 2**28  # bytes of an array that is read whole: lengths and labels
-_MOST_INFLATION = 1100  # deflate makes at most 1032 bytes of one
-
-
-def _check_declared(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) -> None:
-    """Refuse a header that declares more than there is, before memory is taken for it."""
-    declared = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or declared > there:
-        raise ValueError(f"{list(shape)} of {dtype} take {declared} bytes, at most {there} are there")
-
-
-# --- tables in long form: CSV, Parquet, JSON Lines -------------------------------------------------------------
-
-
-def _packed_array(raw: bytes) -> npt.NDArray[Any]:
-    file = io.BytesIO(raw)
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    except Exception as error:  # see _header
-        raise ValueError(f"a broken header ({type(error).__name__})") from None
-    _check_declared(shape, dtype, len(raw) - file.tell())
-    array: npt.NDArray[Any] = np.load(io.BytesIO(raw), allow_pickle=False)
-    return array
