@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.errors import InputError
+from moeplace.scenarios.traces import common
 from moeplace.scenarios.traces.common import (
-    _CHUNK_BYTES,
     Batch,
     Columns,
     Int64,
@@ -23,8 +23,6 @@ from moeplace.scenarios.traces.common import (
     TraceFile,
     _Damage,
 )
-
-pass
 
 
 @dataclass
@@ -64,7 +62,7 @@ class ArrayTrace(TraceFile):
         """Yield the rows; see :meth:`TraceFile.batches`."""
         for array in self._arrays:
             _, layers, k = array.shape
-            step = max(1, _CHUNK_BYTES // (layers * k * 8))
+            step = max(1, common.CHUNK_BYTES // (layers * k * 8))
             for first, tokens in self._chunks(array, step):
                 token = np.arange(first, first + len(tokens))
                 request = array.first_request + np.searchsorted(array.start, token, side="right") - 1

@@ -27,10 +27,10 @@ BLOCK: Final = 512
 """Tokens of a request where the trace does not say where requests begin."""
 
 
-_CHUNK_BYTES: Final = 1 << 24
+CHUNK_BYTES: Final = 1 << 24
 
 
-_CHUNK_LINES: Final = 1 << 15
+CHUNK_LINES: Final = 1 << 15
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 
 from moeplace.base.errors import InputError
+from moeplace.scenarios.traces import common
 from moeplace.scenarios.traces.arrays import _packed_array
 from moeplace.scenarios.traces.common import (
-    _CHUNK_LINES,
     Batch,
     Columns,
     Int64,
@@ -78,7 +78,7 @@ class _RowLines(TableTrace):
         """Yield the table piece by piece."""
         objects = self.objects()
         keys: list[str] | None = None
-        while chunk := list(itertools.islice(objects, _CHUNK_LINES)):
+        while chunk := list(itertools.islice(objects, common.CHUNK_LINES)):
             if keys is None:
                 keys = list(chunk[0][1])
             expert_columns, labels = self._layout(keys)

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from moeplace.base.errors import InputError
-from moeplace.scenarios.traces.common import _CHUNK_BYTES, Batch, Columns, Int64, Request, TraceFile, _Damage
+from moeplace.scenarios.traces import common
+from moeplace.scenarios.traces.common import Batch, Columns, Int64, Request, TraceFile, _Damage
 
 
 @dataclass(frozen=True)
@@ -345,7 +346,7 @@ class CsvTrace(_ArrowTrace):
             include_columns=columns,
             column_types={name: pa.string() if name in texts else pa.int64() for name in columns},
         )
-        block = arrow_csv.ReadOptions(block_size=_CHUNK_BYTES // 4, use_threads=False)
+        block = arrow_csv.ReadOptions(block_size=common.CHUNK_BYTES // 4, use_threads=False)
         with pa.input_stream(str(self.path), compression="detect") as file:
             yield from arrow_csv.open_csv(file, read_options=block, convert_options=options)
 
