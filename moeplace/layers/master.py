@@ -1,4 +1,4 @@
-"""HiGHS on the restricted master problem of column generation: prices from its LP, a placement from its MIP.
+"""HiGHS on the restricted master problem over known plans: prices from its LP, a combination from its MIP.
 
 Nothing that HiGHS says here is trusted: prices are only a direction, and what is merged is counted in integers before
 it is used. So the objective is scaled to what doubles hold well, and the MIP ends at a number of nodes, not at a
@@ -25,32 +25,30 @@ _REACH = 1e6
 
 @dataclass(frozen=True, eq=False)
 class Master:
-    """Choose one column of each layer within the capacities, so that the saving is largest (``P`` columns).
+    """Choose one plan of each layer within the budgets, so that the value is largest (``P`` plans, ``R`` budgets).
 
     Attributes
     ----------
     layer : int64 array [P]
-        Layer of each column, ascending, every layer at least once.
-    saving : int64 array [P]
-        Token-ns.
-    load : int64 array [N, P]
-        Bytes of each column on each server.
-    capacity : int64 array [N]
-        Bytes.
+        Layer of each plan, ascending, every layer at least once.
+    value : int64 array [P]
+    usage : int64 array [R, P]
+        Units of each budget that each plan takes.
+    budget : int64 array [R]
     """
 
     layer: Int64
-    saving: Int64
-    load: Int64
-    capacity: Int64
+    value: Int64
+    usage: Int64
+    budget: Int64
 
     def prices(self, stop: Callable[[], bool]) -> Float | None:
-        """Return the LP's duals of the capacities, value a unit, [N]; None where HiGHS fails or has no time."""
+        """Return the LP's duals of the budgets, value a unit, [R]; None where HiGHS fails or has no time."""
         found = self.bound(stop)
         return None if found is None else found[1]
 
     def bound(self, stop: Callable[[], bool]) -> tuple[float, Float] | None:
-        """Return the LP's value and its duals of the capacities, in floats; None where HiGHS fails or has no time."""
+        """Return the LP's value and its duals of the budgets, in floats; None where HiGHS fails or has no time."""
         with scheduler_lock(stop) as going:
             if not going:
                 return None
@@ -59,15 +57,15 @@ class Master:
                 highs.run()
             if highs.getModelStatus() != HighsModelStatus.kOptimal:
                 return None
-            dual = np.array(highs.getSolution().row_dual[: len(self.capacity)])
+            dual = np.array(highs.getSolution().row_dual[: len(self.budget)])
             value = float(highs.getInfo().objective_function_value)
-        # Rows were divided by their capacity, savings by the unit; maximising, duals of "at most" are not negative.
-        prices: Float = np.maximum(dual, 0.0) * unit / np.maximum(self.capacity, 1)
+        # Rows were divided by their budget, values by the unit; maximising, duals of "at most" are not negative.
+        prices: Float = np.maximum(dual, 0.0) * unit / np.maximum(self.budget, 1)
         first = np.flatnonzero(np.diff(self.layer, prepend=-1))
-        return value * unit + float(np.maximum.reduceat(self.saving, first).sum()), prices
+        return value * unit + float(np.maximum.reduceat(self.value, first).sum()), prices
 
     def merge(self, chosen: Int64, start: Int64, nodes: int, stop: Callable[[], bool]) -> Int64 | None:
-        """Return the best combination found, one column a layer, int64 [L]; None if none is better than the start.
+        """Return the best combination found, one plan a layer, int64 [L]; None if none is better than the start.
 
         Parameters
         ----------
@@ -96,24 +94,24 @@ class Master:
         better = (
             len(found) == len(start)
             and np.array_equal(self.layer[found], self.layer[start])
-            and bool((self.load[:, found].sum(axis=1) <= self.capacity).all())
-            and int(self.saving[found].sum()) > int(self.saving[start].sum())
+            and bool((self.usage[:, found].sum(axis=1) <= self.budget).all())
+            and int(self.value[found].sum()) > int(self.value[start].sum())
         )
         return found if better else None
 
     def _model(self, chosen: Int64, integer: bool) -> tuple[highspy.Highs, float, Int64]:
         """Return HiGHS with the model of some columns, the objective's unit and the columns."""
         layers, first = np.unique(self.layer[chosen], return_index=True)
-        n_servers, n = len(self.capacity), len(chosen)
+        n_budgets, n = len(self.budget), len(chosen)
         # Only differences within a layer matter: they are what doubles should resolve.
-        best = np.maximum.reduceat(self.saving[chosen], first)
+        best = np.maximum.reduceat(self.value[chosen], first)
         row = np.searchsorted(layers, self.layer[chosen])
-        short = self.saving[chosen] - best[row]
+        short = self.value[chosen] - best[row]
         unit = max(1.0, float(-short.min(initial=0)) / _REACH)
-        load = self.load[:, chosen] / np.maximum(self.capacity, 1)[:, None]
-        fits = (self.load[:, chosen] <= self.capacity[:, None]).all(axis=0)
+        load = self.usage[:, chosen] / np.maximum(self.budget, 1)[:, None]
+        fits = (self.usage[:, chosen] <= self.budget[:, None]).all(axis=0)
         rows = np.concatenate((load.T, np.ones((n, 1))), axis=1)
-        index = np.concatenate((np.tile(np.arange(n_servers), (n, 1)), n_servers + row[:, None]), axis=1)
+        index = np.concatenate((np.tile(np.arange(n_budgets), (n, 1)), n_budgets + row[:, None]), axis=1)
         used = rows != 0
         start = np.concatenate(([0], np.cumsum(used.sum(axis=1))))
         highs = highspy.Highs()
@@ -122,7 +120,7 @@ class Master:
         inf = highspy.kHighsInf
         status = highs.passModel(
             n,
-            n_servers + len(layers),
+            n_budgets + len(layers),
             int(start[-1]),
             int(highspy.MatrixFormat.kColwise),
             int(highspy.ObjSense.kMaximize),
@@ -130,8 +128,8 @@ class Master:
             short / unit,
             np.zeros(n),
             np.where(fits, 1.0, 0.0),
-            np.concatenate((np.full(n_servers, -inf), np.ones(len(layers)))),
-            np.ones(n_servers + len(layers)),
+            np.concatenate((np.full(n_budgets, -inf), np.ones(len(layers)))),
+            np.ones(n_budgets + len(layers)),
             start.astype(np.int32),
             index[used].astype(np.int32),
             rows[used],

@@ -178,17 +178,17 @@ def test_a_merge_is_the_best_combination(seed: int) -> None:
     master = random_master(seed)
     groups = [np.flatnonzero(master.layer == i).tolist() for i in range(master.layer[-1] + 1)]
     best = max(
-        int(master.saving[list(choice)].sum())
+        int(master.value[list(choice)].sum())
         for choice in itertools.product(*groups)
-        if (master.load[:, list(choice)].sum(axis=1) <= master.capacity).all()
+        if (master.usage[:, list(choice)].sum(axis=1) <= master.budget).all()
     )
     empty = np.array([group[0] for group in groups])
     found = master.merge(np.arange(len(master.layer)), empty, 10_000, lambda: False)
     if found is None:
         assert best == 0
     else:
-        assert master.saving[found].sum() == best
-        assert (master.load[:, found].sum(axis=1) <= master.capacity).all()
+        assert master.value[found].sum() == best
+        assert (master.usage[:, found].sum(axis=1) <= master.budget).all()
         assert master.merge(np.arange(len(master.layer)), found, 10_000, lambda: False) is None
     assert master.merge(np.arange(len(master.layer)), empty, 10_000, lambda: True) is None
 
@@ -200,16 +200,16 @@ def test_prices_are_the_duals_of_the_linear_program(seed: int) -> None:
     assert prices is not None
     assert (prices >= 0).all()
     layers = np.arange(master.layer[-1] + 1)
-    fits = (master.load <= master.capacity[:, None]).all(axis=0)
+    fits = (master.usage <= master.budget[:, None]).all(axis=0)
     result = linprog(
-        -master.saving[fits],
-        A_ub=master.load[:, fits],
-        b_ub=master.capacity,
+        -master.value[fits],
+        A_ub=master.usage[:, fits],
+        b_ub=master.budget,
         A_eq=(master.layer[fits] == layers[:, None]).astype(float),
         b_eq=np.ones(len(layers)),
     )
-    worth = np.where(fits, master.saving - prices @ master.load, -np.inf)
-    lagrangian = sum(worth[master.layer == i].max() for i in layers) + prices @ master.capacity
+    worth = np.where(fits, master.value - prices @ master.usage, -np.inf)
+    lagrangian = sum(worth[master.layer == i].max() for i in layers) + prices @ master.budget
     assert lagrangian == pytest.approx(-result.fun, rel=1e-6, abs=1e-6)
 
 
