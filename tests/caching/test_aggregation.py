@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import numpy as np
-import pytest
+from cases import looped
 from random_instances import all_placements, naive_cost, pairs_of, random_document, random_instance, random_placement
 
 import moeplace
@@ -16,7 +16,7 @@ from moeplace.caching.terms import aggregate, distinct_rows
 SEEDS = range(150)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@looped("seed", SEEDS)
 def test_saving_is_baseline_minus_cost(seed: int) -> None:
     rng = np.random.default_rng(seed)
     document = random_document(rng, 24)
@@ -31,7 +31,7 @@ def test_saving_is_baseline_minus_cost(seed: int) -> None:
     assert problem.saving_ns(Placement(everything)) == problem.total_weight <= instance.baseline_ns
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@looped("seed", SEEDS)
 def test_terms_are_distinct_positive_and_sorted(seed: int) -> None:
     problem = aggregate(random_instance(seed, 24))
     assert (problem.term_weight > 0).all()
@@ -47,7 +47,7 @@ def test_terms_are_distinct_positive_and_sorted(seed: int) -> None:
     assert all(w % problem.weight_unit == 0 for w in problem.term_weight.tolist())
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@looped("seed", SEEDS)
 def test_satisfied_terms_and_covers(seed: int) -> None:
     instance = random_instance(seed, 24)
     problem = aggregate(instance)
@@ -65,7 +65,7 @@ def test_satisfied_terms_and_covers(seed: int) -> None:
         assert set(needs[:, 0].tolist()) == {int(problem.term_radius[t])}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@looped("seed", range(40))
 def test_every_saving_is_a_multiple_of_the_unit(seed: int) -> None:
     instance = random_instance(seed, 10)
     problem = aggregate(instance)
@@ -74,7 +74,7 @@ def test_every_saving_is_a_multiple_of_the_unit(seed: int) -> None:
         assert problem.saving_ns(placement) % problem.weight_unit == 0
 
 
-@pytest.mark.parametrize("seed", range(60))
+@looped("seed", range(60))
 def test_useful_pairs_are_those_that_can_save(seed: int) -> None:
     """Whatever else is cached, a pair that is not useful changes nothing; without sizes every useful one does."""
     instance = random_instance(seed, 8)
@@ -106,7 +106,7 @@ def copied(document: dict[str, Any], times: int) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("seed", range(40))
+@looped("seed", range(40))
 def test_more_users_in_the_same_places_add_no_terms(seed: int) -> None:
     document = random_document(np.random.default_rng(seed))
     one, many = Instance.from_document(document), Instance.from_document(copied(document, 5))

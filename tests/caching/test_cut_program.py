@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cases import looped
 from scipy.optimize import linprog
 
 from moeplace.caching.bounds import cut_program
@@ -86,7 +87,7 @@ class Program:
         return -float(found.fun)
 
 
-@pytest.mark.parametrize("seed", range(150))
+@looped("seed", range(150))
 def test_it_finds_the_optimum_from_both_sides(seed: int) -> None:
     program = Program(seed)
     best = program.optimum()
@@ -96,7 +97,7 @@ def test_it_finds_the_optimum_from_both_sides(seed: int) -> None:
     assert program.bound(found.weights) <= best + 1e-6
 
 
-@pytest.mark.parametrize("seed", range(0, 150, 5))
+@looped("seed", range(0, 150, 5))
 @pytest.mark.parametrize("tolerance", [1.0, 0.1, 1e-3])
 def test_what_is_not_solved_to_its_end_is_valid(seed: int, tolerance: float) -> None:
     program = Program(seed)

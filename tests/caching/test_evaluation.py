@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import looped
 from random_instances import naive_cost, pairs_of, random_document, random_placement
 
 import moeplace
@@ -30,7 +31,7 @@ def only(document: dict[str, Any], keep: list[bool]) -> dict[str, Any]:
     return document | {"activations": kept}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@looped("seed", SEEDS)
 def test_costs_are_those_of_the_definition(seed: int) -> None:
     document, instance, rng = drawn(seed)
     rows = document["activations"]
@@ -56,7 +57,7 @@ def test_costs_are_those_of_the_definition(seed: int) -> None:
             assert ns == naive_cost(document, {pair for pair in cached if pair[0] != n}) - cost
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@looped("seed", SEEDS)
 def test_hits_are_shares_of_requests_by_place(seed: int) -> None:
     document, instance, rng = drawn(seed)
     placement = random_placement(instance, rng)
@@ -86,7 +87,7 @@ def test_hits_are_shares_of_requests_by_place(seed: int) -> None:
     assert sum(hits.rows) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@looped("seed", range(40))
 def test_means_and_percentiles_are_over_users(seed: int) -> None:
     document, instance, rng = drawn(seed)
     placement = random_placement(instance, rng)

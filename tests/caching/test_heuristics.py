@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import looped
 from random_instances import brute_force, random_document, random_instance
 
 import moeplace
@@ -50,7 +51,7 @@ def document(
 # --- the saving form ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(60))
+@looped("seed", range(60))
 def test_saving_form_is_exact(seed: int) -> None:
     instance = random_instance(seed, max_variables=24)
     form = saving_form(instance)
@@ -60,7 +61,7 @@ def test_saving_form_is_exact(seed: int) -> None:
         assert form.saving_ns(held) == instance.baseline_ns - latency_ns(instance, Placement(held))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@looped("seed", range(60))
 def test_moves_equal_recomputation(seed: int) -> None:
     instance = random_instance(seed, max_variables=24)
     rng = np.random.default_rng(seed)
@@ -84,7 +85,7 @@ def test_moves_equal_recomputation(seed: int) -> None:
                 assert moves.expert[a, b] == -1
 
 
-@pytest.mark.parametrize("seed", range(60))
+@looped("seed", range(60))
 def test_value_functions(seed: int) -> None:
     instance = random_instance(seed, max_variables=24)
     rng = np.random.default_rng(seed)
@@ -114,7 +115,7 @@ def test_value_functions(seed: int) -> None:
                 assert after[n].sum() <= q
 
 
-@pytest.mark.parametrize("seed", range(20))
+@looped("seed", range(20))
 def test_cuts_find_the_corners_of_the_envelope(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = [(0, 0, sorted(rng.choice(7, 3, replace=False).tolist()), int(rng.integers(1, 9))) for _ in range(12)]
@@ -132,7 +133,7 @@ def test_cuts_find_the_corners_of_the_envelope(seed: int) -> None:
 
 
 @pytest.mark.parametrize("top_k", [2, 3, 4, 5])
-@pytest.mark.parametrize("seed", range(10))
+@looped("seed", range(10))
 def test_branch_and_bound_within_a_limit_is_between_peeling_and_enumeration(seed: int, top_k: int) -> None:
     rng = np.random.default_rng(seed)
     n = 10
@@ -214,7 +215,7 @@ def grid_optimum(functions: list[np.ndarray], sizes: list[int], capacity: int) -
     return int(best.max())
 
 
-@pytest.mark.parametrize("seed", range(100))
+@looped("seed", range(100))
 @pytest.mark.parametrize("epsilon", [0.0, 0.01, 0.1, 0.5])
 def test_knapsack_keeps_its_share_of_the_dynamic_program(seed: int, epsilon: float) -> None:
     rng = np.random.default_rng(seed)
@@ -262,7 +263,7 @@ def test_knapsack_thins_out_lists_that_grow_too_long(monkeypatch: pytest.MonkeyP
 # --- successive greedy and max-convolution --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(40))
+@looped("seed", range(40))
 def test_one_server_is_solved_to_optimality(seed: int) -> None:
     rng = np.random.default_rng(seed)
     base = random_document(rng)
@@ -278,7 +279,7 @@ def test_one_server_is_solved_to_optimality(seed: int) -> None:
         assert peeled.objective.latency_ns == brute_force(instance)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@looped("seed", range(40))
 @pytest.mark.parametrize("method", ["successive-greedy", "max-convolution"])
 def test_half_of_the_best_saving_where_that_is_claimed(seed: int, method: str) -> None:
     instance = random_instance(seed, latency_model="sum")
@@ -298,7 +299,7 @@ def test_the_server_that_gains_most_comes_first() -> None:
     assert saving(instance, solve(instance, "max-convolution", order="given")) < best
 
 
-@pytest.mark.parametrize("seed", range(10))
+@looped("seed", range(10))
 def test_branch_and_bound_goes_on_where_peeling_ends(seed: int) -> None:
     instance = random_instance(seed, max_variables=60)
     peeled, branched = (solve(instance, "successive-greedy", enumerate=0, nodes=nodes) for nodes in (0, 10**6))
@@ -322,7 +323,7 @@ def test_no_constant_for_successive_greedy_under_max() -> None:
     assert saving(instance, solution) == 8
 
 
-@pytest.mark.parametrize("seed", range(20))
+@looped("seed", range(20))
 @pytest.mark.parametrize("method", ["successive-greedy", "max-convolution", "local-search"])
 def test_a_start_is_never_made_worse(seed: int, method: str) -> None:
     instance = random_instance(seed, max_variables=24)
@@ -331,7 +332,7 @@ def test_a_start_is_never_made_worse(seed: int, method: str) -> None:
     assert solution.objective.latency_ns <= start.objective.latency_ns
 
 
-@pytest.mark.parametrize("seed", range(10))
+@looped("seed", range(10))
 def test_more_passes_are_never_worse(seed: int) -> None:
     instance = random_instance(seed, max_variables=40)
     costs = [solve(instance, "successive-greedy", passes=p).objective.latency_ns for p in (1, 2, 3)]
@@ -348,7 +349,7 @@ def claimed(guarantee: str | None) -> float | None:
     return None if guarantee is None else RATIOS[guarantee.split(" at least ")[1].split(" of the best")[0]]
 
 
-@pytest.mark.parametrize("seed", range(120))
+@looped("seed", range(120))
 @pytest.mark.parametrize("enumerate", [0, 1, 3])
 def test_greedy_keeps_what_it_claims(seed: int, enumerate: int) -> None:
     rng = np.random.default_rng(seed)
@@ -384,7 +385,7 @@ def test_every_claim_of_greedy_is_made_somewhere() -> None:
         assert claimed(solution.guarantee) == (RATIOS[expected] if expected else None)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@looped("seed", range(60))
 def test_lazy_greedy_chooses_as_naive_greedy(seed: int) -> None:
     instance = random_instance(seed, max_variables=60)
     lazy, naive = (solve(instance, "greedy", lazy=value) for value in (True, False))
@@ -418,7 +419,7 @@ def test_greedy_refuses_too_many_starting_sets() -> None:
 # --- local search ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(30))
+@looped("seed", range(30))
 def test_kicks_are_never_worse_and_plans_stay_exact(seed: int) -> None:
     instance = random_instance(seed, max_variables=40)
     costs = [solve(instance, "local-search", kicks=k, seed=seed).objective.latency_ns for k in (0, 3, 20)]
@@ -441,7 +442,7 @@ def test_exchange_between_layers_and_servers() -> None:
 
 
 @pytest.mark.parametrize("method", HEURISTICS)
-@pytest.mark.parametrize("seed", range(30))
+@looped("seed", range(30))
 def test_never_better_than_the_optimum(seed: int, method: str) -> None:
     instance = random_instance(seed)
     solution = solve(instance, method, seed=seed)

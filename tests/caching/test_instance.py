@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import looped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_instances import naive_cost, pairs_of, random_document, random_placement
@@ -71,7 +72,7 @@ def one_row(count: int, cloud_ns: int, tokens: int | None = None, server_ns: int
     }
 
 
-@pytest.mark.parametrize("seed", range(60))
+@looped("seed", range(60))
 def test_document_comes_back_value_for_value(seed: int, tmp_path: Path) -> None:
     document = rich(seed)
     before = copy.deepcopy(document)
@@ -151,7 +152,7 @@ def test_arrays_are_frozen_and_as_described() -> None:
     assert not placement.cached.flags.writeable
 
 
-@pytest.mark.parametrize("seed", range(30))
+@looped("seed", range(30))
 def test_order_of_rows_and_of_their_experts_does_not_matter(seed: int) -> None:
     document, rng = draw(seed), np.random.default_rng(seed)
     rows = document["activations"]
@@ -172,7 +173,7 @@ def test_order_of_rows_and_of_their_experts_does_not_matter(seed: int) -> None:
     assert distinct_rows(one) == distinct_rows(two)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@looped("seed", range(30))
 def test_repeated_rows_add_up(seed: int) -> None:
     document, rng = draw(seed), np.random.default_rng(seed)
     rows = document["activations"]
@@ -318,7 +319,7 @@ def test_memory_is_in_proportion_to_the_numbers() -> None:
         assert len(rows) == n
 
 
-@pytest.mark.parametrize("seed", range(10))
+@looped("seed", range(10))
 def test_items_are_model_by_model_layer_by_layer(seed: int) -> None:
     document = draw(seed)
     instance = Instance.from_document(document)

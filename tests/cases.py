@@ -1,0 +1,38 @@
+"""Many cases of one test: looped over inside it, with the failing one named."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+def looped(name: str, values: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test for each value of an argument, as one test; a failure notes which value it was.
+
+    For cases that differ in a number only: each case of ``pytest.mark.parametrize`` costs more in pytest than most of
+    ours take. What a fixture gives is the same for all values, so a test that writes files must name them anew.
+    """
+    values = list(values)
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(test)
+        others = [parameter for parameter in signature.parameters.values() if parameter.name != name]
+
+        @functools.wraps(test)
+        def run(*args: Any, **kwargs: Any) -> None:
+            for value in values:
+                try:
+                    test(*args, **{**kwargs, name: value})
+                except BaseException as error:
+                    error.add_note(f"with {name} = {value!r}")
+                    raise
+
+        # Pytest reads from it which fixtures and parameters a test takes.
+        run.__signature__ = signature.replace(parameters=others)  # type: ignore[attr-defined]
+        return run
+
+    if not values:
+        raise ValueError(f"no values for {name}: the test would pass without having run")
+    return decorate
