@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import looped
 from random_instances import brute_force, random_document, random_instance, random_placement
 from scipy.optimize import linprog
 
@@ -101,7 +102,7 @@ def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped(part: int) ->
     assert reported > INSTANCES / 20
 
 
-@pytest.mark.parametrize("seed", range(25))
+@looped("seed", range(25))
 def test_it_reaches_the_optimum_of_the_linear_program(seed: int) -> None:
     instance = random_instance(seed, 30)
     best = proofs(instance)[-1]
@@ -212,7 +213,7 @@ def by_definition(instance: Instance, cut: Cut) -> int:
     return max(0, instance.baseline_ns - total.__floor__())
 
 
-@pytest.mark.parametrize("seed", range(20))
+@looped("seed", range(20))
 def test_the_verifier_computes_what_the_format_says(seed: int) -> None:
     instance = random_instance(seed)
     rng = np.random.default_rng(seed)

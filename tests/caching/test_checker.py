@@ -11,6 +11,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+from cases import looped
 from mutations import mutations
 from random_instances import naive_cost, pairs_of, random_document, random_instance, random_placement
 
@@ -33,7 +34,7 @@ def cases(seed: int) -> list[tuple[Instance, Solution]]:
     return [(instance, finished(instance, placement, bound)) for bound in (cost, cost // 2, None)]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@looped("seed", range(40))
 def test_accepts_what_is_right_and_rejects_every_mutation(seed: int) -> None:
     for instance, solution in cases(seed):
         report = check(instance, solution)
@@ -50,7 +51,7 @@ def test_accepts_what_is_right_and_rejects_every_mutation(seed: int) -> None:
         assert n > 20
 
 
-@pytest.mark.parametrize("seed", range(40))
+@looped("seed", range(40))
 def test_numbers_are_those_of_the_definition(seed: int) -> None:
     document = random_document(np.random.default_rng(seed))
     instance = Instance.from_document(document)
@@ -60,7 +61,7 @@ def test_numbers_are_those_of_the_definition(seed: int) -> None:
     assert report.baseline_ns == naive_cost(document, set())
 
 
-@pytest.mark.parametrize("seed", range(20))
+@looped("seed", range(20))
 def test_another_placement_costs_something_else(seed: int) -> None:
     instance = random_instance(seed)
     rng = np.random.default_rng(seed)

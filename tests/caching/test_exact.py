@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import looped
 from random_instances import brute_force, random_document, random_instance, random_placement
 
 import moeplace
@@ -118,7 +119,7 @@ def choice(weights: list[int], rooms: int = 1, latency_model: str = "sum", per_r
 # --- brute force ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(40))
+@looped("seed", range(40))
 def test_every_method_equals_brute_force(seed: int) -> None:
     instance = random_instance(seed, 12, "max" if seed % 4 else "sum")
     optimum = brute_force(instance)
@@ -127,7 +128,7 @@ def test_every_method_equals_brute_force(seed: int) -> None:
 
 
 # HiGHS 1.14.0 called worse placements optimal here (its presolve).
-@pytest.mark.parametrize("seed", [60, 83, 545, 549, 867])
+@looped("seed", [60, 83, 545, 549, 867])
 def test_instances_that_highs_1_14_got_wrong(seed: int) -> None:
     instance = random_instance(seed)
     assert_optimal(instance, "milp-textbook", brute_force(instance))
@@ -280,7 +281,7 @@ def test_placements_that_differ_by_one_token_ns(method: str, weight: int, better
 
 
 @pytest.mark.parametrize("method", SOLVERS)
-@pytest.mark.parametrize("seed", range(5))
+@looped("seed", range(5))
 def test_many_close_weights(method: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for scale in (3, 10**6, 10**8, 10**12, 10**15):

@@ -9,6 +9,7 @@ import highspy
 import numpy as np
 import pyomo.environ as pyo
 import pytest
+from cases import looped
 from random_instances import all_placements, brute_force, random_document, random_instance
 
 import moeplace
@@ -47,7 +48,7 @@ def relaxed(instance: Instance, name: str, **options: Any) -> float:
     return float(highs.getInfo().objective_function_value + matrix.constant)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@looped("seed", range(40))
 def test_relaxations_in_order(seed: int) -> None:
     """Textbook <= aggregated <= aggregated with RLT rows <= optimum."""
     instance = random_instance(seed, 14)
@@ -70,7 +71,7 @@ def test_the_aggregated_relaxation_is_stronger_and_rlt_stronger_still() -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), FORMULATIONS)
-@pytest.mark.parametrize("seed", range(12))
+@looped("seed", range(12))
 def test_every_placement_is_a_solution_of_the_model_with_its_cost(
     seed: int, name: str, options: dict[str, bool]
 ) -> None:
@@ -91,7 +92,7 @@ def test_every_placement_is_a_solution_of_the_model_with_its_cost(
         assert cost == pytest.approx(moeplace.latency_ns(instance, placement), rel=1e-9, abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(25))
+@looped("seed", range(25))
 def test_rlt_rows_leave_the_optimum(seed: int) -> None:
     instance = random_instance(seed, 14, "max")
     solution = moeplace.solve(instance, "milp", rlt=True)
@@ -129,7 +130,7 @@ def test_exports_name_what_they_cannot_do(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("seed", range(20))
+@looped("seed", range(20))
 def test_compiled_models_keep_integers_and_have_powers_of_two_as_units(seed: int) -> None:
     rng = np.random.default_rng(seed)
     document = random_document(rng, 14)

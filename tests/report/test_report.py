@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from cases import looped
 from random_instances import random_document
 from run_directories import make_plan, planned, record, solved_run, write_run
 
@@ -413,7 +414,7 @@ def test_layout_takes_positions_and_else_lays_out_by_times() -> None:
     assert np.mean(times[np.arange(len(drawn)), drawn] == times.min(axis=1)) > 0.8
 
 
-@pytest.mark.parametrize("seed", range(30))
+@looped("seed", range(30))
 def test_views_of_random_instances(seed: int) -> None:
     rng = np.random.default_rng(seed)
     instance = Instance.from_document(random_document(rng))
@@ -469,7 +470,7 @@ def test_pairs_are_counted_and_compared_with_chance() -> None:
     assert np.isnan(lift(pair_tokens(instance, 1), 7)).all()
 
 
-@pytest.mark.parametrize("seed", range(10))
+@looped("seed", range(10))
 def test_pairs_against_counting_by_hand(seed: int) -> None:
     document = random_document(np.random.default_rng(seed))
     instance = Instance.from_document(document)

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from cases import looped
 
 import moeplace
 from moeplace import InputError
@@ -388,7 +389,7 @@ class TestGenerated:
 
 
 class TestKMedian:
-    @pytest.mark.parametrize("seed", range(20))
+    @looped("seed", range(20))
     def test_no_swap_helps(self, seed: int) -> None:
         draw = rng(seed)
         distance = draw.integers(0, 50, (12, 9))
