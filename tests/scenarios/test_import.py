@@ -23,7 +23,7 @@ import moeplace
 from moeplace.base.errors import InputError
 from moeplace.caching.scenarios.importing import Report, Selection, count_traces
 from moeplace.cli import main
-from moeplace.scenarios.traces import opening as traces
+from moeplace.scenarios.traces import common
 from moeplace.scenarios.traces.common import Columns, Shape
 from moeplace.scenarios.traces.opening import open_trace
 
@@ -139,8 +139,8 @@ def test_every_format_gives_the_same_instance(name: str, small_pieces: bool, mon
     write_npz(Path("trace.npz"), tokens())
     WRITERS[name](Path(name), tokens())
     if small_pieces:
-        monkeypatch.setattr(traces, "_CHUNK_BYTES", 600)
-        monkeypatch.setattr(traces, "_CHUNK_LINES", 7)
+        monkeypatch.setattr(common, "CHUNK_BYTES", 600)
+        monkeypatch.setattr(common, "CHUNK_LINES", 7)
     documents = []
     for trace, report in ((name, Report()), ("trace.npz", Report())):
         counts, _ = count_traces([open_trace(trace, SHAPE)], SHAPE, range(4), report=report)

@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.errors import InputError
+from moeplace.scenarios.traces import common
 from moeplace.scenarios.traces.common import (
-    _CHUNK_BYTES,
     Batch,
     Columns,
+    Damage,
     Int64,
     Integers,
     Request,
     TraceFile,
-    _Damage,
 )
 
 pass
@@ -64,7 +64,7 @@ class ArrayTrace(TraceFile):
         """Yield the rows; see :meth:`TraceFile.batches`."""
         for array in self._arrays:
             _, layers, k = array.shape
-            step = max(1, _CHUNK_BYTES // (layers * k * 8))
+            step = max(1, common.CHUNK_BYTES // (layers * k * 8))
             for first, tokens in self._chunks(array, step):
                 token = np.arange(first, first + len(tokens))
                 request = array.first_request + np.searchsorted(array.start, token, side="right") - 1
@@ -207,8 +207,8 @@ class ArrayTrace(TraceFile):
             raise ValueError(f"a broken header ({type(error).__name__})") from None
         return shape, dtype, fortran
 
-    def _errors(self) -> _Damage:
-        return _Damage(self.path)
+    def _errors(self) -> Damage:
+        return Damage(self.path)
 
 
 _MOST_SMALL = 2**28  # bytes of an array that is read whole: lengths and labels
@@ -224,7 +224,7 @@ def _check_declared(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) ->
         raise ValueError(f"{list(shape)} of {dtype} take {declared} bytes, at most {there} are there")
 
 
-def _packed_array(raw: bytes) -> npt.NDArray[Any]:
+def packed_array(raw: bytes) -> npt.NDArray[Any]:
     file = io.BytesIO(raw)
     try:
         version = np.lib.format.read_magic(file)
