@@ -1,4 +1,4 @@
-"""What every problem rests on: errors, files, documents, arrays, stopping, the incumbent, workers, results, registry, text.
+"""What every problem rests on: errors, files, documents, arrays, stopping, incumbent, workers, results.
 
 Nothing here knows layers, servers or any problem, and nothing here imports another room.
 """

@@ -225,6 +225,7 @@ def _check_declared(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) ->
 
 
 def packed_array(raw: bytes) -> npt.NDArray[Any]:
+    """Return the array of a ``.npy`` file that is there as bytes."""
     file = io.BytesIO(raw)
     try:
         version = np.lib.format.read_magic(file)

@@ -33,6 +33,7 @@ class Frame:
     unit: str
 
     def place(self, row: int) -> str:
+        """Return where a row is in the file, for people."""
         return f"{self.unit} {self.first + row}"
 
 
@@ -216,6 +217,7 @@ class TableTrace(TraceFile):
 
 
 def text_of(label: object) -> str | None:
+    """Return a label as text; None where there is none."""
     return None if label is None else str(label)
 
 
