@@ -3,7 +3,7 @@
 All arithmetic is in 64-bit integers; every sum here is a difference of savings, so it fits (the baseline does).
 Names: ``items [A, K]`` experts of each row, padded with the row's first; ``group [A]``, ``count [A]``;
 ``near [G, N]`` saving of a group per token when a server holds the expert; ``floor [G, E]`` the same for the device.
-The saving of a row is ``count * min over its experts of the best saving among the holders`` (see ``incremental``).
+The saving of a row is ``count * min over its experts of the best saving among the holders`` (see ``saving``).
 """
 
 from __future__ import annotations

@@ -1,1 +1,4 @@
-"""Layers that meet only in shared budgets: oracles, prices, merging, proof. No problem is known here."""
+"""The engine of layers that meet only in shared budgets: oracles, prices, plans, merging, master, proof.
+
+It knows no server, no byte and no problem: what a plan means, and how an incumbent is improved, is the problem's side.
+"""

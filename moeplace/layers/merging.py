@@ -120,11 +120,14 @@ class Merged:
         Plan of each layer, by :attr:`Menu.index`.
     bound : int
         No combination saves more than this and than ``goal - 1``. It equals ``value`` where nothing was dropped.
+    states : int
+        States that were kept, all steps together.
     """
 
     value: int | None
     choice: list[int]
     bound: int
+    states: int = 0
 
 
 def merge(
@@ -174,7 +177,7 @@ def merge(
     choice = [0] * len(menus)
     for layer, plan in zip(order.tolist(), found.choice, strict=True):
         choice[layer] = plan
-    return Merged(found.value, choice, found.bound)
+    return Merged(found.value, choice, found.bound, found.states)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,14 +283,14 @@ class _Tree:
                 return None
             self.sizes.append(len(self.value))
             if not len(self.value):
-                return Merged(None, [], self.dropped)
+                return Merged(None, [], self.dropped, sum(self.sizes))
         best = int(np.argmax(self.value))
         value = int(self.value[best])
         choice = []
         for (parent, plan), menu in zip(reversed(self.steps), reversed(self.menus), strict=True):
             choice.append(int(menu.index[plan[best]]))
             best = int(parent[best])
-        return Merged(value, choice[::-1], max(value, self.dropped))
+        return Merged(value, choice[::-1], max(value, self.dropped), sum(self.sizes))
 
     def step(self, layer: int, reach: Int64) -> bool:
         """Add one layer to all states; say whether that was not stopped."""

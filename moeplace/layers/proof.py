@@ -84,6 +84,40 @@ USUAL = Tuning()
 """What is used unless something else is asked for."""
 
 
+@dataclass
+class Counts:
+    """What a proof has done, in counts: on one machine the same each time, whatever else runs there.
+
+    Attributes
+    ----------
+    rounds : int
+        Of cutting planes.
+    asked, nodes : int
+        Best plans that oracles were asked for, and the nodes of the searches that answered.
+    listed : int
+        Plans listed, all layers and all ``Delta`` together.
+    merges, states : int
+        Merges, and the states they kept.
+    """
+
+    rounds: int = 0
+    asked: int = 0
+    nodes: int = 0
+    listed: int = 0
+    merges: int = 0
+    states: int = 0
+
+    def answered(self, found: Sequence[Priced]) -> None:
+        """Count answers of oracles."""
+        self.asked += len(found)
+        self.nodes += sum(answer.nodes for answer in found)
+
+    def merged(self, merged: merging.Merged | None) -> None:
+        """Count a merge; one that was stopped has no states."""
+        self.merges += 1
+        self.states += merged.states if merged is not None else 0
+
+
 class Primal(Protocol):
     """The problem's side of a proof: its incumbent, and what it makes of plans."""
 
@@ -132,6 +166,8 @@ class LayerProof:
     ----------
     upper : int
         The best bound so far. ``price [R]``: the prices that prove it.
+    counts : Counts
+        What was done for it.
     """
 
     def __init__(
@@ -150,6 +186,7 @@ class LayerProof:
         self.total = sum(oracle.total for oracle in self.oracles) if total is None else total
         self.upper = self.total
         self.price: Int64 = np.zeros(len(budget), dtype=np.int64)
+        self.counts = Counts()
         self.pool = PlanPool(len(self.oracles))
 
     def run(self) -> None:
@@ -236,6 +273,8 @@ class LayerProof:
         stalled, trust = 0, 0.5
         for turn in range(tuning.rounds):
             found = each(functools.partial(self._ask, price, tuning.nodes if turn else nodes), layers, self.threads)
+            self.counts.rounds += 1
+            self.counts.answered(found)
             improved = self.lower_upper(sum(f.bound for f in found) + int(price @ self.budget), price)
             stalled = 0 if improved else stalled + 1
             # An early master problem knows little: its prices may be far off.
@@ -280,6 +319,7 @@ class LayerProof:
             _menus(few), self.budget, self.price[None, :], self.primal.value + 1, most=self.tuning.few_states,
             stop=self.primal.stop, tuning=self.tuning.merging,
         )  # fmt: skip
+        self.counts.merged(merged)
         better = merged is not None and merged.value is not None and self._offer(few, merged.choice)
         if better and not self.primal.stop():
             self.primal.polish()
@@ -309,6 +349,7 @@ class LayerProof:
         found = each(lambda oracle: oracle.best(price, stop=stop), self.oracles, self.threads)
         if stop():
             return
+        self.counts.answered(found)
         best = [f.bound for f in found]
         upper = sum(best) + int(price @ self.budget)
         self.lower_upper(upper, price)
@@ -321,6 +362,7 @@ class LayerProof:
             goal = max(upper - delta, self.primal.value + 1)
             plans = each(functools.partial(near, upper - goal), range(len(self.oracles)), self.threads)
             complete = [p for p in plans if p is not None]
+            self.counts.listed += sum(map(len, complete))
             if len(complete) < len(plans):
                 return
             self.combine(complete)
@@ -338,6 +380,7 @@ class LayerProof:
             merged = merge(
                 menus, self.budget, price[None, :], goal, most=most, stop=self.primal.stop, tuning=self.tuning.merging
             )
+            self.counts.merged(merged)
             if merged is None:
                 return False
             if merged.value is not None:

@@ -80,7 +80,8 @@ def _degrees(latitude: object, longitude: object, place: str, file: str) -> tupl
     return result[0], result[1]
 
 
-def _within(points: npt.NDArray[np.float64], box: Sequence[float] | None, file: object) -> npt.NDArray[np.float64]:
+def within_box(points: npt.NDArray[np.float64], box: Sequence[float] | None, file: object) -> npt.NDArray[np.float64]:
+    """Return the points within a box of latitudes and longitudes; all of them without one."""
     if box is None:
         return points
     south, west, north, east = box

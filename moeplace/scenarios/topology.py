@@ -39,7 +39,7 @@ from moeplace.scenarios.geometry import (
     users_around,
     whole_metres,
 )
-from moeplace.scenarios.places import _within, read_graphml, read_positions
+from moeplace.scenarios.places import read_graphml, read_positions, within_box
 
 Access = Literal["home", "direct"]
 
@@ -355,8 +355,8 @@ def from_positions(
         With the file and the line: missing columns, no number, NaN, degrees out of range, an empty file, fewer rows
         than asked.
     """
-    sites = _within(read_positions(station_file), box, station_file)
-    people = None if user_file is None else _within(read_positions(user_file), box, user_file)
+    sites = within_box(read_positions(station_file), box, station_file)
+    people = None if user_file is None else within_box(read_positions(user_file), box, user_file)
     sites_m, people_m = on_plane(sites, sites if people is None else people), None
     if people is not None:
         people_m = on_plane(people, people)

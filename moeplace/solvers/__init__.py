@@ -1,1 +1,4 @@
-"""Solver adapters: each takes an algebraic model and a search, and improves the search's incumbent and bound."""
+"""Adapters to HiGHS and CP-SAT: each takes a model and how its variables' values become a decision.
+
+No problem is known here, and no formulation is written here: these are in ``moeplace_models``.
+"""

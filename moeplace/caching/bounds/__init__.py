@@ -1,6 +1,7 @@
-"""Upper bounds on the saving of every placement, and what proves them.
+"""Upper bounds on the saving of every placement, and what proves them; nothing here is a method.
 
 :mod:`~moeplace.caching.bounds.concave` needs no solver and writes certificates; its search solves a
 :mod:`~moeplace.caching.bounds.cut_program`. :mod:`~moeplace.caching.bounds.layer_oracle` bounds and enumerates one
-layer at prices of storage; :mod:`~moeplace.layers.merging` puts the layers' plans together.
+layer at prices of storage; :mod:`~moeplace.caching.bounds.by_layers` gives layers, storage and incumbent to the engine
+in :mod:`moeplace.layers`. :mod:`~moeplace.caching.bounds.proving` says which bound is proven when.
 """

@@ -260,6 +260,8 @@ class ConcaveBound:
     ----------
     instance : Instance
     layers : list of LayerTerms
+    passes, made : int
+        Steps of the ascent, and cuts made, so far.
     total_weight : int
         Saving if every server held everything, token-ns.
     best : ConcaveResult
@@ -274,6 +276,7 @@ class ConcaveBound:
         self._threads = threads
         self._items = [layer.items for layer in self.layers]
         self._cuts: list[_Cut] = []
+        self.passes, self.made = 0, 0
         # The first proof: no placement saves more than everything everywhere does, the cut of alpha_1 = 1.
         shape = (len(self.instance.servers), self.instance.n_items)
         everything = (0, [WEIGHT_UNIT] * self.instance.n_blocks, np.full(shape, UNIT, dtype=np.uint16))
@@ -306,6 +309,7 @@ class ConcaveBound:
         for mu, steps in self.tuning.stages:
             averaged, counts = list[_Cut](), list[float]()
             for step, (x, count) in enumerate(search.ascend(mu, steps)):
+                self.passes += 1
                 if step % every == every - 1:
                     averaged.append(self._cut(x, mu))
                     counts.append(count)
@@ -347,6 +351,7 @@ class ConcaveBound:
             self._cuts.append(cut)
 
     def _cut(self, x: Float, mu: float) -> _Cut:
+        self.made += 1
         return _Cut(self, x, round(mu * UNIT))
 
     def _optimum(self, tolerance: float, stop: Callable[[], bool]) -> tuple[float, Float, Float] | None:

@@ -1,1 +1,4 @@
-"""What the heuristics share: a placement under change, value functions and how they are merged."""
+"""What the methods share to find placements: a placement under change, its neighbourhoods, fillings, columns.
+
+Nothing here proves a bound of an instance, and nothing here is a method that a user calls.
+"""

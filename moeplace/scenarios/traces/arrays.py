@@ -17,11 +17,11 @@ from moeplace.scenarios.traces import common
 from moeplace.scenarios.traces.common import (
     Batch,
     Columns,
+    Damage,
     Int64,
     Integers,
     Request,
     TraceFile,
-    _Damage,
 )
 
 
@@ -205,8 +205,8 @@ class ArrayTrace(TraceFile):
             raise ValueError(f"a broken header ({type(error).__name__})") from None
         return shape, dtype, fortran
 
-    def _errors(self) -> _Damage:
-        return _Damage(self.path)
+    def _errors(self) -> Damage:
+        return Damage(self.path)
 
 
 _MOST_SMALL = 2**28  # bytes of an array that is read whole: lengths and labels
@@ -222,7 +222,8 @@ def _check_declared(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) ->
         raise ValueError(f"{list(shape)} of {dtype} take {declared} bytes, at most {there} are there")
 
 
-def _packed_array(raw: bytes) -> npt.NDArray[Any]:
+def packed_array(raw: bytes) -> npt.NDArray[Any]:
+    """Return the array of a ``.npy`` file that is there as bytes."""
     file = io.BytesIO(raw)
     try:
         version = np.lib.format.read_magic(file)

@@ -28,9 +28,11 @@ BLOCK: Final = 512
 
 
 CHUNK_BYTES: Final = 1 << 24
+"""Bytes that are read at a time; readers look it up when they read."""
 
 
 CHUNK_LINES: Final = 1 << 15
+"""Lines that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class TraceFile(ABC):
         """
 
 
-class _Damage:
+class Damage:
     """Turns what a damaged file raises into one line."""
 
     def __init__(self, path: Path) -> None:

@@ -17,18 +17,18 @@ import numpy as np
 
 from moeplace.base.errors import InputError
 from moeplace.scenarios.traces import common
-from moeplace.scenarios.traces.arrays import _packed_array
+from moeplace.scenarios.traces.arrays import packed_array
 from moeplace.scenarios.traces.common import (
     Batch,
     Columns,
+    Damage,
     Int64,
     Integers,
     Request,
     Shape,
     TraceFile,
-    _Damage,
 )
-from moeplace.scenarios.traces.tables import TableTrace, _Frame, _label, _text
+from moeplace.scenarios.traces.tables import Frame, TableTrace, label_of, text_of
 
 
 class LinesTrace(TraceFile):
@@ -54,7 +54,7 @@ class LinesTrace(TraceFile):
     def _objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         opener = gzip.open if self.path.suffix.lower() == ".gz" else open
         decode = msgspec.json.Decoder().decode
-        with _Damage(self.path), opener(self.path, "rb") as file:
+        with Damage(self.path), opener(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -74,7 +74,7 @@ class _RowLines(TableTrace):
 
     objects: Callable[[], Iterator[tuple[int, dict[str, Any]]]]
 
-    def frames(self, *, experts: bool) -> Iterator[_Frame]:
+    def frames(self, *, experts: bool) -> Iterator[Frame]:
         """Yield the table piece by piece."""
         objects = self.objects()
         keys: list[str] | None = None
@@ -87,7 +87,7 @@ class _RowLines(TableTrace):
             layer = self._column(chunk, "layer")
             values = self._values(chunk, expert_columns) if experts else None
             label = [
-                [_label(value, name, line, self.path) for line, value in chunk] if name in labels else None
+                [label_of(value, name, line, self.path) for line, value in chunk] if name in labels else None
                 for name in self._label_names
             ]
             yield _LineFrame(token, layer, values, label, first=numbers[0], unit="line", lines=numbers)
@@ -126,7 +126,7 @@ class _RowLines(TableTrace):
 
 
 @dataclass(frozen=True)
-class _LineFrame(_Frame):
+class _LineFrame(Frame):
     lines: list[int] = field(default_factory=list)
 
     def place(self, row: int) -> str:
@@ -143,8 +143,8 @@ class _ResponseLines(TraceFile):
         layers = self.shape.depth
         return [
             Request(
-                _text(_label(value, self.columns.profile, line, self.path)),
-                _text(_label(value, self.columns.user, line, self.path)),
+                text_of(label_of(value, self.columns.profile, line, self.path)),
+                text_of(label_of(value, self.columns.user, line, self.path)),
                 sum(len(array) for array in self._arrays(line, value)) * layers,
             )
             for line, value in self.objects()
@@ -192,7 +192,7 @@ class _ResponseLines(TraceFile):
             if isinstance(data, str):
                 raw = base64.b64decode(data, validate=True)
                 # SGLang: 32-bit integers without a shape
-                array = _packed_array(raw) if raw.startswith(b"\x93NUMPY") else np.frombuffer(raw, dtype="<i4")
+                array = packed_array(raw) if raw.startswith(b"\x93NUMPY") else np.frombuffer(raw, dtype="<i4")
             elif isinstance(data, dict):
                 array = np.frombuffer(base64.b64decode(data["data"], validate=True), dtype=np.dtype(data["dtype"]))
                 array = array.reshape(data["shape"])

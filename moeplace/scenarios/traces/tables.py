@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from moeplace.base.errors import InputError
 from moeplace.scenarios.traces import common
-from moeplace.scenarios.traces.common import Batch, Columns, Int64, Request, TraceFile, _Damage
+from moeplace.scenarios.traces.common import Batch, Columns, Damage, Int64, Request, TraceFile
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """A piece of a table: one row a line; ``experts`` is ``[R, K]``, or ``[R]`` with one expert a line."""
 
     token: Int64
@@ -33,6 +33,7 @@ class _Frame:
     unit: str
 
     def place(self, row: int) -> str:
+        """Return where a row is in the file, for people."""
         return f"{self.unit} {self.first + row}"
 
 
@@ -40,7 +41,7 @@ class TableTrace(TraceFile):
     """A table with the columns token, layer and experts; the formats differ in how pieces of it are read."""
 
     @abstractmethod
-    def frames(self, *, experts: bool) -> Iterator[_Frame]:
+    def frames(self, *, experts: bool) -> Iterator[Frame]:
         """Yield the table piece by piece."""
 
     def requests(self) -> list[Request]:
@@ -107,7 +108,7 @@ class TableTrace(TraceFile):
         self._check_order(batch, token[head], last)
         return batch, rest
 
-    def _check_integers(self, frame: _Frame) -> None:
+    def _check_integers(self, frame: Frame) -> None:
         for name, column in (("token", frame.token), ("layer", frame.layer)):
             if len(column) and column.min() < 0:
                 row = int(np.argmax(column < 0))
@@ -115,7 +116,7 @@ class TableTrace(TraceFile):
                     f"{name} {column[row]}; they count from 0", place=frame.place(row), file=str(self.path)
                 )
 
-    def _check_layers(self, frame: _Frame, layers: int) -> None:
+    def _check_layers(self, frame: Frame, layers: int) -> None:
         if len(bad := np.flatnonzero(frame.layer >= layers)):
             row = int(bad[0])
             raise InputError(
@@ -146,7 +147,7 @@ class TableTrace(TraceFile):
         end = np.concatenate((begin[1:], [True]))
         last.reshape(-1)[sorted_group[end]] = sorted_token[end]
 
-    def _numbers(self, frame: _Frame, found: list[Request] | None) -> Int64:
+    def _numbers(self, frame: Frame, found: list[Request] | None) -> Int64:
         """Return the number of each line's request; new ones are added to ``found``."""
         n = len(frame.token)
         requests, profiles, users = frame.labels
@@ -170,13 +171,13 @@ class TableTrace(TraceFile):
                 if found is None:
                     raise InputError("changed while it was read", file=str(self.path))
                 number = self._number[own] = len(found)
-                found.append(Request(_text(profile), _text(user)))
+                found.append(Request(text_of(profile), text_of(user)))
             elif found is not None:
                 for what, now, then in (
                     ("profile", profile, found[number].profile),
                     ("user", user, found[number].user),
                 ):
-                    if _text(now) != then:
+                    if text_of(now) != then:
                         raise InputError(
                             f"request {own[0]} has {what} {now} here and {then} before",
                             place=frame.place(row),
@@ -215,11 +216,12 @@ class TableTrace(TraceFile):
         return self.columns.request, self.columns.profile, self.columns.user
 
 
-def _text(label: object) -> str | None:
+def text_of(label: object) -> str | None:
+    """Return a label as text; None where there is none."""
     return None if label is None else str(label)
 
 
-def _label(value: dict[str, Any], name: str, line: int, path: Path) -> Any:
+def label_of(value: dict[str, Any], name: str, line: int, path: Path) -> Any:
     """Return a label of a JSON object; a list or an object is none."""
     label = value.get(name)
     if isinstance(label, list | dict):
@@ -240,11 +242,11 @@ class _ArrowTrace(TableTrace):
     def names(self) -> list[str]:
         """Return the names of all columns."""
 
-    def frames(self, *, experts: bool) -> Iterator[_Frame]:
+    def frames(self, *, experts: bool) -> Iterator[Frame]:
         """Yield the table piece by piece."""
         import pyarrow as pa
 
-        with _Damage(self.path):
+        with Damage(self.path):
             expert_columns, labels = self._layout(self.names())
             chosen = ["token", "layer", *labels, *(expert_columns if experts else [])]
             first = 1
@@ -256,7 +258,7 @@ class _ArrowTrace(TableTrace):
                     if pa.types.is_nested(columns[name].type):
                         kind = columns[name].type
                         raise InputError(f"column {name} holds {kind}; expected texts or numbers", file=str(self.path))
-                yield _Frame(
+                yield Frame(
                     token=self._integers(columns["token"], "token", first),
                     layer=self._integers(columns["layer"], "layer", first),
                     experts=self._experts(columns, expert_columns, first) if experts else None,
