@@ -175,7 +175,7 @@ def plain_problem(
     decision_type: type[Struct],
     from_document: Callable[[object], Any],
     cost: Callable[[Any, Any], int],
-    check_fits: Callable[[Any, Any], None],
+    refuses: Callable[[Any, Any], str | None],
     recompute: Callable[[Any, Any], tuple[Sequence[str], int | None]],
     reference: Callable[[Any], int | None] = lambda instance: None,
     numbers: Callable[[Any, Any], Mapping[str, Any]] = lambda instance, decision: {},
@@ -189,13 +189,15 @@ def plain_problem(
 
     Parameters
     ----------
-    name, instance_format, solution_format, instance_type, from_document, cost, check_fits, method_order, view, others
+    name, instance_format, solution_format, instance_type, from_document, cost, method_order, view, others
         As in :class:`~moeplace.base.problem.Problem`.
     decision_type : type of Struct
         What methods return; its keys stand in the solution document. None of them is a key of the envelope.
+    refuses : callable
+        ``(instance, decision)``: why a decision is not allowed, or None.
     recompute : callable
         ``(instance, decision)``: what is wrong with a decision, a line each, and its cost (None where it has none).
-        The checker's; it must share nothing with ``cost`` and the methods.
+        The checker's; it must share nothing with ``cost``, ``refuses`` and the methods.
     reference : callable
         ``(instance)``: a cost to compare with, or None.
     numbers : callable
@@ -232,6 +234,10 @@ def plain_problem(
         assert isinstance(document, dict)
         more = {k: v for k, v in document["objective"].items() if k not in Objective.__struct_fields__}
         return msgspec.structs.replace(said, decision=parse(document, decision_type), numbers=more)
+
+    def check_fits(instance: Any, decision: Any) -> None:
+        if (reason := refuses(instance, decision)) is not None:
+            raise InputError(reason)
 
     def decision(instance: Any, solution: PlainSolution) -> Any:
         check_fits(instance, solution.decision)
