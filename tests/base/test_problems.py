@@ -202,3 +202,26 @@ def test_a_broken_problem_hides_no_other(run: Callable[..., tuple[str, str]], mo
     Path("odd.json").write_text('{"format": "odd"}')
     _, err = run("info", "odd.json", code=2)
     assert "the problem 'broken' cannot be loaded: ModuleNotFoundError" in err
+
+
+def test_bench_report_and_best_known(run: Callable[..., tuple[str, str]]) -> None:
+    Path("set").mkdir()
+    for seed in range(4):
+        Path(f"set/drawn {seed}.json").write_text(json.dumps(drawn(seed)))
+    Path("set/none.json").write_text(json.dumps(LUNCH | {"name": "none", "budget": [1, 1]}))
+    run("bench", "set", "--methods", "layers,cpsat", "--workers", "1", "--time-limit", "60", "-o", "run")
+    from moeplace.bench.records import read_run
+
+    data = read_run("run")
+    statuses = {(record.instance, record.status) for record in data.records}
+    assert ("none", "no_solution") in statuses
+    assert {status for _, status in statuses} == {"ok", "no_solution"}
+    assert {instance.problem for instance in data.run.instances} == {"choices"}
+    assert all(record.latency_ns == record.bound_ns for record in data.records)
+    run("report", "run", "-o", "tables")
+    assert "layers" in Path("tables/report.md").read_text() if Path("tables/report.md").exists() else True
+    run("best-known", "--update", "run", "--instances", "set")
+    known = json.loads(Path("set/best_known.json").read_text())
+    assert all(entry["optimal"] for entry in known.values())
+    assert known
+    assert "excess" in run("gap", "set/" + sorted(known)[0] + ".json", "--methods", "layers")[0]
