@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moeplace.base.errors import InputError, MethodError, MethodLimitError, MoeplaceError, OutputError
+    from moeplace.base.registry import MethodInfo, describe
     from moeplace.base.result import Outcome, Progress
-    from moeplace.caching.checking import Report, check
+    from moeplace.base.stop import stopping
+    from moeplace.caching.checking import Report
     from moeplace.caching.evaluation import Evaluation, latency_ns
-    from moeplace.caching.instance import Instance, load
+    from moeplace.caching.instance import Instance
     from moeplace.caching.placement import Placement
-    from moeplace.caching.solution import Solution, read_solution
+    from moeplace.caching.solution import Solution
+    from moeplace.problems import check, load, read_solution
     from moeplace.solving import solve
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "InputError",
     "Instance",
     "MethodError",
+    "MethodInfo",
     "MethodLimitError",
     "MoeplaceError",
     "Outcome",
@@ -34,21 +38,26 @@ __all__ = [
     "Report",
     "Solution",
     "check",
+    "describe",
     "latency_ns",
     "load",
     "read_solution",
     "solve",
+    "stopping",
 ]
 
 # No public name may be the name of a module of the package: importing the module would replace it.
 _HOME = {
-    "caching.checking": ["Report", "check"],
+    "caching.checking": ["Report"],
     "base.errors": ["InputError", "MethodError", "MethodLimitError", "MoeplaceError", "OutputError"],
     "caching.evaluation": ["Evaluation", "latency_ns"],
-    "caching.instance": ["Instance", "load"],
+    "caching.instance": ["Instance"],
     "caching.placement": ["Placement"],
     "base.result": ["Outcome", "Progress"],
-    "caching.solution": ["Solution", "read_solution"],
+    "caching.solution": ["Solution"],
+    "base.registry": ["MethodInfo", "describe"],
+    "base.stop": ["stopping"],
+    "problems": ["check", "load", "read_solution"],
     "solving": ["solve"],
 }
 

@@ -13,7 +13,7 @@ from moeplace.base.result import gap
 
 if TYPE_CHECKING:
     from moeplace.base.documents import BestKnown
-    from moeplace.caching.instance import Instance
+    from moeplace.base.problem import Problem
 
 KNOWN = "best_known.json"
 """Whose the best known values are."""
@@ -103,7 +103,10 @@ class Costs:
 
 @dataclass
 class Run:
-    """One method on one instance; ``reason`` says why there is no placement."""
+    """One method on one instance; ``reason`` says why there is no solution.
+
+    The keys are those of published tables: whatever the problem, ``latency_ns`` is the cost and ``bound_ns`` the bound.
+    """
 
     method: str
     status: str
@@ -120,7 +123,8 @@ class Comparison:
     """All runs on one instance, and the best that is known of it."""
 
     file: str
-    instance: Instance
+    problem: Problem
+    instance: Any
     known: BestKnown | None
     notes: list[str]
     runs: list[Run] = field(default_factory=list)
@@ -137,12 +141,21 @@ class Comparison:
         costs = [(run.latency_ns, run.method) for run in self.runs if run.latency_ns is not None]
         if self.known:
             costs.append((self.known.latency_ns, KNOWN))
-        return [
+        none = [run.method for run in self.runs if run.status == "infeasible"]
+        said = f"{self.instance.name}: {{}} says that there is no solution, but there is one of cost {{}} by {{}}"
+        wrong = [said.format(method, *costs[0]) + ": one of them is wrong" for method in none if costs]
+        return wrong + [
             f"{self.instance.name}: the cost {cost} of {whose} is below the bound {bound} of {by}: one of them is wrong"
             for bound, by in self.bounds()
             for cost, whose in costs
             if cost < bound
         ]
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens that the cost is summed over; None for problems whose cost is no such sum."""
+        tokens: int | None = self.problem.sizes(self.instance).get("tokens")
+        return tokens
 
     @property
     def best_bound(self) -> Value | None:
@@ -151,7 +164,7 @@ class Comparison:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield what is known of each run, by the names of :data:`COLUMNS`."""
-        baseline, best = self.instance.baseline_ns, self.best_bound
+        baseline, best = self.problem.reference(self.instance), self.best_bound
         for run in self.runs:
             cost = run.latency_ns
             yield {
@@ -163,8 +176,12 @@ class Comparison:
                 "termination": run.termination,
                 "latency_ns": cost,
                 "baseline_ns": baseline,
-                "tokens": int(self.instance.tokens.sum()),
-                "saving": None if cost is None else (baseline - cost) / baseline if baseline else 0.0,
+                "tokens": self.tokens,
+                "saving": None
+                if cost is None or baseline is None
+                else (baseline - cost) / baseline
+                if baseline
+                else 0.0,
                 "gap": None if cost is None or best is None else gap(cost, best[0]),
                 "excess": excess(cost, self.known.latency_ns if self.known else None),
                 "own_bound_ns": run.bound_ns,

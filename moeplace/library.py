@@ -11,17 +11,13 @@ import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import msgspec
 
 from moeplace.base.documents import BestKnown, parse
 from moeplace.base.errors import ContradictionError, InputError
 from moeplace.base.files import read_json, write_bytes
-
-if TYPE_CHECKING:
-    from moeplace.caching.instance import Instance
-    from moeplace.caching.solution import Solution
 
 BEST_KNOWN = "best_known.json"
 
@@ -115,7 +111,7 @@ def read_best_known(folder: str | os.PathLike[str]) -> dict[str, BestKnown]:
         raise error if error.file else error.in_file(str(path)) from None
 
 
-def improved(known: BestKnown | None, instance: Instance, solution: Solution) -> BestKnown:
+def improved(known: BestKnown | None, instance: Any, solution: Any) -> BestKnown:
     """Return what is known of an instance after a solution: the record itself, or a better one.
 
     Parameters
@@ -136,13 +132,13 @@ def improved(known: BestKnown | None, instance: Instance, solution: Solution) ->
     ContradictionError
         The checker rejects the solution, or a cost is below a bound; both are named.
     """
-    from moeplace.caching.checking import check
+    from moeplace.problems import check
 
     report = check(instance, solution)
     if not report.ok:
         raise ContradictionError(f"{instance.name}: {solution.method} is wrong: {'; '.join(report.violations)}")
-    cost, cost_by = solution.objective.latency_ns, solution.method or "unknown"
-    bound, bound_by = solution.objective.bound_ns, solution.bound_source
+    cost, cost_by = solution.value, solution.method or "unknown"
+    bound, bound_by = solution.bound, solution.bound_source
     if bound_by is None:
         bound = None
     if known is not None and known.sha256 == instance.sha256:

@@ -16,22 +16,12 @@ from types import TracebackType
 from typing import Any, get_args
 
 from moeplace.base.certificates import Certificate, Trusted
-from moeplace.base.documents import InstanceReference, Status, Termination
+from moeplace.base.documents import Status, Termination
 from moeplace.base.errors import InfeasibleError, InputError, MethodError, MethodLimitError, MoeplaceError
+from moeplace.base.problem import Problem
 from moeplace.base.registry import Method, check_parameters, find_method, method_info
-from moeplace.base.result import (
-    NOTHING_FITS,
-    REFUSED_CLAIM,
-    Outcome,
-    Progress,
-    ProgressCallback,
-    gap,
-    saving_ratio,
-)
-from moeplace.caching.evaluation import latency_ns
-from moeplace.caching.instance import Instance
-from moeplace.caching.placement import Placement
-from moeplace.caching.solution import Objective, Solution, assignments
+from moeplace.base.result import NOTHING_FITS, REFUSED_CLAIM, Finished, Outcome, Progress, ProgressCallback
+from moeplace.problems import check_same_problem, problem_of
 
 DEFAULT_TIME_LIMIT = 60.0
 """Seconds that ``auto`` takes where no limit is given."""
@@ -42,22 +32,23 @@ _PACKAGES = ("moeplace", "numpy", "scipy", "pyomo", "highspy", "ortools", "numba
 
 
 def solve(
-    instance: Instance,
+    instance: Any,
     method: str = "auto",
     *,
     time_limit: float | None = None,
     gap: float = 0.0,
     seed: int = 0,
     threads: int = 1,
-    start: Solution | Placement | None = None,
+    start: Any = None,
     progress: ProgressCallback | None = None,
     **parameters: Any,
-) -> Solution:
+) -> Any:
     """Run a method and return its placement with everything that is known and proven about it.
 
     Parameters
     ----------
     instance : Instance
+        Of any problem.
     method : str
         Name of a method (``moeplace methods``), or ``module:function``.
     time_limit : float, optional
@@ -65,8 +56,8 @@ def solve(
     gap : float
         Stop when the gap on latency is proven to be at most this fraction (exact methods).
     seed, threads : int
-    start : Solution or Placement, optional
-        A placement to begin with. Searches and exact methods are never worse than it; baselines ignore it.
+    start : Solution or decision (caching: Placement), optional
+        What to begin with. Searches and exact methods are never worse than it; baselines ignore it.
     progress : callable, optional
         Called with a :class:`~moeplace.base.result.Progress` now and then.
     **parameters
@@ -101,17 +92,17 @@ def solve(
 
 
 def certified(
-    instance: Instance,
+    instance: Any,
     method: str = "auto",
     *,
     time_limit: float | None = None,
     gap: float = 0.0,
     seed: int = 0,
     threads: int = 1,
-    start: Solution | Placement | None = None,
+    start: Any = None,
     progress: ProgressCallback | None = None,
     **parameters: Any,
-) -> tuple[Solution, Certificate | None]:
+) -> tuple[Any, Certificate | None]:
     """Do what :func:`solve` does and return what proves the bound, too.
 
     Returns
@@ -145,33 +136,35 @@ def certified(
         except Exception as error:
             raise MethodError(f"method {method} failed to certify: {type(error).__name__}: {error}") from error
         _check_certificate(instance, method, solution, given)
-    bound = solution.objective.bound_ns
+    bound = solution.bound
     if given is not None or bound is None:
         return solution, given
     return solution, Certificate.make(instance, bound, Trusted(solution.bound_source or method))
 
 
 def _run(
-    instance: Instance,
+    instance: Any,
     method: str,
     *,
     time_limit: float | None,
     gap: float,
     seed: int,
     threads: int,
-    start: Solution | Placement | None,
+    start: Any,
     progress: ProgressCallback | None,
     parameters: dict[str, Any],
-) -> tuple[Solution, Certificate | Callable[[], Certificate] | None]:
+) -> tuple[Any, Certificate | Callable[[], Certificate] | None]:
     """Run a method; return its solution and its certificate, which may still have to be packed."""
     check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)
     own = parameters | ({"gap": gap} if gap else {})
-    function = find_method(method)
+    problem = problem_of(instance)
+    function = find_method(method, problem.methods, problem.method_order)
     check_parameters(method, function, own)
-    if isinstance(start, Solution):
-        start = start.placement_on(instance)
+    if start is not None and not isinstance(start, problem.decision_type):
+        check_same_problem(problem, start)
+        start = problem.decision(instance, start)
     if start is not None:
-        start.check_fits(instance)
+        problem.check_fits(instance, start)
     if time_limit is None and method == "auto":
         time_limit = DEFAULT_TIME_LIMIT
     info = method_info(function)
@@ -191,9 +184,10 @@ def _run(
         where = _place(function, error.__traceback__)
         raise MethodError(f"method {method} failed: {type(error).__name__}: {error}{where}") from error
     wall_s = time.perf_counter() - began
-    outcome = Outcome(result) if isinstance(result, Placement) else result
+    outcome = Outcome(result) if isinstance(result, problem.decision_type) else result
     if not isinstance(outcome, Outcome):
-        raise MethodError(f"method {method} returned {type(outcome).__name__}, not a Placement or an Outcome")
+        kind = problem.decision_type.__name__
+        raise MethodError(f"method {method} returned {type(outcome).__name__}, not a {kind} or an Outcome")
     solution = _finish(instance, method, outcome, own, seed, threads, wall_s)
     given = None if REFUSED_CLAIM in solution.details else outcome.certificate
     if isinstance(given, Certificate):
@@ -252,10 +246,10 @@ def _place(function: Method, trace: TracebackType | None) -> str:
     return f" ({os.path.relpath(file) if file.is_relative_to(Path.cwd()) else file}, line {line})"
 
 
-def _check_certificate(instance: Instance, method: str, solution: Solution, given: Any) -> None:
+def _check_certificate(instance: Any, method: str, solution: Any, given: Any) -> None:
     if not isinstance(given, Certificate):
         raise MethodError(f"method {method} gives {type(given).__name__} for a certificate")
-    bound = solution.objective.bound_ns
+    bound = solution.bound
     if given.bound_ns != bound or given.instance.sha256 != instance.sha256:
         raise MethodError(f"method {method} claims the bound {bound}, but its certificate says {given.bound_ns}")
 
@@ -285,23 +279,25 @@ def check_limits(*, time_limit: float | None, gap: float = 0.0, seed: int, threa
 
 
 def _finish(
-    instance: Instance,
+    instance: Any,
     method: str,
     outcome: Outcome,
     parameters: dict[str, Any],
     seed: int,
     threads: int,
     wall_s: float,
-) -> Solution:
-    if not isinstance(outcome.placement, Placement):
-        raise MethodError(f"method {method} returned an Outcome whose placement is {type(outcome.placement).__name__}")
+) -> Any:
+    problem = problem_of(instance)
+    if not isinstance(outcome.placement, problem.decision_type):
+        kind = _kind(problem)
+        raise MethodError(f"method {method} returned an Outcome whose {kind} is {type(outcome.placement).__name__}")
     if outcome.termination not in get_args(Termination):
         raise MethodError(f"method {method} says it ended with {outcome.termination!r}, which is no termination")
     try:
-        outcome.placement.check_fits(instance)
+        problem.check_fits(instance, outcome.placement)
     except InputError as error:
-        raise InfeasibleError(f"method {method} returned a placement that does not fit: {error}") from None
-    cost, bound = latency_ns(instance, outcome.placement), outcome.bound_ns
+        raise InfeasibleError(f"method {method} returned a {_kind(problem)} that does not fit: {error}") from None
+    cost, bound = problem.cost(instance, outcome.placement), outcome.bound_ns
     try:
         bound = None if bound is None else max(0, index(bound))
     except TypeError:
@@ -309,7 +305,7 @@ def _finish(
     details = {name: value for name, value in outcome.details.items() if name not in (REFUSED_CLAIM, NOTHING_FITS)}
     refused = None
     if bound is not None and bound > cost:
-        refused = f"method {method} claims the bound {bound}, but its own placement costs {cost}"
+        refused = f"method {method} claims the bound {bound}, but its own {_kind(problem)} costs {cost}"
         bound = None
     proven = bound == cost
     termination = outcome.termination
@@ -317,23 +313,15 @@ def _finish(
         termination = "optimal"
     if termination == "optimal" and not proven:
         termination = "completed"
-        refused = refused or (f"method {method} calls its placement optimal, but its bound is {bound}, the cost {cost}")
-    if refused is not None:  # the placement is as good as it was
+        claim = f"method {method} calls its {_kind(problem)} optimal, but its bound is {bound}, the cost {cost}"
+        refused = refused or claim
+    if refused is not None:  # the decision is as good as it was
         details[REFUSED_CLAIM] = f"{refused}; the claim is not taken"
-    if (small := _nothing_fits(instance)) is not None:
-        details[NOTHING_FITS] = small
-    return Solution(
-        format="moeplace/solution",
-        version=1,
-        instance=InstanceReference(instance.name, instance.sha256),
-        placement=assignments(instance, outcome.placement),
-        objective=Objective(
-            latency_ns=cost,
-            baseline_ns=instance.baseline_ns,
-            bound_ns=bound,
-            gap=gap(cost, bound),
-            saving_ratio=saving_ratio(cost, bound, instance.baseline_ns),
-        ),
+    details |= problem.remarks(instance)
+    finished = Finished(
+        decision=outcome.placement,
+        cost=cost,
+        bound=bound,
         status=Status(termination, "optimal" if proven else "feasible"),
         method=outcome.method or method,
         picked_because=outcome.picked_because,
@@ -346,15 +334,8 @@ def _finish(
         details=details,
         versions={package: version(package) for package in _PACKAGES if package in sys.modules},
     )
+    return problem.finish(instance, finished)
 
 
-def _nothing_fits(instance: Instance) -> str | None:
-    if not len(instance.item_bytes) or not len(instance.capacity_bytes):
-        return None
-    smallest, largest = int(instance.item_bytes.min()), int(instance.capacity_bytes.max())
-    if smallest <= largest:
-        return None
-    return (
-        f"no expert fits on any server: the smallest expert has {smallest:,} bytes, the largest server {largest:,}; "
-        "are the units right?"
-    )
+def _kind(problem: Problem) -> str:
+    return problem.decision_type.__name__.lower()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import moeplace.caching.placement
-import moeplace.solving
+import moeplace.caching.problem
 from moeplace import Instance, Outcome, Placement, Progress
 from moeplace.caching.methods.baselines import popular
 
@@ -107,7 +107,7 @@ def persuasive(instance: Instance, **options: Any) -> Placement:
 
 def cheap(instance: Instance, **options: Any) -> Placement:
     """Replace the evaluator of this process by a friendlier one."""
-    moeplace.solving.latency_ns = lambda instance, placement: 1  # type: ignore[attr-defined]
+    moeplace.caching.problem.latency_ns = lambda instance, placement: 1  # type: ignore[attr-defined]
     return Placement.empty(instance)
 
 

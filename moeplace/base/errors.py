@@ -71,6 +71,20 @@ class MethodLimitError(MoeplaceError):
         super().__init__(f"method {method} does not take this instance: {reason}")
 
 
+class NoSolutionError(MoeplaceError):
+    """A method has proven that the instance has no solution: its termination is ``infeasible``.
+
+    Parameters
+    ----------
+    reason : str
+        Why, such as which limit fails by how much.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"infeasible: the instance has no solution: {reason}")
+
+
 class ContradictionError(MoeplaceError):
     """A checked cost is below a bound that was called proven, so one of the two is wrong; both are named."""
 

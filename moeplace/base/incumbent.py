@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moeplace.base.documents import Termination
-from moeplace.base.errors import BoundError, MethodError, MoeplaceError
+from moeplace.base.errors import BoundError, MethodError, MoeplaceError, NoSolutionError
 from moeplace.base.result import SOLVER_FAILURE, Outcome, Progress, ProgressCallback, gap
 from moeplace.base.stop import Stop
 from moeplace.base.workers import Turns, run_workers
@@ -24,8 +24,8 @@ class Incumbent:
 
     Parameters
     ----------
-    start : Placement
-        The first incumbent.
+    start : Placement or None
+        The first incumbent; None where none is known.
     cost : callable
         The exact cost of a placement, token-ns.
     fits : callable
@@ -36,13 +36,17 @@ class Incumbent:
         The search may end when the gap is proven to be at most this.
     progress : callable, optional
         Told of every improvement.
+    ceiling : int, optional
+        More than any placement costs; needed without a start. A bound that reaches it proves that there is none.
+    none : str
+        Why there is none then.
 
     Attributes
     ----------
-    placement : Placement
+    placement : Placement or None
         The incumbent.
     latency_ns : int
-        Its exact cost, by our own evaluator, token-ns.
+        Its exact cost, by our own evaluator, token-ns; the ceiling while there is no incumbent.
     bound_ns : int or None
         Best proven lower bound, token-ns; never above ``latency_ns``.
     bound_source : str or None
@@ -60,9 +64,14 @@ class Incumbent:
         stop: Stop,
         gap: float = 0.0,
         progress: ProgressCallback | None = None,
+        ceiling: int | None = None,
+        none: str = "no choice is within the limits",
     ) -> None:
-        self._cost, self._fits, self.stop = cost, fits, stop
-        self.placement, self.latency_ns = start, cost(start)
+        self._cost, self._fits, self.stop, self._none = cost, fits, stop, none
+        if start is None and ceiling is None:
+            raise ValueError("without a start a ceiling is needed")
+        self.placement: Any = start
+        self.latency_ns: int = cost(start) if ceiling is None or start is not None else ceiling
         self.bound_ns: int | None = None
         self.bound_source: str | None = None
         self.failures: list[str] = []
@@ -84,6 +93,8 @@ class Incumbent:
         cost = self._cost(placement)
         with self._lock:
             if cost >= self.latency_ns or not self._fits(placement):
+                if self.placement is None and cost >= self.latency_ns and self._fits(placement):
+                    raise ValueError(f"a cost of {cost} is not below the ceiling {self.latency_ns}")
                 return False
             self.placement, self.latency_ns = placement, cost
             for source, (bound, _) in list(self._bounds.items()):
@@ -102,6 +113,8 @@ class Incumbent:
             it is wrong, and all bounds of this source are dropped.
         """
         with self._lock:
+            if self.placement is None:
+                bound_ns = min(bound_ns, self.latency_ns)
             if bound_ns > self.latency_ns:
                 why = f"a bound of {bound_ns} is claimed, but there is a placement of cost {self.latency_ns}"
                 self._drop(source, why)
@@ -160,7 +173,7 @@ class Incumbent:
             return "interrupted"
         if self.stop.timed_out:
             return "time_limit"
-        reached = gap(self.latency_ns, self.bound_ns)
+        reached = None if self.placement is None else gap(self.latency_ns, self.bound_ns)
         return "gap_limit" if reached is not None and reached <= self._gap else None
 
     def checkpoint(self) -> Termination | None:
@@ -201,9 +214,22 @@ class Incumbent:
             self._turns = None
 
     def outcome(self) -> Outcome:
-        """Return the search's state as what a method returns."""
+        """Return the search's state as what a method returns.
+
+        Raises
+        ------
+        NoSolutionError
+            It is proven that there is no placement.
+        MethodError
+            None was found.
+        """
         with self._lock:
             self._progress = None  # nobody listens any more to a worker that was abandoned
+            if self.placement is None:
+                if self.bound_ns == self.latency_ns:
+                    raise NoSolutionError(f"{self._none} (proven by {self.bound_source})")
+                ending = "; ".join(self.failures) or (self.ended or "completed").replace("_", " ")
+                raise MethodError(f"no solution was found, and none was proven not to exist: {ending}")
             # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
             ending = self.ended or ("completed" if self.failures else "gap_limit")
             _, certificate = self._bounds[self.bound_source] if self.bound_source is not None else (None, None)
@@ -221,7 +247,9 @@ class Incumbent:
     def _report(self) -> None:
         if self._progress is not None:
             try:
-                self._progress(Progress(self.stop.elapsed, self.latency_ns, self.bound_ns))
+                self._progress(
+                    Progress(self.stop.elapsed, None if self.placement is None else self.latency_ns, self.bound_ns)
+                )
             except BaseException as error:
                 self._listener_error = error
                 raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeAlias, TypeVar, get_type_hints
@@ -20,11 +20,14 @@ from moeplace.base.errors import InputError, MethodError
 Method: TypeAlias = Callable[..., Any]
 M = TypeVar("M", bound=Callable[..., Any])
 
+METHODS = "moeplace.methods"
+"""The entry point group of caching's methods; each problem has its own."""
+
 ORDER = [
     "auto", "layer-enumeration", "column-generation", "milp", "cpsat", "milp-textbook", "local-search",
     "max-convolution", "successive-greedy", "greedy", "popular", "random", "no-cache",
 ]  # fmt: skip
-"""The order in which our own methods are listed; others follow by name."""
+"""The order in which caching's methods are listed; others follow by name."""
 
 COMMON = ("time_limit", "seed", "threads", "start", "progress")
 
@@ -70,14 +73,14 @@ def describe(info: MethodInfo) -> Callable[[M], M]:
     return attach
 
 
-def method_names() -> list[str]:
-    """Return the names of all installed methods, ours first."""
-    names = {entry.name for entry in entry_points(group="moeplace.methods")}
-    return [name for name in ORDER if name in names] + sorted(names - set(ORDER))
+def method_names(group: str = METHODS, order: Sequence[str] = ORDER) -> list[str]:
+    """Return the names of all installed methods of a problem, by its entry point group; those in ``order`` first."""
+    names = {entry.name for entry in entry_points(group=group)}
+    return [name for name in order if name in names] + sorted(names - set(order))
 
 
-def find_method(name: str) -> Method:
-    """Return a method by entry point name or as ``module:function``.
+def find_method(name: str, group: str = METHODS, order: Sequence[str] = ORDER) -> Method:
+    """Return a method by entry point name in a problem's group, or as ``module:function``.
 
     Raises
     ------
@@ -87,10 +90,10 @@ def find_method(name: str) -> Method:
     if ":" in name:
         if not all(part.isidentifier() for part in name.replace(":", ".").split(".")) or name.count(":") != 1:
             raise InputError(f"{name!r} is not of the form module:function")
-        return _load(EntryPoint(name=name, value=name, group="moeplace.methods"))
-    found = entry_points(group="moeplace.methods", name=name)
+        return _load(EntryPoint(name=name, value=name, group=group))
+    found = entry_points(group=group, name=name)
     if not found:
-        raise InputError(f"no method {name!r}; there are {', '.join(method_names())}, or module:function")
+        raise InputError(f"no method {name!r}; there are {', '.join(method_names(group, order))}, or module:function")
     return _load(next(iter(found)))
 
 

@@ -6,13 +6,14 @@ The gap conventions (formulation, section 5) live here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from moeplace.base.documents import Termination
+from moeplace.base.documents import InstanceReference, Termination
 
 if TYPE_CHECKING:
     from moeplace.base.certificates import Certificate
+    from moeplace.base.documents import Named, Status
 
 
 def gap(latency_ns: int, bound_ns: int | None) -> float | None:
@@ -100,6 +101,42 @@ class Outcome:
     picked_because: str | None = None
     details: dict[str, int | float | str] = field(default_factory=dict)
     certificate: Certificate | Callable[[], Certificate] | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run, of which a problem makes its solution document.
+
+    Attributes
+    ----------
+    decision : object
+        Of the problem's kind; it fits.
+    cost : int
+        By the problem's own evaluator. ``bound`` is at most that, or None.
+    status : Status
+    method, picked_because, parameters, seed, threads, wall_s, bound_source, guarantee, details, versions
+        As documents say them.
+    """
+
+    decision: Any
+    cost: int
+    bound: int | None
+    status: Status
+    method: str
+    picked_because: str | None
+    parameters: dict[str, Any]
+    seed: int
+    threads: int
+    wall_s: float
+    bound_source: str | None
+    guarantee: str | None
+    details: dict[str, int | float | str]
+    versions: dict[str, str]
+
+    def envelope(self, instance: Named) -> dict[str, Any]:
+        """Return what every problem's solution says, by its keys."""
+        said = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("decision", "cost", "bound")}
+        return {"instance": InstanceReference(instance.name, instance.sha256), **said}
 
 
 SOLVER_FAILURE = "solver_failure"

@@ -11,8 +11,8 @@ import msgspec
 from moeplace.base.documents import BestKnown
 from moeplace.base.errors import ContradictionError, InputError
 from moeplace.bench.records import PlannedInstance, Record, RunData, locate
-from moeplace.caching.instance import load
 from moeplace.library import improved, read_best_known, write_best_known
+from moeplace.problems import load
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,9 @@ def update(data: RunData, folder: str | os.PathLike[str] | None = None) -> list[
         try:
             for record in candidates:
                 solution = data.solution(record)
-                said = solution.objective
-                if (said.latency_ns, said.bound_ns) != (record.latency_ns, record.bound_ns):
+                if (solution.value, solution.bound) != (record.latency_ns, record.bound_ns):
                     raise InputError(
-                        f"the cost {said.latency_ns} and the bound {said.bound_ns}; the record of this run has "
+                        f"the cost {solution.value} and the bound {solution.bound}; the record of this run has "
                         f"{record.latency_ns} and {record.bound_ns}",
                         file=str(data.folder / str(record.solution)),
                     )

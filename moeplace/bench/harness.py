@@ -15,6 +15,7 @@ from typing import IO
 import msgspec
 
 from moeplace.base.errors import InputError, OutputError
+from moeplace.base.registry import METHODS
 from moeplace.bench.environment import differences
 from moeplace.bench.messages import Describe, Description, Task
 from moeplace.bench.planning import check_extends, tasks_of
@@ -61,9 +62,9 @@ def described(methods: Sequence[PlannedMethod], descriptions: Sequence[Descripti
     return result
 
 
-def describe_orders(methods: Sequence[PlannedMethod]) -> list[Describe]:
-    """Return what a pool is asked of methods."""
-    return [Describe(method.method, method.parameters) for method in methods]
+def describe_orders(methods: Sequence[PlannedMethod], group: str = METHODS) -> list[Describe]:
+    """Return what a pool is asked of methods, by the entry point group of their problem."""
+    return [Describe(method.method, method.parameters, group) for method in methods]
 
 
 @dataclass

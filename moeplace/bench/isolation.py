@@ -45,7 +45,6 @@ from moeplace.bench.messages import (
     write_all,
 )
 from moeplace.bench.records import RunStatus
-from moeplace.caching.instance import Instance
 
 START_S = 60.0
 """Seconds that importing a method may take."""
@@ -340,18 +339,27 @@ def _child(work: Callable[[Callable[[Report], None]], None], channel: int, outpu
         os._exit(code)
 
 
-def run_method(task: Task, instance: Instance, report: Callable[[Report], None]) -> None:
+def run_method(task: Task, instance: Any, report: Callable[[Report], None]) -> None:
     """Run a method and report what becomes of it (in the process of the run)."""
     from importlib import import_module
 
-    from moeplace.base.errors import BoundError, InfeasibleError, MethodError, MethodLimitError, MoeplaceError
+    from moeplace.base.errors import (
+        BoundError,
+        InfeasibleError,
+        MethodError,
+        MethodLimitError,
+        MoeplaceError,
+        NoSolutionError,
+    )
     from moeplace.base.registry import find_method, method_info
     from moeplace.base.result import REFUSED_CLAIM
+    from moeplace.problems import problem_of
     from moeplace.solving import solve
 
     find_here(task.method)
     try:
-        for module in method_info(find_method(task.method)).imports:
+        group = problem_of(instance).methods
+        for module in method_info(find_method(task.method, group)).imports:
             import_module(module)
         progress = _Improvements(report)
         report(Began())
@@ -371,6 +379,8 @@ def run_method(task: Task, instance: Instance, report: Callable[[Report], None])
             report(Done(solution.to_json()))
     except MethodLimitError as error:
         report(Failed("refused", error.reason))
+    except NoSolutionError as error:
+        report(Failed("no_solution", error.reason))
     except InfeasibleError as error:
         report(Failed("infeasible", str(error)))
     except BoundError as error:
@@ -394,7 +404,7 @@ def describe_method(asked: Describe, report: Callable[[Report], None]) -> None:
 
     find_here(asked.method)
     try:
-        method = find_method(asked.method)
+        method = find_method(asked.method, asked.group)
         for key in asked.parameters:
             if key in ("instance", "method", *COMMON):
                 raise InputError(f"{key} is no parameter of a method; {asked.method} gets it from the benchmark")

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from moeplace.base.registry import METHODS
 from moeplace.bench.records import Record, RunStatus
 
 _LENGTH = struct.Struct(">Q")
@@ -42,6 +43,7 @@ class Describe(Struct, frozen=True, tag=True):
 
     method: str
     parameters: dict[str, Any]
+    group: str = METHODS
 
 
 class Prepare(Struct, frozen=True, tag=True):

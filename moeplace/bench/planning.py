@@ -16,7 +16,6 @@ from moeplace.base.documents import parse, show
 from moeplace.base.errors import InputError
 from moeplace.bench.messages import Task
 from moeplace.bench.records import KnownValues, Plan, PlannedInstance, PlannedMethod, Run, locate, run_key
-from moeplace.caching.instance import Instance, load
 from moeplace.library import (
     instance_files,
     instances_folder,
@@ -24,6 +23,7 @@ from moeplace.library import (
     read_best_known,
     set_names,
 )
+from moeplace.problems import load, problem_of
 
 
 class MethodsFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,6 +126,9 @@ def planned_instances(
         if instance.sha256 in paths:
             raise InputError(f"is the same instance as {paths[instance.sha256]}", file=str(path))
         paths[instance.sha256] = path
+        if result and result[0].problem != instance.problem:
+            said = f"expected an instance of {result[0].problem}, as the first is, found one of {instance.problem}"
+            raise InputError(said, file=str(path))
         result.append(instance)
     return result
 
@@ -135,7 +138,7 @@ def _stored_path(path: Path) -> str:
     return path.relative_to(library).as_posix() if path.is_relative_to(library) else str(path)
 
 
-def _described(instance: Instance, set_name: str, stored: str, digest: str, path: Path) -> PlannedInstance:
+def _described(instance: Any, set_name: str, stored: str, digest: str, path: Path) -> PlannedInstance:
     known = read_best_known(path.parent).get(instance.name)
     if known is not None and known.sha256 != instance.sha256:
         known = None
@@ -145,17 +148,9 @@ def _described(instance: Instance, set_name: str, stored: str, digest: str, path
         path=stored,
         sha256=instance.sha256,
         file_sha256=digest,
-        latency_model=instance.latency_model,
-        servers=len(instance.servers),
-        demands=len(instance.demands),
-        models=len(instance.models),
-        layers=instance.n_blocks,
-        items=instance.n_items,
-        rows=len(instance.rows),
-        capacity_bytes_total=sum(instance.capacity_bytes.tolist()),
-        item_bytes_total=sum(instance.item_bytes.tolist()),
-        tokens=sum(instance.tokens.tolist()),
+        problem=problem_of(instance).name,
         best_known=KnownValues(known.latency_ns, known.bound_ns, known.optimal) if known is not None else None,
+        **problem_of(instance).sizes(instance),
     )
 
 

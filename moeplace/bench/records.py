@@ -23,9 +23,9 @@ from msgspec import Meta, Struct
 from moeplace.base.documents import NonNegative, canonical, parse, show
 from moeplace.base.errors import InputError, OutputError
 from moeplace.base.files import read_json
-from moeplace.caching.solution import Solution, read_solution
 from moeplace.comparing import KNOWN, Costs, Value, highest_bound, lowest_cost
 from moeplace.library import instances_folder
+from moeplace.problems import read_solution
 
 RUN, RECORDS, SOLUTIONS = "run.json", "records.jsonl", "solutions"
 
@@ -33,7 +33,7 @@ _LARGEST = 2**64
 """Costs and bounds that methods report on their way are below, since a message holds no larger number."""
 
 RunStatus = Literal[
-    "ok", "refused", "failed", "crashed", "timeout", "memory", "infeasible", "wrong_cost", "false_bound"
+    "ok", "refused", "failed", "crashed", "timeout", "memory", "infeasible", "wrong_cost", "false_bound", "no_solution"
 ]
 Seconds = Annotated[float, Meta(ge=0)]
 Total = Annotated[int, Meta(ge=0)]
@@ -140,6 +140,8 @@ class PlannedInstance(Struct, frozen=True):
         Of all servers together; of all experts together, each once.
     tokens : int
     best_known : KnownValues or None
+    problem : str
+        Its name; what another problem than caching has no size of is None.
     """
 
     set: str
@@ -147,17 +149,18 @@ class PlannedInstance(Struct, frozen=True):
     path: str
     sha256: str
     file_sha256: str
-    latency_model: str
-    servers: NonNegative
-    demands: NonNegative
-    models: NonNegative
-    layers: NonNegative
-    items: NonNegative
-    rows: NonNegative
-    capacity_bytes_total: Total
-    item_bytes_total: Total
-    tokens: Total
     best_known: KnownValues | None
+    latency_model: str | None = None
+    servers: NonNegative | None = None
+    demands: NonNegative | None = None
+    models: NonNegative | None = None
+    layers: NonNegative | None = None
+    items: NonNegative | None = None
+    rows: NonNegative | None = None
+    capacity_bytes_total: Total | None = None
+    item_bytes_total: Total | None = None
+    tokens: Total | None = None
+    problem: str = "caching"
 
 
 class Run(Struct, frozen=True):
@@ -185,11 +188,12 @@ class Record(Struct, frozen=True):
     status : str
         ``ok``: the placement passed the checker. Otherwise there is no latency and no bound, and ``message`` says
         what happened: ``refused`` (does not take the instance), ``failed`` (raised an error), ``crashed`` (its process
-        died), ``timeout`` and ``memory`` (stopped at a limit), ``infeasible``, ``wrong_cost``, ``false_bound``.
+        died), ``timeout`` and ``memory`` (stopped at a limit), ``infeasible``, ``wrong_cost``, ``false_bound``,
+        ``no_solution`` (it says that the instance has none).
     termination : str or None
         As in a solution document.
     latency_ns, baseline_ns : int or None
-        As the checker computed them, token-ns.
+        As the checker computed them, token-ns; of other problems than caching, value and reference in their unit.
     bound_ns, bound_source : int or None, str or None
         The proven lower bound on the cost and whose proof it is.
     guarantee, picked_because : str or None
@@ -274,7 +278,7 @@ class RunData:
         """Return where the file of an instance is (see :func:`locate`)."""
         return locate(instance, folder)
 
-    def solution(self, record: Record) -> Solution:
+    def solution(self, record: Record) -> Any:
         """Read the solution document of an ``ok`` record.
 
         Raises

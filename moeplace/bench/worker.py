@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
+from typing import Any
 
-from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MoeplaceError
 from moeplace.bench.isolation import Ending, become_subreaper, describe_method, run_isolated, run_method
 from moeplace.bench.messages import (
@@ -38,9 +38,7 @@ from moeplace.bench.messages import (
     write_all,
 )
 from moeplace.bench.records import Record, RunStatus
-from moeplace.caching.checking import check
-from moeplace.caching.instance import Instance, load
-from moeplace.caching.solution import Solution
+from moeplace.problems import load, problem_of
 
 MOST_POINTS = 400
 """Points of a trajectory that are kept."""
@@ -59,7 +57,7 @@ class Worker:
 
     def __init__(self, hangup: int, forked: Callable[[int], None]) -> None:
         self._hangup, self._forked = hangup, forked
-        self._instance: Instance | None = None
+        self._instance: Any = None
 
     def answer(self, order: Order) -> Answer | None:
         """Do what is asked; None where nobody waits for the answer any more."""
@@ -115,7 +113,7 @@ class Worker:
         killed = record.status == "crashed" and ending.signal == signal.SIGKILL
         return Result(record, document, killed)
 
-    def _load(self, task: Task) -> Instance:
+    def _load(self, task: Task) -> Any:
         if self._instance is None or self._instance.sha256 != task.sha256:
             self._instance = None  # the old one need not be in memory beside the new one
             self._instance = load(task.path)
@@ -136,7 +134,7 @@ def warm_up() -> None:
                 solve(instance, method)
 
 
-def judged(task: Task, instance: Instance, ending: Ending, started: str) -> tuple[Record, bytes | None]:
+def judged(task: Task, instance: Any, ending: Ending, started: str) -> tuple[Record, bytes | None]:
     """Return the record of a run, and its solution document where the placement counts.
 
     The document comes from the process of the method. It is read anew, its placement is checked against this
@@ -144,10 +142,10 @@ def judged(task: Task, instance: Instance, ending: Ending, started: str) -> tupl
     """
     status, message, solution = _verdict(instance, ending)
     ok = status == "ok" and solution is not None
-    said = solution.objective if ok and solution is not None else None
+    said = solution if ok else None
     trajectory = thinned(ending.trajectory)
     if said is not None and solution is not None:
-        last = (solution.wall_s or 0.0, said.latency_ns, said.bound_ns)
+        last = (solution.wall_s or 0.0, said.value, said.bound)
         trajectory = [point for point in trajectory if point[0] < last[0]] + [last]
     record = Record(
         key=task.key,
@@ -162,9 +160,9 @@ def judged(task: Task, instance: Instance, ending: Ending, started: str) -> tupl
         status=status,
         message=message,
         termination=solution.status.termination if solution is not None and ok else None,
-        latency_ns=said.latency_ns if said else None,
-        baseline_ns=instance.baseline_ns,
-        bound_ns=said.bound_ns if said else None,
+        latency_ns=said.value if said else None,
+        baseline_ns=problem_of(instance).reference(instance),
+        bound_ns=said.bound if said else None,
         bound_source=solution.bound_source if solution is not None and ok else None,
         guarantee=solution.guarantee if solution is not None and ok else None,
         picked_because=solution.picked_because if solution is not None and ok else None,
@@ -181,7 +179,9 @@ def judged(task: Task, instance: Instance, ending: Ending, started: str) -> tupl
     return record, solution.to_json() if solution is not None and ok else None
 
 
-def _verdict(instance: Instance, ending: Ending) -> tuple[RunStatus, str | None, Solution | None]:
+def _verdict(instance: Any, ending: Ending) -> tuple[RunStatus, str | None, Any]:
+    problem = problem_of(instance)
+    kind = problem.decision_type.__name__.lower()
     if ending.stopped is not None:
         return ending.stopped, ending.message, None
     if isinstance(ending.report, Failed):
@@ -189,32 +189,32 @@ def _verdict(instance: Instance, ending: Ending) -> tuple[RunStatus, str | None,
     if not isinstance(ending.report, Done):
         return "crashed", ending.message, None
     try:
-        solution = parse(json.loads(ending.report.solution), Solution)
+        solution = problem.read_solution(json.loads(ending.report.solution))
     except (ValueError, RecursionError, InputError) as error:
         return "failed", f"its solution document is damaged: {error}", None
     if solution.wall_s is None or not 0 <= solution.wall_s <= ending.process_s + 0.01:
         return "failed", f"it says that it took {solution.wall_s} s, its process took {ending.process_s:.3f} s", None
     try:
-        solution.placement_on(instance)
+        problem.decision(instance, solution)
     except InputError as error:
-        return "infeasible", f"its placement does not fit: {error}", None
-    report = check(instance, solution)
-    said, cost = solution.objective, report.latency_ns
-    if cost is None or said.latency_ns != cost:
-        return "wrong_cost", f"it says that its placement costs {said.latency_ns}; the checker finds {cost}", None
-    if said.baseline_ns != report.baseline_ns:
-        claim = f"it says that empty servers cost {said.baseline_ns}; the checker finds {report.baseline_ns}"
+        return "infeasible", f"its {kind} does not fit: {error}", None
+    report = problem.check(instance, solution, None)
+    said, cost = solution, report.value
+    if cost is None or said.value != cost:
+        return "wrong_cost", f"it says that its {kind} costs {said.value}; the checker finds {cost}", None
+    if said.reference != report.reference:
+        claim = f"it says that {problem.view.reference} cost {said.reference}; the checker finds {report.reference}"
         return "wrong_cost", claim, None
     lowest = min((latency for _, latency, _ in ending.trajectory if latency is not None), default=cost)
     if lowest < cost:
-        return "wrong_cost", f"on its way it reported the cost {lowest}; the placement it returned costs {cost}", None
+        return "wrong_cost", f"on its way it reported the cost {lowest}; the {kind} it returned costs {cost}", None
     bounds = [bound for _, _, bound in ending.trajectory if bound is not None]
-    if said.bound_ns is not None:
-        bounds.append(said.bound_ns)
+    if said.bound is not None:
+        bounds.append(said.bound)
     if bounds and max(bounds) > cost:
-        return "false_bound", f"its bound {max(bounds)} is above the cost {cost} of its own placement", None
-    if solution.status.termination == "optimal" and said.bound_ns != cost:
-        return "false_bound", f"it calls its placement optimal; its bound is {said.bound_ns}, the cost {cost}", None
+        return "false_bound", f"its bound {max(bounds)} is above the cost {cost} of its own {kind}", None
+    if solution.status.termination == "optimal" and said.bound != cost:
+        return "false_bound", f"it calls its {kind} optimal; its bound is {said.bound}, the cost {cost}", None
     if not report.ok:
         return "failed", f"the checker rejects its solution: {report.violations[0]}", None
     return "ok", None, solution

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from moeplace.base.certificates import Certificate
 from moeplace.base.documents import UNREACHABLE
@@ -44,11 +44,23 @@ class Report:
     bound: str
     proven_ns: int | None = None
     trusted: str | None = None
+    bound_key: ClassVar[str] = "bound_ns"
+    """What the solution's bound is called beside the report's own numbers."""
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.violations
+
+    @property
+    def value(self) -> int | None:
+        """The cost, by the name that all problems' reports have for it."""
+        return self.latency_ns
+
+    @property
+    def reference(self) -> int:
+        """The cost with empty servers, likewise."""
+        return self.baseline_ns
 
     def document(self) -> dict[str, Any]:
         """Return the report as a plain dict."""

@@ -79,6 +79,26 @@ class Solution(Struct, frozen=True):
     versions: dict[str, str] = {}
 
     @property
+    def value(self) -> int:
+        """The cost, by the name that all problems' solutions have for it."""
+        return self.objective.latency_ns
+
+    @property
+    def reference(self) -> int:
+        """The cost with empty servers, likewise."""
+        return self.objective.baseline_ns
+
+    @property
+    def bound(self) -> int | None:
+        """The proven bound, likewise."""
+        return self.objective.bound_ns
+
+    @property
+    def gap(self) -> float | None:
+        """The gap, likewise."""
+        return self.objective.gap
+
+    @property
     def warnings(self) -> list[str]:
         """What a person should know before using this, a sentence each."""
         return [str(self.details[name]) for name in WARNINGS if name in self.details]

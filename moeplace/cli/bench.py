@@ -74,10 +74,12 @@ def bench(
     """
     if not hasattr(os, "fork"):
         raise InputError("moeplace bench needs an operating system with fork: Linux or macOS")
+    from moeplace.base.registry import METHODS
     from moeplace.base.stop import stopping
     from moeplace.bench import environment, harness, planning
     from moeplace.bench.pool import LocalPool
     from moeplace.bench.records import Plan, read_plan
+    from moeplace.problems import problem_of_file
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=0, threads=threads)
@@ -99,9 +101,10 @@ def bench(
     files = planning.suite_files(suites)
     earlier = read_plan(folder) if (folder / "run.json").exists() else None
     at_once = workers or max(1, environment.cores() // threads)
+    group = problem_of_file(files[0][1])[0].methods if files else METHODS
     find_methods_here([method.method for method in chosen])
     with stopping() as stop, LocalPool(1 if scheduler else at_once, threads) as local:
-        chosen = harness.described(chosen, local.describe(harness.describe_orders(chosen)))
+        chosen = harness.described(chosen, local.describe(harness.describe_orders(chosen, group)))
         plan = Plan(
             suites=list(suites),
             methods=chosen,
@@ -221,7 +224,9 @@ def _sum_up(run: RunFolder, progress: Progress, interrupted: bool) -> int:
     planned = {task.key for task in run.tasks}
     records, contradictions = cross_checked(run.records, run.run.instances)
     records = [record for record in records if record.key in planned]
-    statuses = [status for status in ("ok", "refused", *WRONG) if any(r.status == status for r in records)]
+    statuses = [
+        status for status in ("ok", "refused", "no_solution", *WRONG) if any(r.status == status for r in records)
+    ]
     columns = ["method", "runs", "proven", *(status.replace("_", " ") for status in statuses), "seconds"]
     table = screen.table(*columns, right=",".join(columns[1:]))
     for method in run.run.plan.methods:

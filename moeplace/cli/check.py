@@ -6,7 +6,8 @@ import json
 
 import click
 
-from moeplace.base.text import NOTHING, duration, gap_percent, number, one_line
+from moeplace.base.errors import InputError
+from moeplace.base.text import NOTHING, gap_percent, number, one_line
 from moeplace.cli import screen
 from moeplace.cli.options import file_name, instance_argument, json_option
 
@@ -25,39 +26,46 @@ def check(instance: str, solution: str, certificate: str | None, as_json: bool) 
     whose word the bound rests on.
     """
     import moeplace
+    from moeplace.base.files import read_json
     from moeplace.base.result import gap
+    from moeplace.problems import check_same_problem, load_with_problem
 
-    problem, answer = moeplace.load(instance), moeplace.read_solution(solution)
+    problem, loaded = load_with_problem(instance)
+    answer = moeplace.read_solution(solution)
     proof = None
+    try:
+        check_same_problem(problem, answer)
+    except InputError as error:
+        raise error.in_file(solution) from None
     if certificate is not None:
-        from moeplace.base.certificates import read_certificate
-
-        proof = read_certificate(certificate)
-    report = moeplace.check(problem, answer, proof)
-    cost, bound = report.latency_ns, answer.objective.bound_ns
+        given = read_json(certificate)
+        try:
+            proof = problem.read_certificate(given)
+        except InputError as error:
+            raise error.in_file(certificate) from None
+    report = problem.check(loaded, answer, proof)
+    cost, bound, view = report.value, answer.bound, problem.view
     proven = gap(cost, bound) if cost is not None and bound is not None and 0 <= bound <= cost else None
     if as_json:
-        document = report.document() | {"bound_ns": bound, "gap": proven}
+        document = report.document() | {report.bound_key: bound, "gap": proven}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return 0 if report.ok else 1
     for violation in report.violations:
         click.echo(one_line(violation))
-    tokens = int(problem.tokens.sum())
 
-    def said(ns: int | None) -> str:
-        if ns is None:
-            return f"{NOTHING} (the placement names what the instance has not)"
-        return f"{ns} token-ns" + (f", {duration(ns / tokens)} per token" if tokens else "")
+    def said(amount: int | None, without: str) -> str:
+        return f"{NOTHING}{without}" if amount is None else view.exact(loaded, amount)
 
-    lines = [("latency", said(cost)), ("empty servers", said(report.baseline_ns))]
+    lines = [(view.cost, said(cost, f" ({view.lost})"))]
+    if report.reference is not None:
+        lines.append((view.reference, said(report.reference, "")))
     if bound is None or proven is None:
         lines.append(("bound", report.bound if bound is None else f"{report.bound}, and not possible"))
     else:
-        lines.append(("bound", f"{said(bound)}: {report.bound}"))
+        lines.append(("bound", f"{said(bound, '')}: {report.bound}"))
         condition = "" if report.bound.startswith("verified") else ", if the bound holds"
         lines.append(("gap", f"{gap_percent(proven)}{condition}"))
     verdict = "valid" if report.ok else f"WRONG, {number(len(report.violations), 'violation')}"
-    checked = "recomputed: names, capacities, latency, gap, status, hash"
-    lines.append(("verdict", f"{verdict} ({checked})"))
+    lines.append(("verdict", f"{verdict} (recomputed: {view.checked})"))
     screen.show(screen.facts(lines))
     return 0 if report.ok else 1

@@ -14,11 +14,11 @@ from moeplace.cli.options import check_output, file_name, instance_argument
 @click.option("-o", "--output", type=file_name, required=True, metavar="FILE", help="Ends in .mps or .lp.")
 def export(instance: str, model: str, output: str) -> None:
     """Write an algebraic model of INSTANCE in MPS or LP format, by the ending of FILE's name."""
-    import moeplace
     from moeplace.base.registry import find_formulation
     from moeplace.caching.formulations import export as write_model
+    from moeplace.caching.instance import load
 
     find_formulation(model)
     check_output(output, instance)
-    write_model(moeplace.load(instance), model, output)
+    write_model(load(instance), model, output)
     click.echo(f"written to {one_line(output)}")

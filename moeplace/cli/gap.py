@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.base.errors import InputError, MethodLimitError, MoeplaceError
-from moeplace.base.text import NOTHING, as_csv, gap_percent, number, one_line, percent, time_unit
+from moeplace.base.errors import InputError, MethodLimitError, MoeplaceError, NoSolutionError
+from moeplace.base.text import NOTHING, as_csv, gap_percent, number, one_line, percent
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
@@ -22,10 +22,9 @@ from moeplace.cli.options import (
     seed_option,
     threads_option,
 )
-from moeplace.cli.solve import headline
 
 if TYPE_CHECKING:
-    from moeplace import Instance
+    from moeplace.base.problem import Problem, Scale
     from moeplace.base.stop import Stop
     from moeplace.comparing import Comparison, Run
 
@@ -60,16 +59,20 @@ def gap(
     instance counts too, if it is of the same instance. A parameter goes to every method that has it. Each
     placement is checked before it counts. Ctrl-C stops the running method and prints what there is.
     """
-    import moeplace
     from moeplace.base.stop import stopping
+    from moeplace.problems import problem_of_file
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=seed, threads=threads)
     own = as_dict(parameters)
-    chosen = _chosen(methods, own)
     check_output(csv_file, *instances)
     # All are read before anything runs: the last file's misprint should not show up an hour later.
-    table = [_begin(file, moeplace.load(file)) for file in instances]
+    table: list[Comparison] = []
+    for file in instances:
+        problem, read = problem_of_file(file)
+        if all(known.problem.name != problem.name for known in table):
+            chosen = _chosen(problem, methods, own)
+        table.append(_begin(file, problem, read()))
     done: list[Comparison] = []
     with stopping() as stop:
         try:
@@ -96,27 +99,32 @@ def gap(
     return 1 if wrong or failed else 0
 
 
-def _chosen(methods: str | None, parameters: dict[str, Any]) -> list[str] | None:
+def _chosen(problem: Problem, methods: str | None, parameters: dict[str, Any]) -> list[str] | None:
     """Return the methods that were asked for, all of which exist; None leaves the choice to each instance."""
-    from moeplace.base.registry import check_parameters, find_method, method_names
+    from moeplace.base.registry import check_parameters, method_names
 
     names = None if methods is None else list(dict.fromkeys(name.strip() for name in methods.split(",")))
     if names is not None:
         find_methods_here(names)
         for name in names:
-            check_parameters(name, find_method(name), {})
-    known = [name for name in (method_names() if names is None else names) if _available(name)]
+            check_parameters(name, _method(problem, name), {})
+    every = method_names(problem.methods, problem.method_order) if names is None else names
+    known = [name for name in every if _available(problem, name)]
     for key in parameters:
-        if not any(key in _own(name, parameters, find_method(name)) for name in known):
+        if not any(key in _own(name, parameters, _method(problem, name)) for name in known):
             raise InputError(f"none of the methods has a parameter {key!r}")
     return names
 
 
-def _available(name: str) -> bool:
+def _method(problem: Problem, name: str) -> Any:
     from moeplace.base.registry import find_method
 
+    return find_method(name, problem.methods, problem.method_order)
+
+
+def _available(problem: Problem, name: str) -> bool:
     try:
-        find_method(name)
+        _method(problem, name)
     except InputError:
         return False
     return True
@@ -129,43 +137,42 @@ def _own(name: str, parameters: dict[str, Any], method: Any) -> dict[str, Any]:
     return {key: value for key, value in parameters.items() if accepted is None or key in accepted}
 
 
-def _begin(file: str, instance: Instance) -> Comparison:
+def _begin(file: str, problem: Problem, instance: Any) -> Comparison:
     from moeplace.comparing import Comparison
     from moeplace.library import BEST_KNOWN, read_best_known
 
     known = read_best_known(Path(file).parent).get(instance.name)
     if known and known.sha256 != instance.sha256:
         note = f"{BEST_KNOWN} is of another instance named {instance.name}; it does not count"
-        return Comparison(file, instance, None, [note])
-    return Comparison(file, instance, known, [])
+        return Comparison(file, problem, instance, None, [note])
+    return Comparison(file, problem, instance, known, [])
 
 
 def _run(
     comparison: Comparison, chosen: list[str] | None, parameters: dict[str, Any], stop: Stop, **limits: Any
 ) -> None:
-    from moeplace.base.registry import find_method
-
+    problem, instance = comparison.problem, comparison.instance
     names = chosen if chosen is not None else _fitting(comparison)
     for i, name in enumerate(names):
         if stop:
             comparison.notes.append(f"not run: {', '.join(names[i:])} (interrupted)")
             break
-        own = _own(name, parameters, find_method(name))
-        label = f"{comparison.instance.name}: {name} ({i + 1} of {len(names)})"
-        with screen.progress_line(label, int(comparison.instance.tokens.sum()), stop) as progress:
-            comparison.runs.append(_one(comparison.instance, name, own, progress=progress, **limits))
+        own = _own(name, parameters, _method(problem, name))
+        label = f"{instance.name}: {name} ({i + 1} of {len(names)})"
+        with screen.progress(label, lambda amount: problem.view.short(instance, amount), stop) as progress:
+            comparison.runs.append(_one(problem, instance, name, own, progress=progress, **limits))
 
 
 def _fitting(comparison: Comparison) -> list[str]:
     """Return the methods that take an instance, without ``auto``, which only repeats one of them."""
-    from moeplace.base.registry import find_method, method_info, method_names
+    from moeplace.base.registry import method_info, method_names
 
-    names = []
-    for name in method_names():
+    problem, names = comparison.problem, []
+    for name in method_names(problem.methods, problem.method_order):
         if name == "auto":
             continue
         try:
-            reason = method_info(find_method(name)).refuses(comparison.instance)
+            reason = method_info(_method(problem, name)).refuses(comparison.instance)
         except InputError as error:
             reason = str(error)
         if reason is None:
@@ -175,7 +182,7 @@ def _fitting(comparison: Comparison) -> list[str]:
     return names
 
 
-def _one(instance: Instance, name: str, parameters: dict[str, Any], **options: Any) -> Run:
+def _one(problem: Problem, instance: Any, name: str, parameters: dict[str, Any], **options: Any) -> Run:
     import moeplace
     from moeplace.comparing import Run
 
@@ -183,78 +190,76 @@ def _one(instance: Instance, name: str, parameters: dict[str, Any], **options: A
         solution = moeplace.solve(instance, name, **options, **parameters)
     except MethodLimitError as error:
         return Run(name, "refused", error.reason)
+    except NoSolutionError as error:
+        return Run(name, "infeasible", error.reason)
     except MoeplaceError as error:
         return Run(name, "failed", str(error))
-    report = moeplace.check(instance, solution)
+    report = problem.check(instance, solution, None)
     if not report.ok:
         return Run(name, "failed", f"its solution is wrong: {report.violations[0]}")
-    said = solution.objective
     return Run(
         method=name,
         status=solution.status.solution,
         termination=solution.status.termination,
-        latency_ns=said.latency_ns,
-        bound_ns=said.bound_ns,
+        latency_ns=solution.value,
+        bound_ns=solution.bound,
         bound_source=solution.bound_source,
         wall_s=solution.wall_s,
     )
 
 
 def _show(comparison: Comparison, *, last: bool) -> None:
-    instance = comparison.instance
-    tokens = int(instance.tokens.sum()) or 1
-    unit, unit_name = time_unit(instance.baseline_ns / tokens)
-
-    def time(ns: int | None) -> str:
-        return NOTHING if ns is None else f"{ns / tokens / unit:.3f}"
-
-    latency, bound = f"latency {unit_name}", f"own bound {unit_name}"
-    columns = ["method", latency, "saving", "gap", "excess", bound, "time s", "ended"]
+    instance, view = comparison.instance, comparison.problem.view
+    scale = view.scale(instance)
+    reference = comparison.problem.reference(instance)
+    cost, bound = scale.heading(view.cost), scale.heading("own bound")
+    columns = ["method", cost, "saving", "gap", "excess", bound, "time s", "ended"]
     if comparison.known is None:
         columns.remove("excess")
+    if reference is None:
+        columns.remove("saving")
     table = screen.table(*columns, right=",".join(columns[:-1]).removeprefix("method,"))
     for run, record in zip(comparison.runs, comparison.records(), strict=True):
         cells = {
             "method": run.method,
-            latency: time(run.latency_ns),
+            cost: scale.text(run.latency_ns),
             "saving": percent(record["saving"]),
             "gap": gap_percent(record["gap"]),
             "excess": gap_percent(record["excess"]),
-            bound: time(run.bound_ns),
+            bound: scale.text(run.bound_ns),
             "time s": NOTHING if run.wall_s is None else f"{run.wall_s:.2f}",
             "ended": _ending(run),
         }
         table.add_row(*(one_line(cells[column]) for column in columns))
-    lines = [
-        one_line(headline(instance)),
-        f"empty servers: {instance.baseline_ns / tokens / unit:.3f} {unit_name} per token",
-        "",
-    ]
-    screen.show(*lines, *([table] if comparison.runs else []), *_footer(comparison, time, unit_name))
+    lines = [one_line(view.headline(instance))]
+    if reference is not None:
+        lines.append(f"{view.reference}: {scale.said(reference)}")
+    screen.show(*lines, "", *([table] if comparison.runs else []), *_footer(comparison, scale))
     if not last:
         click.echo()
 
 
-def _footer(comparison: Comparison, time: Any, unit_name: str) -> list[str]:
+def _footer(comparison: Comparison, scale: Scale) -> list[str]:
     lines = [""]
     best, known = comparison.best_bound, comparison.known
     if best:
         source = next((run.bound_source for run in comparison.runs if run.method == best[1]), None)
         by = f"{best[1]} ({source})" if source else best[1]
-        lines.append(f"gap: to the best bound, {time(best[0])} {unit_name} per token, proven by {by}")
+        lines.append(f"gap: to the best bound, {scale.said(best[0])}, proven by {by}")
     elif comparison.crossings():
         lines.append("gap: not stated, since a cost is below a bound (see the error)")
     elif comparison.runs:
         lines.append("gap: no bound, so nothing is proven; exact methods prove one (see moeplace methods)")
     if known:
-        lines.append(f"excess: over the best known latency, {time(known.latency_ns)} {unit_name} per token")
+        what = comparison.problem.view.cost
+        lines.append(f"excess: over the best known {what}, {scale.said(known.latency_ns)}")
         if any(run.latency_ns is not None and run.latency_ns < known.latency_ns for run in comparison.runs):
             lines.append("better than the best known: see the negative excess")
     return [one_line(line) for line in lines + comparison.notes]
 
 
 def _ending(run: Run) -> str:
-    if run.status in ("refused", "failed"):
+    if run.status in ("refused", "failed", "infeasible"):
         return f"{run.status}: {run.reason}"
     return (run.termination or "").replace("_", " ")
 
@@ -265,8 +270,8 @@ def _document(comparison: Comparison) -> dict[str, Any]:
     return {
         "file": comparison.file,
         "instance": {"name": instance.name, "sha256": instance.sha256},
-        "baseline_ns": instance.baseline_ns,
-        "tokens": int(instance.tokens.sum()),
+        "baseline_ns": comparison.problem.reference(instance),
+        "tokens": comparison.tokens,
         "best_bound_ns": best and best[0],
         "best_bound_by": best and best[1],
         "best_known_latency_ns": known and known.latency_ns,

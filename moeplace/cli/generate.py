@@ -95,6 +95,6 @@ def _write_suite(suite: str, output: str) -> None:
 
 def said(instance: Instance, path: str) -> str:
     """Say what was written, in one line."""
-    from moeplace.cli.solve import headline
+    from moeplace.caching.shown import headline
 
     return one_line(f"{headline(instance)}; sha256 {instance.sha256[:12]}, written to {path}")

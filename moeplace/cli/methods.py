@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,21 +11,40 @@ from moeplace.base.text import one_line
 from moeplace.cli import screen
 from moeplace.cli.options import json_option
 
+if TYPE_CHECKING:
+    from moeplace.base.problem import Problem
+
 
 @click.command()
+@click.option("--problem", "name", metavar="NAME", help="List the methods of this problem alone.")
 @json_option
-def methods(as_json: bool) -> None:
-    """List every method: exact or not, what it guarantees and when, its limits and parameters."""
+def methods(name: str | None, as_json: bool) -> None:
+    """List every method: exact or not, what it guarantees and when, its limits and parameters.
+
+    Other installed problems have sections of their own; --json lists caching's, or those of the --problem.
+    """
+    from moeplace.problems import FIRST, find_problem, installed_problems
+
+    if as_json:
+        click.echo(json.dumps(_all(find_problem(name or FIRST)), indent=2, ensure_ascii=False))
+        return
+    problems, failures = ([find_problem(name)], []) if name else installed_problems()
+    parts: list[Any] = []
+    for problem in problems:
+        if problem.name != FIRST:
+            parts += [f"Problem {one_line(problem.name)}", ""]
+        for method in _all(problem):
+            parts += [one_line(method["name"]), _indented(_lines(method)), ""]
+        parts.append(f"Others: --method module:function, or the entry point group {one_line(problem.methods)}.")
+        if problem is not problems[-1]:
+            parts.append("")
+    screen.show(*parts, *map(one_line, failures))
+
+
+def _all(problem: Problem) -> list[dict[str, Any]]:
     from moeplace.base.registry import method_names
 
-    found = [_describe(name) for name in method_names()]
-    if as_json:
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
-        return
-    parts: list[Any] = []
-    for method in found:
-        parts += [one_line(method["name"]), _indented(_lines(method)), ""]
-    screen.show(*parts, "Others: --method module:function, or the entry point group moeplace.methods.")
+    return [_describe(name, problem) for name in method_names(problem.methods, problem.method_order)]
 
 
 def _lines(method: dict[str, Any]) -> list[tuple[str, str]]:
@@ -56,12 +75,12 @@ def _default(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _describe(name: str) -> dict[str, Any]:
+def _describe(name: str, problem: Problem) -> dict[str, Any]:
     from moeplace.base.errors import MoeplaceError
     from moeplace.base.registry import find_method, method_info, own_parameters, parameter_help
 
     try:
-        method = find_method(name)
+        method = find_method(name, problem.methods, problem.method_order)
         info, parameters = method_info(method), own_parameters(method)
         takes_gap = parameters is None or "gap" in parameters
         if parameters:

@@ -50,11 +50,12 @@ def placement_map(instance: str, solution: str, output: str) -> None:
 
     Without positions in the instance, near means a short time.
     """
-    import moeplace
+    from moeplace.caching.instance import load
+    from moeplace.caching.solution import read_solution
 
     _check(output, instance, solution)
-    problem = moeplace.load(instance)
-    chosen = moeplace.read_solution(solution)
+    problem = load(instance)
+    chosen = read_solution(solution)
     try:
         placement = chosen.placement_on(problem)
     except InputError as error:
@@ -99,6 +100,7 @@ def capacity(
     import moeplace
     from moeplace.base.registry import check_parameters, find_method
     from moeplace.base.stop import stopping
+    from moeplace.caching.instance import load
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=seed, threads=threads)
@@ -109,7 +111,7 @@ def capacity(
         check_parameters(name, find_method(name), own)
     scales = _factors(factors)
     _check(output, instance)
-    problem = moeplace.load(instance)
+    problem = load(instance)
     if not problem.item_bytes.sum() or not problem.baseline_ns:
         raise InputError("no cache can save anything: there are no experts or no latency", file=instance)
     points: list[CapacityPoint] = []
@@ -184,10 +186,10 @@ def _most(instance: Instance) -> float:
 @output_option
 def coactivation(instance: str, model: str | None, layers: str | None, output: str) -> None:
     """Draw which experts of a layer are used together more often than by chance (heat map of the lift)."""
-    import moeplace
+    from moeplace.caching.instance import load
 
     _check(output, instance)
-    problem = moeplace.load(instance)
+    problem = load(instance)
     blocks = _blocks(problem, model, layers, instance)
     from moeplace.caching.pictures import coactivation as draw
 
@@ -225,10 +227,10 @@ def _blocks(instance: Instance, model: str | None, layers: str | None, file: str
 @output_option
 def popularity(instance: str, output: str) -> None:
     """Draw how unevenly the experts of a layer are used."""
-    import moeplace
+    from moeplace.caching.instance import load
 
     _check(output, instance)
-    problem = moeplace.load(instance)
+    problem = load(instance)
     if not len(problem.rows):
         raise InputError("has no activations to draw", file=instance)
     from moeplace.caching.pictures import popularity as draw
@@ -316,6 +318,7 @@ def _searched(
     import moeplace
     from moeplace.base.registry import check_parameters, find_method
     from moeplace.base.stop import stopping
+    from moeplace.caching.instance import load
     from moeplace.caching.pictures import Progression, falling, rising
     from moeplace.library import read_best_known
     from moeplace.solving import check_limits
@@ -324,7 +327,7 @@ def _searched(
     find_methods_here(methods)
     for method in methods:
         check_parameters(method, find_method(method), parameters)
-    problem = moeplace.load(file)
+    problem = load(file)
     tokens = int(problem.tokens.sum()) or 1
     searches = []
     with stopping() as stop:

@@ -21,7 +21,6 @@ from moeplace.cli.options import (
     seed_option,
     threads_option,
 )
-from moeplace.cli.solve import headline
 
 if TYPE_CHECKING:
     from moeplace import Instance, Solution
@@ -56,10 +55,11 @@ def score(
     Says what it saves there, and what is lost against the best that is known there: the best_known.json beside
     INSTANCE, if it is of the same instance, and what --method finds.
     """
-    import moeplace
     from moeplace.base.registry import check_parameters, find_method
     from moeplace.base.stop import stopping
+    from moeplace.caching.instance import load
     from moeplace.caching.scoring import score as scored
+    from moeplace.caching.solution import read_solution
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=seed, threads=threads)
@@ -69,7 +69,7 @@ def score(
     if method is not None:
         find_methods_here([method])
         check_parameters(method, find_method(method), own)
-    problem, answer = moeplace.load(instance), moeplace.read_solution(solution)
+    problem, answer = load(instance), read_solution(solution)
     try:
         alone = scored(problem, answer)
     except InputError as error:
@@ -131,6 +131,8 @@ def _own_saving(solution: Solution) -> float | None:
 
 
 def _show(instance: Instance, solution: Solution, result: Score) -> None:
+    from moeplace.caching.shown import headline
+
     tokens = int(instance.tokens.sum()) or 1
 
     def per_token(ns: int) -> str:

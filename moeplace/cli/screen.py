@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from moeplace.base.problem import Table as Said
     from moeplace.base.result import Progress, ProgressCallback
     from moeplace.base.stop import Stop
 
@@ -31,6 +32,14 @@ def table(*columns: str, right: str = "") -> Table:
     for column in columns:
         justify = "right" if column in right.split(",") else "left"
         result.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return result
+
+
+def filled(said: Said) -> Table:
+    """Return a table of a problem's own."""
+    result = table(*said.columns, right=",".join(said.right))
+    for row in said.rows:
+        result.add_row(*row)
     return result
 
 
@@ -72,8 +81,13 @@ def show(*parts: RenderableType) -> None:
     click.echo(lines)
 
 
+def progress_line(label: str, tokens: int, stop: Stop) -> AbstractContextManager[ProgressCallback | None]:
+    """Do what :func:`progress` does for a caching instance of so many tokens."""
+    return progress(label, lambda ns: f"{duration(ns / max(tokens, 1))} per token", stop)
+
+
 @contextmanager
-def progress_line(label: str, tokens: int, stop: Stop) -> Iterator[ProgressCallback | None]:
+def progress(label: str, amount: Callable[[int], str], stop: Stop) -> Iterator[ProgressCallback | None]:
     """Show on stderr, while a method runs, how far it is; yield what to tell it, None without a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
@@ -89,7 +103,7 @@ def progress_line(label: str, tokens: int, stop: Stop) -> Iterator[ProgressCallb
         def __rich__(self) -> Text:
             text = f"{one_line(label)}  {time.monotonic() - began:.0f} s"
             if latest:
-                text += _progress_text(latest[-1], tokens)
+                text += _progress_text(latest[-1], amount)
             if stop.interrupted:
                 text += "  stopping (once more to give up)"
             return Text(text, no_wrap=True, overflow="ellipsis")
@@ -101,15 +115,15 @@ def progress_line(label: str, tokens: int, stop: Stop) -> Iterator[ProgressCallb
         yield update
 
 
-def _progress_text(progress: Progress, tokens: int) -> str:
+def _progress_text(progress: Progress, amount: Callable[[int], str]) -> str:
     from moeplace.base.result import gap
 
     latency, bound = progress.latency_ns, progress.bound_ns
     text = ""
     if latency is not None:
-        text += f"  {duration(latency / max(tokens, 1))} per token"
+        text += f"  {amount(latency)}"
     if bound is not None:
-        text += f"  bound {duration(bound / max(tokens, 1))}"
+        text += f"  bound {amount(bound).removesuffix(' per token')}"
     if latency is not None and bound is not None and bound <= latency:
         text += f"  gap {gap_percent(gap(latency, bound))}"
     if progress.share is not None:

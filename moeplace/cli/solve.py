@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moeplace.base.errors import InputError
-from moeplace.base.text import NOTHING, bar, duration, gap_percent, number, one_line, percent, ratio_down, size
+from moeplace.base.text import gap_percent, one_line
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
     as_dict,
@@ -22,12 +22,9 @@ from moeplace.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from collections.abc import Callable
 
-    from moeplace import Instance, Placement, Solution
-
-MOST_SERVERS = 40
-"""How many servers the summary lists; the solution file has them all."""
+    from moeplace.base.problem import Lines, Problem, View
 
 ENDINGS = {
     "optimal": "proved its placement optimal",
@@ -68,25 +65,27 @@ def solve(
 
     Ctrl-C stops the method and keeps its best placement so far; a second Ctrl-C gives up.
     """
-    import moeplace
     from moeplace.base.registry import check_parameters, find_method
     from moeplace.base.stop import stopping
+    from moeplace.problems import problem_of_file
     from moeplace.solving import DEFAULT_TIME_LIMIT, certified, check_limits
 
     check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)
     own = as_dict(parameters)
     find_methods_here([method])
-    check_parameters(method, find_method(method), own | ({"gap": gap} if gap else {}))
+    problem, read = problem_of_file(instance)
+    function = find_method(method, problem.methods, problem.method_order)
+    check_parameters(method, function, own | ({"gap": gap} if gap else {}))
     check_output(output, instance)
     check_output(certificate, instance)
-    problem = moeplace.load(instance)
+    loaded = read()
     limit = DEFAULT_TIME_LIMIT if time_limit is None and method == "auto" else time_limit
-    beginning = _read_start(start, problem) if start else None
+    beginning = _read_start(start, problem, loaded) if start else None
     # From here to the last line written a signal ends the search, not the program.
     with stopping() as stop:
-        with screen.progress_line(method, int(problem.tokens.sum()), stop) as progress:
+        with screen.progress(method, lambda amount: problem.view.short(loaded, amount), stop) as progress:
             solution, proof = certified(
-                problem,
+                loaded,
                 method,
                 time_limit=time_limit,
                 gap=gap,
@@ -105,24 +104,27 @@ def solve(
         if as_json:
             click.echo(solution.to_json(), nl=False)
         else:
-            _show(problem, solution, output, limit)
+            _show(problem, loaded, solution, output, limit)
         for warning in solution.warnings:
             click.echo(f"warning: {one_line(warning)}", err=True)
         interrupted = stop.interrupted or solution.status.termination == "interrupted"
     return INTERRUPTED if interrupted else 0
 
 
-def _read_start(path: str, instance: Instance) -> Placement:
+def _read_start(path: str, problem: Problem, instance: Any) -> Any:
     import moeplace
+    from moeplace.problems import check_same_problem
 
     solution = moeplace.read_solution(path)
     try:
-        placement = solution.placement_on(instance)
+        check_same_problem(problem, solution)
+        decision = problem.decision(instance, solution)
     except InputError as error:
         raise error.in_file(path) from None
     if solution.instance.sha256 != instance.sha256:
-        click.echo(f"note: {one_line(path)} was made for another instance; its placement fits this one too", err=True)
-    return placement
+        kind = problem.decision_type.__name__.lower()
+        click.echo(f"note: {one_line(path)} was made for another instance; its {kind} fits this one too", err=True)
+    return decision
 
 
 def overrun(wall_s: float, time_limit: float | None) -> float | None:
@@ -138,7 +140,7 @@ def overrun(wall_s: float, time_limit: float | None) -> float | None:
     return wall_s - time_limit
 
 
-def ended(solution: Solution, time_limit: float | None) -> str:
+def ended(solution: Any, time_limit: float | None) -> str:
     """Say how and when a run ended."""
     text = ENDINGS[solution.status.termination]
     if "solver_failure" in solution.details and solution.status.termination == "completed":
@@ -149,90 +151,37 @@ def ended(solution: Solution, time_limit: float | None) -> str:
     return text
 
 
-def _show(instance: Instance, solution: Solution, output: str | None, time_limit: float | None) -> None:
-    from moeplace import Evaluation
-
-    evaluation = Evaluation(instance, solution.placement_on(instance))
-    said, tokens = solution.objective, int(instance.tokens.sum())
-    lines = [("instance", headline(instance)), ("method", solution.method or "")]
+def _show(problem: Problem, instance: Any, solution: Any, output: str | None, time_limit: float | None) -> None:
+    view = problem.view
+    lines = [("instance", view.headline(instance)), ("method", solution.method or "")]
     if solution.picked_because:
         lines.append(("", f"picked by auto: {solution.picked_because}"))
     if solution.parameters:
         lines.append(("parameters", ", ".join(f"{key}={value}" for key, value in solution.parameters.items())))
     lines.append(("ended", ended(solution, time_limit)))
     lines += [("warning", warning) for warning in solution.warnings]
-    if tokens:
-        before, after = said.baseline_ns / tokens, said.latency_ns / tokens
-        saving = (said.baseline_ns - said.latency_ns) / said.baseline_ns if said.baseline_ns else 0.0
-        change = f"{duration(before)} → {duration(after)} per token"
-        lines.append(("latency", f"{change}, {percent(saving)} saved by the caches"))
-    lines += _proof(solution, tokens)
+    lines += view.summary(instance, solution)
+    lines += (view.proof or _plain_proof(view))(instance, solution)
     if solution.guarantee:
         lines.append(("guarantee", solution.guarantee))
-    if instance.demands:
-        p50, p90, p99 = (duration(evaluation.percentile_latency_ns(p)) for p in (50, 90, 99))
-        users = number(len(evaluation.user_latency_ns), "user")
-        lines.append(("users", f"p50 {p50}, p90 {p90}, p99 {p99} per token, over {users}"))
-    parts: list[Any] = [screen.facts(lines)]
-    if evaluation.hits:
-        parts += ["", hits_table(evaluation.hits.experts, evaluation.hits.rows)]
-    if instance.servers:
-        parts += ["", _servers(instance, evaluation, tokens)]
-        if (left := len(instance.servers) - MOST_SERVERS) > 0:
-            parts.append(f"and {number(left, 'more server')}")
+    more, tables = view.details(instance, solution)
+    parts: list[Any] = [screen.facts(lines + more)]
+    for table in tables:
+        parts += ["", screen.filled(table)]
+        if table.below:
+            parts.append(table.below)
     if output:
         parts += ["", f"written to {one_line(output)}"]
     screen.show(*parts)
 
 
-def headline(instance: Instance) -> str:
-    """Say in one line what an instance is."""
-    counts = [
-        number(len(instance.models), "model"),
-        number(instance.n_items, "expert"),
-        number(len(instance.servers), "server"),
-        number(len(instance.demands), "demand"),
-        number(len(instance.rows), "activation row"),
-    ]
-    return f"{instance.name}: {', '.join(counts)}; latency model {instance.latency_model}"
+def _plain_proof(view: View) -> Callable[[Any, Any], Lines]:
+    def proof(instance: Any, solution: Any) -> Lines:
+        if solution.bound is None:
+            return [("gap", "no bound: nothing is proven")]
+        if solution.gap == 0:
+            return [("gap", f"0 %: proven optimal by {solution.bound_source}")]
+        bound = f"no solution is below {view.short(instance, solution.bound)}"
+        return [("gap", f"{gap_percent(solution.gap)}: {bound}, proven by {solution.bound_source}")]
 
-
-def hits_table(experts: tuple[float, float, float], rows: tuple[float, float, float]) -> Table:
-    """Return the table of who serves what share of the requests."""
-    result = screen.table("served by", "device", "edge", "cloud", right="device,edge,cloud")
-    result.add_row("expert requests", *map(percent, experts))
-    result.add_row("whole rows", *map(percent, rows))
-    return result
-
-
-def _proof(solution: Solution, tokens: int) -> list[tuple[str, str]]:
-    said = solution.objective
-    if said.bound_ns is None or said.saving_ratio is None:
-        return [("gap", "no bound: nothing is proven")]
-    ratio = f"at least {ratio_down(said.saving_ratio)} of the largest possible saving"
-    if said.gap == 0:
-        return [("gap", f"0 %: proven optimal by {solution.bound_source}")]
-    bound = f"no placement is below {duration(said.bound_ns / max(tokens, 1))} per token"
-    return [
-        ("gap", f"{gap_percent(said.gap)}: {bound}, proven by {solution.bound_source}"),
-        ("saving", f"{ratio}, certified by that bound"),
-    ]
-
-
-def _servers(instance: Instance, evaluation: Any, tokens: int) -> Table:
-    columns = ("server", "cache", "used", "capacity", "experts", "saves per token")
-    result = screen.table(*columns, right="used,capacity,experts,saves per token")
-    cached = evaluation.placement.cached
-    used = evaluation.placement.bytes_used(instance).tolist()
-    saves = evaluation.server_saving_ns.tolist()
-    for n, server in enumerate(instance.servers[:MOST_SERVERS]):
-        share = used[n] / server.capacity_bytes if server.capacity_bytes else 0.0
-        result.add_row(
-            one_line(server.name),
-            bar(share),
-            size(used[n]),
-            size(server.capacity_bytes),
-            number(int(cached[n].sum())),
-            duration(saves[n] / tokens) if tokens else NOTHING,
-        )
-    return result
+    return proof

@@ -231,6 +231,8 @@ def _run(entry: Entry) -> list[Cell]:
     tokens = trial.problem.tokens or 1
 
     def per_token(ns: int | None) -> str:
+        if trial.problem.tokens is None:  # of another problem than caching: a number without a time's unit
+            return NOTHING if ns is None else f"{ns:,}"
         return duration(None if ns is None else ns / tokens)
 
     return [

@@ -60,12 +60,14 @@ def choose(collection: Collection, most: int, most_rows: int = 1_500_000) -> Pla
     result, room, missing, cut = Placements(), MOST_BYTES, 0, False
     by_instance = pooled_entries(collection.entries)
     for instance in _evenly(collection, most):
+        if instance.problem != "caching" or instance.items is None or instance.servers is None:
+            continue  # placements are caching's
         entries = best_of_each_method(by_instance.get((instance.set, instance.sha256), []), collection.methods)
-        each = instance.items * instance.servers // 4 + 20 * instance.demands
+        each = instance.items * instance.servers // 4 + 20 * (instance.demands or 0)
         fit = max(1, MOST_BYTES_OF_ONE // max(each, 1))
         cut, entries = cut or len(entries) > fit, entries[:fit]
-        size = each * len(entries) + 60 * instance.demands
-        if not entries or instance.rows > most_rows or size > room:
+        size = each * len(entries) + 60 * (instance.demands or 0)
+        if not entries or (instance.rows or 0) > most_rows or size > room:
             continue
         try:
             problem = _instance(instance, entries)
@@ -74,7 +76,7 @@ def choose(collection: Collection, most: int, most_rows: int = 1_500_000) -> Pla
             continue
         shown = _instance_document(problem, instance, entries)
         room -= size
-        most_rows -= instance.rows
+        most_rows -= instance.rows or 0
         result.instances.append(shown)
     total = len(collection.instances)
     result.facts = f"the best of each method on {len(result.instances)} of {number(total, 'instance')}"
@@ -112,7 +114,7 @@ def _rank(entry: Entry) -> tuple[int, int]:
 def _evenly(collection: Collection, most: int) -> list[PlannedInstance]:
     """Return instances in the order of the sets, about as many of each, evenly from small to large."""
     by_set: dict[str, list[PlannedInstance]] = {}
-    for instance in sorted(collection.instances, key=lambda i: (i.items * i.servers, i.name)):
+    for instance in sorted(collection.instances, key=lambda i: ((i.items or 0) * (i.servers or 0), i.name)):
         by_set.setdefault(instance.set, []).append(instance)
     room, chosen = most, {}
     for left, name in enumerate(sorted(by_set, key=lambda name: len(by_set[name]))):

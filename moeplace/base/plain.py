@@ -1,0 +1,333 @@
+"""The solution document, the report and the checks that problems share: the common envelope around a decision.
+
+A solution of such a problem has the keys of :class:`PlainSolution`; its decision's own keys stand beside them, and
+``objective`` may hold more numbers. (Caching has documents of its own, which are older.)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from msgspec import Struct
+
+from moeplace.base.certificates import Certificate, Trusted
+from moeplace.base.documents import InstanceReference, Status, parse
+from moeplace.base.errors import InputError
+from moeplace.base.files import write_bytes
+from moeplace.base.problem import Problem, View
+from moeplace.base.result import WARNINGS, Finished
+from moeplace.base.result import gap as gap_of
+
+
+class Objective(Struct, frozen=True):
+    """The numbers of a solution, in the problem's unit; None is "not known"."""
+
+    value: int
+    bound: int | None
+    gap: float | None
+    reference: int | None
+
+
+class PlainSolution(Struct, frozen=True):
+    """A solution in the common envelope.
+
+    Attributes
+    ----------
+    format : str
+    instance : InstanceReference
+        Name and hash of the instance.
+    objective : Objective
+        ``value`` is what is minimised.
+    status, method, picked_because, parameters, seed, threads, wall_s, bound_source, guarantee, details, versions
+        As in :class:`moeplace.Solution`.
+    decision : Struct
+        Its keys stand beside the others in the document.
+    numbers : dict
+        What else ``objective`` says.
+    """
+
+    format: str
+    version: Literal[1]
+    instance: InstanceReference
+    objective: Objective
+    status: Status
+    method: str | None = None
+    picked_because: str | None = None
+    parameters: dict[str, Any] = {}
+    seed: int | None = None
+    threads: int | None = None
+    wall_s: float | None = None
+    bound_source: str | None = None
+    guarantee: str | None = None
+    details: dict[str, int | float | str] = {}
+    versions: dict[str, str] = {}
+    decision: Any = None
+    numbers: Any = None
+
+    @property
+    def value(self) -> int:
+        """What the decision costs."""
+        return self.objective.value
+
+    @property
+    def bound(self) -> int | None:
+        """Proven lower bound on every cost."""
+        return self.objective.bound
+
+    @property
+    def gap(self) -> float | None:
+        """Gap between the two."""
+        return self.objective.gap
+
+    @property
+    def reference(self) -> int | None:
+        """What the cost is compared with."""
+        return self.objective.reference
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before using this, a sentence each."""
+        return [str(self.details[name]) for name in WARNINGS if name in self.details]
+
+    def document(self) -> dict[str, Any]:
+        """Return the solution document as plain dicts and lists."""
+        said: dict[str, Any] = msgspec.to_builtins(self)
+        decision, numbers = said.pop("decision"), said.pop("numbers") or {}
+        head = {key: said.pop(key) for key in ("format", "version", "instance")}
+        result: dict[str, Any] = head | decision | {"objective": said.pop("objective") | numbers} | said
+        return result
+
+    def to_json(self) -> bytes:
+        """Return the solution document as JSON, a line a key."""
+        lines = (
+            f"  {msgspec.json.encode(key).decode()}: {msgspec.json.encode(value).decode()}"
+            for key, value in self.document().items()
+        )
+        return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the solution document, whole or not at all.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written.
+        """
+        write_bytes(path, self.to_json())
+
+
+@dataclass(frozen=True)
+class PlainReport:
+    """What a checker found.
+
+    Attributes
+    ----------
+    violations : tuple of str
+        Everything that is wrong, one line each; empty for a valid solution.
+    value, reference : int or None
+        As recomputed; None where that cannot be.
+    bound : str
+        "none claimed", "claimed, not verified", or what a certificate makes of it.
+    proven : int or None
+        The bound that the certificate proves.
+    trusted : str or None
+        Whose word it rests on; None where it rests on arithmetic alone.
+    """
+
+    violations: tuple[str, ...]
+    value: int | None
+    reference: int | None
+    bound: str
+    proven: int | None = None
+    trusted: str | None = None
+    bound_key: ClassVar[str] = "claimed_bound"
+    """What the solution's bound is called beside the report's own numbers."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.violations
+
+    def document(self) -> dict[str, Any]:
+        """Return the report as a plain dict."""
+        return {
+            "ok": self.ok,
+            "violations": list(self.violations),
+            "value": self.value,
+            "reference": self.reference,
+            "bound": self.bound,
+            "proven": self.proven,
+            "trusted": self.trusted,
+        }
+
+
+def plain_problem(
+    *,
+    name: str,
+    instance_format: str,
+    solution_format: str,
+    instance_type: type,
+    decision_type: type[Struct],
+    from_document: Callable[[object], Any],
+    cost: Callable[[Any, Any], int],
+    refuses: Callable[[Any, Any], str | None],
+    recompute: Callable[[Any, Any], tuple[Sequence[str], int | None]],
+    reference: Callable[[Any], int | None] = lambda instance: None,
+    numbers: Callable[[Any, Any], Mapping[str, Any]] = lambda instance, decision: {},
+    verify: Callable[[Any, Certificate], Sequence[str]] | None = None,
+    methods: str | None = None,
+    method_order: Sequence[str] = (),
+    view: View | None = None,
+    **others: Any,
+) -> Problem:
+    """Return a problem whose solutions have the common envelope.
+
+    Parameters
+    ----------
+    name, instance_format, solution_format, instance_type, from_document, cost, method_order, view, others
+        As in :class:`~moeplace.base.problem.Problem`.
+    decision_type : type of Struct
+        What methods return; its keys stand in the solution document. None of them is a key of the envelope.
+    refuses : callable
+        ``(instance, decision)``: why a decision is not allowed, or None.
+    recompute : callable
+        ``(instance, decision)``: what is wrong with a decision, a line each, and its cost (None where it has none).
+        The checker's; it must share nothing with ``cost``, ``refuses`` and the methods.
+    reference : callable
+        ``(instance)``: a cost to compare with, or None.
+    numbers : callable
+        ``(instance, decision)``: what else ``objective`` says, by name; checked, too.
+    verify : callable, optional
+        ``(instance, certificate)``: what is wrong with a certificate that is not just a solver's word.
+    methods : str, optional
+        Entry point group of the methods; ``moeplace.methods.NAME`` where it is left out.
+
+    Raises
+    ------
+    ValueError
+        A key of the decision is one of the envelope.
+    """
+    envelope = set(PlainSolution.__struct_fields__) - {"decision", "numbers"}
+    if taken := envelope & set(decision_type.__struct_fields__):
+        raise ValueError(f"{sorted(taken)} of the decision are keys of every solution")
+
+    def finish(instance: Any, run: Finished) -> PlainSolution:
+        objective = Objective(run.cost, run.bound, gap_of(run.cost, run.bound), reference(instance))
+        return PlainSolution(
+            format=solution_format,
+            version=1,
+            objective=objective,
+            decision=run.decision,
+            numbers=dict(numbers(instance, run.decision)),
+            **run.envelope(instance),
+        )
+
+    def read(document: object) -> PlainSolution:
+        said = parse(document, PlainSolution)
+        if said.format != solution_format:
+            raise InputError(f'expected "{solution_format}", found "{said.format}"', place="format")
+        assert isinstance(document, dict)
+        more = {k: v for k, v in document["objective"].items() if k not in Objective.__struct_fields__}
+        return msgspec.structs.replace(said, decision=parse(document, decision_type), numbers=more)
+
+    def check_fits(instance: Any, decision: Any) -> None:
+        if (reason := refuses(instance, decision)) is not None:
+            raise InputError(reason)
+
+    def decision(instance: Any, solution: PlainSolution) -> Any:
+        check_fits(instance, solution.decision)
+        return solution.decision
+
+    def check(instance: Any, solution: PlainSolution, certificate: Certificate | None = None) -> PlainReport:
+        wrong = _reference_violations(instance, solution)
+        violations, value = recompute(instance, solution.decision)
+        wrong += violations
+        said, known = solution.objective, reference(instance)
+        _equal("objective.reference", said.reference, known, wrong)
+        if value is not None:
+            _equal("objective.value", said.value, value, wrong)
+            if not violations:
+                for key, number in numbers(instance, solution.decision).items():
+                    _equal(f"objective.{key}", (solution.numbers or {}).get(key), number, wrong)
+            _check_bound(solution, value, wrong)
+        claim = "none claimed" if said.bound is None else "claimed, not verified"
+        if certificate is None:
+            return PlainReport(tuple(wrong), value, known, claim)
+        faults = []
+        if certificate.instance.sha256 != instance.sha256:
+            faults.append(f"it is for the instance {certificate.instance.name!r}")
+        trusted = certificate.proof.source if isinstance(certificate.proof, Trusted) else None
+        if trusted is None:
+            faults += ["it is of another problem"] if verify is None else verify(instance, certificate)
+        proven = None if faults else certificate.bound_ns
+        if proven is not None and value is not None and proven > value:
+            faults.append(f"it proves the bound {proven}, but this solution costs {value}")
+        if proven is not None and said.bound is not None and proven < said.bound:
+            faults.append(f"it proves {proven}, not the bound {said.bound} that the solution says")
+        if said.bound is not None:
+            known_by = "verified, trusting nothing" if trusted is None else f"proven, trusting the word of {trusted!r}"
+            claim = "not proven by the certificate" if faults else known_by
+        wrong += [f"certificate: {fault}" for fault in faults]
+        return PlainReport(tuple(wrong), value, known, claim, proven, trusted)
+
+    return Problem(
+        name=name,
+        instance_format=instance_format,
+        solution_format=solution_format,
+        methods=methods or f"moeplace.methods.{name}",
+        instance_type=instance_type,
+        decision_type=decision_type,
+        solution_type=PlainSolution,
+        from_document=from_document,
+        cost=cost,
+        check_fits=check_fits,
+        reference=reference,
+        finish=finish,
+        read_solution=read,
+        decision=decision,
+        check=check,
+        method_order=method_order,
+        view=view or View(),
+        **others,
+    )
+
+
+def _reference_violations(instance: Any, solution: PlainSolution) -> list[str]:
+    wrong = []
+    said = solution.instance
+    if said.sha256 != instance.sha256:
+        wrong.append(f"instance.sha256: the solution is for {said.sha256[:64]!r}, this is {instance.sha256}")
+    if said.name != instance.name:
+        wrong.append(f"instance.name: the solution is for {said.name!r}, this is {instance.name!r}")
+    return wrong
+
+
+def _equal(place: str, said: Any, true: Any, wrong: list[str]) -> None:
+    if said != true:
+        wrong.append(f"{place}: the solution says {said}, recomputed {true}")
+
+
+def _check_bound(solution: PlainSolution, value: int, wrong: list[str]) -> None:
+    said, status = solution.objective, solution.status
+    if said.bound is None:
+        if said.gap is not None:
+            wrong.append("objective.gap: there is one without a bound")
+        if "optimal" in (status.solution, status.termination):
+            wrong.append("status: called optimal without a bound")
+        return
+    if not 0 <= said.bound <= value:
+        wrong.append(f"objective.bound: expected 0 to the value {value}, found {said.bound}")
+        return
+    gap = 0.0 if said.bound == value else (value - said.bound) / value
+    if said.gap is None or not math.isclose(said.gap, gap, rel_tol=1e-9):  # others may print fewer digits
+        wrong.append(f"objective.gap: the solution says {said.gap}, recomputed {gap}")
+    if (status.solution == "optimal") != (said.bound == value):
+        state = "equal" if said.bound == value else "not equal"
+        wrong.append(f"status.solution: {status.solution!r}, but value and bound are {state}")
+    if status.termination == "optimal" and said.bound != value:
+        wrong.append("status.termination: 'optimal', but value and bound are not equal")

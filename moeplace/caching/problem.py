@@ -1,0 +1,102 @@
+"""The caching problem, as everything that serves every problem takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moeplace.base.certificates import Certificate
+from moeplace.base.documents import parse
+from moeplace.base.problem import Problem
+from moeplace.base.registry import METHODS, ORDER
+from moeplace.base.result import NOTHING_FITS, Finished, gap, saving_ratio
+from moeplace.caching import checking
+from moeplace.caching.evaluation import latency_ns
+from moeplace.caching.instance import Instance
+from moeplace.caching.placement import Placement
+from moeplace.caching.shown import VIEW
+from moeplace.caching.solution import Objective, Solution, assignments
+
+
+def _cost(instance: Instance, placement: Placement) -> int:
+    return latency_ns(instance, placement)
+
+
+def _check_fits(instance: Instance, placement: Placement) -> None:
+    placement.check_fits(instance)
+
+
+def _decision(instance: Instance, solution: Solution) -> Placement:
+    return solution.placement_on(instance)
+
+
+def _finish(instance: Instance, run: Finished) -> Solution:
+    return Solution(
+        format="moeplace/solution",
+        version=1,
+        placement=assignments(instance, run.decision),
+        objective=Objective(
+            latency_ns=run.cost,
+            baseline_ns=instance.baseline_ns,
+            bound_ns=run.bound,
+            gap=gap(run.cost, run.bound),
+            saving_ratio=saving_ratio(run.cost, run.bound, instance.baseline_ns),
+        ),
+        **run.envelope(instance),
+    )
+
+
+def _read_solution(document: object) -> Solution:
+    return parse(document, Solution)
+
+
+def _check(instance: Instance, solution: Solution, certificate: Certificate | None) -> checking.Report:
+    return checking.check(instance, solution, certificate)
+
+
+def _remarks(instance: Instance) -> dict[str, str]:
+    """Say so where no expert fits anywhere: the units are wrong, most likely."""
+    if not len(instance.item_bytes) or not len(instance.capacity_bytes):
+        return {}
+    smallest, largest = int(instance.item_bytes.min()), int(instance.capacity_bytes.max())
+    if smallest <= largest:
+        return {}
+    said = f"no expert fits on any server: the smallest expert has {smallest:,} bytes, the largest server {largest:,}"
+    return {NOTHING_FITS: f"{said}; are the units right?"}
+
+
+def _sizes(instance: Instance) -> dict[str, Any]:
+    return {
+        "latency_model": instance.latency_model,
+        "servers": len(instance.servers),
+        "demands": len(instance.demands),
+        "models": len(instance.models),
+        "layers": instance.n_blocks,
+        "items": instance.n_items,
+        "rows": len(instance.rows),
+        "capacity_bytes_total": sum(instance.capacity_bytes.tolist()),
+        "item_bytes_total": sum(instance.item_bytes.tolist()),
+        "tokens": sum(instance.tokens.tolist()),
+    }
+
+
+PROBLEM = Problem(
+    name="caching",
+    instance_format="moeplace/instance",
+    solution_format="moeplace/solution",
+    methods=METHODS,
+    instance_type=Instance,
+    decision_type=Placement,
+    solution_type=Solution,
+    from_document=Instance.from_document,
+    cost=_cost,
+    check_fits=_check_fits,
+    reference=lambda instance: int(instance.baseline_ns),
+    finish=_finish,
+    read_solution=_read_solution,
+    decision=_decision,
+    check=_check,
+    remarks=_remarks,
+    sizes=_sizes,
+    method_order=ORDER,
+    view=VIEW,
+)

@@ -1,0 +1,262 @@
+"""What people are shown of a caching instance and of its solutions: lines and tables, no screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from moeplace.base.documents import UNREACHABLE
+from moeplace.base.problem import Lines, Scale, Table, View
+from moeplace.base.text import (
+    NOTHING,
+    bar,
+    duration,
+    gap_percent,
+    number,
+    one_line,
+    percent,
+    ratio_down,
+    size,
+    time_unit,
+)
+from moeplace.caching.evaluation import Evaluation
+from moeplace.caching.instance import Instance
+from moeplace.caching.placement import Placement
+from moeplace.caching.solution import Solution
+
+MOST_SERVERS = 40
+"""How many servers the summary lists; the solution file has them all."""
+
+
+def headline(instance: Instance) -> str:
+    """Say in one line what an instance is."""
+    counts = [
+        number(len(instance.models), "model"),
+        number(instance.n_items, "expert"),
+        number(len(instance.servers), "server"),
+        number(len(instance.demands), "demand"),
+        number(len(instance.rows), "activation row"),
+    ]
+    return f"{instance.name}: {', '.join(counts)}; latency model {instance.latency_model}"
+
+
+def _tokens(instance: Instance) -> int:
+    return int(instance.tokens.sum())
+
+
+def _scale(instance: Instance) -> Scale:
+    tokens = _tokens(instance) or 1
+    unit, name = time_unit(instance.baseline_ns / tokens)
+    return Scale(lambda ns: NOTHING if ns is None else f"{ns / tokens / unit:.3f}", name, " per token")
+
+
+def _short(instance: Instance, ns: int) -> str:
+    return f"{duration(ns / max(_tokens(instance), 1))} per token"
+
+
+def _exact(instance: Instance, ns: int) -> str:
+    tokens = _tokens(instance)
+    return f"{ns} token-ns" + (f", {duration(ns / tokens)} per token" if tokens else "")
+
+
+def _summary(instance: Instance, solution: Solution) -> Lines:
+    said, tokens = solution.objective, _tokens(instance)
+    if not tokens:
+        return []
+    before, after = said.baseline_ns / tokens, said.latency_ns / tokens
+    saving = (said.baseline_ns - said.latency_ns) / said.baseline_ns if said.baseline_ns else 0.0
+    change = f"{duration(before)} → {duration(after)} per token"
+    return [("latency", f"{change}, {percent(saving)} saved by the caches")]
+
+
+def _proof(instance: Instance, solution: Solution) -> Lines:
+    said = solution.objective
+    if said.bound_ns is None or said.saving_ratio is None:
+        return [("gap", "no bound: nothing is proven")]
+    ratio = f"at least {ratio_down(said.saving_ratio)} of the largest possible saving"
+    if said.gap == 0:
+        return [("gap", f"0 %: proven optimal by {solution.bound_source}")]
+    bound = f"no placement is below {_short(instance, said.bound_ns)}"
+    return [
+        ("gap", f"{gap_percent(said.gap)}: {bound}, proven by {solution.bound_source}"),
+        ("saving", f"{ratio}, certified by that bound"),
+    ]
+
+
+def _details(instance: Instance, solution: Solution) -> tuple[Lines, list[Table]]:
+    evaluation = Evaluation(instance, solution.placement_on(instance))
+    lines, tables = [], []
+    if instance.demands:
+        p50, p90, p99 = (duration(evaluation.percentile_latency_ns(p)) for p in (50, 90, 99))
+        users = number(len(evaluation.user_latency_ns), "user")
+        lines.append(("users", f"p50 {p50}, p90 {p90}, p99 {p99} per token, over {users}"))
+    if evaluation.hits:
+        tables.append(hits_table(evaluation.hits.experts, evaluation.hits.rows))
+    if instance.servers:
+        tables.append(_servers_table(instance, evaluation))
+    return lines, tables
+
+
+def hits_table(experts: tuple[float, float, float], rows: tuple[float, float, float]) -> Table:
+    """Return the table of who serves what share of the requests."""
+    shares = ("device", "edge", "cloud")
+    lines = [["expert requests", *map(percent, experts)], ["whole rows", *map(percent, rows)]]
+    return Table(("served by", *shares), shares, lines)
+
+
+def _servers_table(instance: Instance, evaluation: Evaluation) -> Table:
+    columns = ("server", "cache", "used", "capacity", "experts", "saves per token")
+    tokens = _tokens(instance)
+    cached = evaluation.placement.cached
+    used = evaluation.placement.bytes_used(instance).tolist()
+    saves = evaluation.server_saving_ns.tolist()
+    rows = []
+    for n, server in enumerate(instance.servers[:MOST_SERVERS]):
+        share = used[n] / server.capacity_bytes if server.capacity_bytes else 0.0
+        rows.append(
+            [
+                one_line(server.name),
+                bar(share),
+                size(used[n]),
+                size(server.capacity_bytes),
+                number(int(cached[n].sum())),
+                duration(saves[n] / tokens) if tokens else NOTHING,
+            ]
+        )
+    left = len(instance.servers) - MOST_SERVERS
+    return Table(columns, columns[2:], rows, f"and {number(left, 'more server')}" if left > 0 else "")
+
+
+def _info(instance: Instance) -> dict[str, Any]:
+    from moeplace.caching.terms import aggregate, distinct_rows
+
+    problem = aggregate(instance)
+    rows = instance.rows
+    sizes = instance.item_bytes
+    requested = np.unique(rows.item)
+    near = (instance.server_ns < instance.cloud_ns[:, None]) & (instance.server_ns != UNREACHABLE)
+    empty = Evaluation(instance, Placement.empty(instance)).hits
+    arrays = [*vars(instance).values(), *vars(rows).values()]
+    models = []
+    for m, model in enumerate(instance.models):
+        items = instance.model_items(m)
+        models.append(
+            {
+                "name": model.name,
+                "layers": model.layers,
+                "experts": model.experts,
+                "top_k": model.top_k,
+                "bytes": sum(sizes[items].tolist()),
+            }
+        )
+    return {
+        "name": instance.name,
+        "notes": instance.notes,
+        "sha256": instance.sha256,
+        "latency_model": instance.latency_model,
+        "models": models,
+        "experts": instance.n_items,
+        "experts_requested": len(requested),
+        "bytes": sum(sizes.tolist()),
+        "bytes_requested": sum(sizes[requested].tolist()),
+        "servers": len(instance.servers),
+        "capacity_bytes": sum(instance.capacity_bytes.tolist()),
+        "smallest_capacity_bytes": min(instance.capacity_bytes.tolist(), default=None),
+        "largest_capacity_bytes": max(instance.capacity_bytes.tolist(), default=None),
+        "demands": len(instance.demands),
+        "users": len({demand.user for demand in instance.demands}),
+        "tokens": sum(instance.tokens.tolist()),
+        "demands_near_a_server": int(near.any(axis=1).sum()),
+        "device_experts": len(instance.device_item),
+        "rows": len(rows),
+        "distinct_rows": distinct_rows(instance),
+        "expert_requests": sum(rows.count.astype(object) * np.diff(rows.start)) if len(rows) else 0,
+        "baseline_ns": instance.baseline_ns,
+        "best_conceivable_ns": instance.baseline_ns - problem.total_weight,
+        "hits_with_empty_servers": None
+        if empty is None
+        else {
+            "expert_requests": dict(zip(("device", "edge", "cloud"), empty.experts, strict=True)),
+            "rows": dict(zip(("device", "edge", "cloud"), empty.rows, strict=True)),
+        },
+        "aggregated": {
+            "radius_sets": len(problem.radius),
+            "item_sets": len(problem.set_start) - 1,
+            "terms": problem.n_terms,
+            "covers": len(problem.covers[0]),
+            "useful_placements": int(problem.useful.sum()),
+            "weight_unit_ns": problem.weight_unit,
+        },
+        "memory_bytes": sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)),
+    }
+
+
+def _info_lines(document: Mapping[str, Any]) -> Lines:
+    tokens, baseline = document["tokens"], document["baseline_ns"]
+    best, aggregated = document["best_conceivable_ns"], document["aggregated"]
+    lines = [("instance", f"{document['name']} (latency model {document['latency_model']})")]
+    if document["notes"]:
+        lines.append(("notes", document["notes"]))
+    lines.append(("sha256", document["sha256"]))
+    for model in document["models"]:
+        shape = f"{number(model['layers'], 'layer')} of {number(model['experts'], 'expert')}, top {model['top_k']}"
+        lines.append(("model", f"{model['name']}: {shape}, {size(model['bytes'])} in all"))
+    requested = f"{number(document['experts_requested'])} of {number(document['experts'], 'expert')} are asked for"
+    lines.append(("experts", f"{requested}, {size(document['bytes_requested'])} of {size(document['bytes'])}"))
+    lines.append(("servers", _servers_line(document)))
+    near = f"{number(document['demands_near_a_server'])} with a server nearer than the cloud"
+    lines.append(("demands", f"{number(document['demands'])} of {number(document['users'], 'user')}, {near}"))
+    lines.append(("device", f"{number(document['device_experts'], 'expert')} held on users' devices, over all demands"))
+    distinct = f"{number(document['distinct_rows'])} distinct"
+    lines.append(("activations", f"{number(document['rows'], 'row')}, {distinct}; {number(tokens, 'token')}"))
+    if tokens:
+        saving = percent((baseline - best) / baseline if baseline else 0.0)
+        lines.append(("latency", f"{duration(baseline / tokens)} per token with empty servers"))
+        ideal = f"{duration(best / tokens)} per token if every server held every expert"
+        lines.append(("", f"{ideal}, {saving} less"))
+    hits = document["hits_with_empty_servers"]
+    if hits:
+        share = percent(hits["expert_requests"]["device"])
+        whole = percent(hits["rows"]["device"])
+        lines.append(("empty servers", f"{share} of expert requests and {whole} of rows are served on the device"))
+    radii = number(aggregated["radius_sets"], "radius set")
+    terms = f"{number(aggregated['terms'], 'term')} of {radii} and {number(aggregated['item_sets'], 'expert set')}"
+    covers = f"{number(aggregated['covers'], 'pair')} to cover"
+    lines.append(("aggregated", f"{terms}, {covers}; weights are multiples of {aggregated['weight_unit_ns']} token-ns"))
+    useful = number(aggregated["useful_placements"], "useful choice")
+    lines.append(("", f"{useful} of (server, expert)"))
+    lines.append(("memory", size(document["memory_bytes"])))
+    return lines
+
+
+def _servers_line(document: Mapping[str, Any]) -> str:
+    if not document["servers"]:
+        return "none"
+    capacity = document["capacity_bytes"]
+    smallest, largest = document["smallest_capacity_bytes"], document["largest_capacity_bytes"]
+    each = size(smallest) if smallest == largest else f"{size(smallest)} to {size(largest)}"
+    text = f"{number(document['servers'])} of {each}, {size(capacity)} in all"
+    if document["bytes"]:
+        text += f": {percent(capacity / document['bytes'], 0)} of all experts"
+    if document["bytes_requested"]:
+        text += f", {percent(capacity / document['bytes_requested'], 0)} of those asked for"
+    return text
+
+
+VIEW = View(
+    headline=headline,
+    cost="latency",
+    reference="empty servers",
+    scale=_scale,
+    short=_short,
+    exact=_exact,
+    summary=_summary,
+    proof=_proof,
+    details=_details,
+    info=_info,
+    info_lines=_info_lines,
+    checked="names, capacities, latency, gap, status, hash",
+    lost="the placement names what the instance has not",
+)
