@@ -51,8 +51,8 @@ def counted(name: str, instance: Instance) -> dict[Key, int]:
             search = caching_incumbent(instance, stop, climbed(form, None, None, 1), 0.0, None)
             proof = CachingLayers(form, search, 1).proof()
             proof.run()
-        numbers = dataclasses.asdict(proof.counts) | {"cost": search.latency_ns, "bound": search.bound_ns or 0}
-        counts |= {(name, "layer-enumeration", key): value for key, value in numbers.items()}
+        numbers = dataclasses.asdict(proof.counts) | {"cost": search.latency_ns, "bound": search.bound_ns}
+        counts |= {(name, "layer-enumeration", key): value for key, value in numbers.items() if value is not None}
     left = iter(range(CHECKPOINTS))
     concave = ConcaveBound(form)
     concave.improve(lambda: next(left, None) is None)
@@ -62,8 +62,8 @@ def counted(name: str, instance: Instance) -> dict[Key, int]:
         parameters = {"kicks": 4} if method == "column-generation" else {}
         solution = moeplace.solve(instance, method, seed=0, threads=1, **parameters)
         numbers = {key: value for key, value in solution.details.items() if type(value) is int}
-        numbers |= {"cost": solution.objective.latency_ns, "bound": solution.objective.bound_ns or 0}
-        counts |= {(name, method, key): value for key, value in numbers.items()}
+        numbers |= {"cost": solution.objective.latency_ns, "bound": solution.objective.bound_ns}
+        counts |= {(name, method, key): value for key, value in numbers.items() if value is not None}
     return counts
 
 
