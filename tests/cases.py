@@ -1,4 +1,4 @@
-"""Many cases of one test: looped over inside it, with the failing one named."""
+"""What tests of every kind share: many cases of one test, and how long others are waited for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
+
+PATIENCE_S = 240
+"""Most that another process is waited for: it ends a test that would never end, and no test depends on it."""
 
 
 def looped(name: str, values: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

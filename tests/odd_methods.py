@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from moeplace import Instance, Outcome, Placement, Progress
 from moeplace.base.stop import stopping
@@ -38,11 +38,15 @@ def careful(instance: Instance, **options: Any) -> Outcome:
     return Outcome(outcome.placement, bound_ns=320_000, bound_source="a careful mind", guarantee="half of the saving")
 
 
-def deaf(instance: Instance, **options: Any) -> Placement:
-    """Ignore the request to stop."""
-    print("waiting", file=sys.stderr, flush=True)
-    time.sleep(30)
-    return Placement.empty(instance)
+def deaf(instance: Instance, **options: Any) -> NoReturn:
+    """Say that the request to stop was heard, and go on for ever."""
+    with stopping(None) as stop:
+        print("waiting", file=sys.stderr, flush=True)
+        while not stop.interrupted:
+            time.sleep(0.01)
+        print("heard", file=sys.stderr, flush=True)
+        while True:
+            time.sleep(0.01)
 
 
 def liar(instance: Instance, **options: Any) -> Outcome:

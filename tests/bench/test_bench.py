@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from cases import PATIENCE_S
 
 import moeplace
 from moeplace.base.errors import InputError, MoeplaceError, OutputError
@@ -35,8 +36,6 @@ from moeplace.bench.records import Plan, Record, RecordWriter, RunData, read_run
 from moeplace.cli import main
 from moeplace.library import best_known, instances_folder
 
-PATIENCE_S = 240
-"""Nothing takes so long; what hangs is ended before pytest's own limit."""
 TESTS = Path(__file__).resolve().parents[1]
 TINY = str(instances_folder() / "tiny" / "tiny_two_servers_share.json")
 PAIR = str(instances_folder() / "tiny" / "tiny_pair_across_servers.json")

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from cases import PATIENCE_S
 from test_bench import complete
 
 from moeplace.bench import cluster
@@ -25,8 +26,6 @@ from moeplace.library import instances_folder
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
-PATIENCE_S = 240
-"""Nothing takes so long; what hangs is ended before pytest's own limit."""
 TESTS = Path(__file__).resolve().parents[1]
 TINY = str(instances_folder() / "tiny" / "tiny_two_servers_share.json")
 

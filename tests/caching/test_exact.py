@@ -170,12 +170,9 @@ def test_bounds_hold_at_any_time_limit(method: str, time_limit: float) -> None:
 
 def test_bounds_of_larger_instances_do_not_cross() -> None:
     instance = larger(users=6, layers=2, experts=6)
-    runs = [
-        (method, limit, solved(instance, method, time_limit=limit)) for method in SOLVERS for limit in (0.1, 0.5, 1.5)
-    ]
-    for _, limit, solution in runs:
-        assert solution.wall_s is not None
-        assert solution.wall_s < limit + 3
+    runs = [(method, limit, solved(instance, method, time_limit=limit)) for method in SOLVERS for limit in (0.1, 0.5)]
+    for _, _, solution in runs:
+        assert solution.status.termination == "time_limit"
         for _, _, other in runs:
             assert other.objective.bound_ns is None or other.objective.bound_ns <= solution.objective.latency_ns
 
@@ -203,7 +200,7 @@ def test_a_gap_limit_stops(method: str) -> None:
             assert solution.objective.gap is not None
             assert solution.objective.gap <= gap
             assert solution.status.termination in ("optimal", "gap_limit")
-    solution = solved(larger(users=6, layers=2, experts=6), method, gap=0.8, time_limit=30)
+    solution = solved(larger(users=6, layers=2, experts=6), method, gap=0.8)
     assert solution.status.termination == "gap_limit"
     assert solution.status.solution == "feasible"
 
@@ -336,7 +333,7 @@ def test_sizes_that_miss_by_one_byte(method: str, size: int) -> None:
 # --- stopping ------------------------------------------------------------------------------------------------------
 
 INTERRUPTED = """
-import os, signal, sys, threading, time
+import os, signal, sys, threading
 sys.path[:0] = [{tests!r}, {tests!r} + "/caching"]
 from test_exact import brute_force, larger, random_instance
 import moeplace
@@ -345,18 +342,18 @@ instance = larger(users=40, layers=6, experts=14)
 sent = []
 
 def interrupt():
-    sent.append(time.monotonic())
+    sent.append(True)
     os.kill(os.getpid(), signal.SIGINT)
 
 def progress(progress):
     if not timers:
-        timers.append(threading.Timer(1.5, interrupt))
+        timers.append(threading.Timer(0.5, interrupt))
         timers[0].start()
 
 timers = []
-# The limit ends a solver that was left behind, however busy the machine is.
-solution = moeplace.solve(instance, {method!r}, seed=1, progress=progress, time_limit=20)
-assert time.monotonic() - sent[0] < 10, time.monotonic() - sent[0]
+# A solver that does not hear of the interruption ends at the limit, and says so.
+solution = moeplace.solve(instance, {method!r}, seed=1, progress=progress, time_limit=100)
+assert sent
 assert solution.status.termination == "interrupted", solution.status
 assert moeplace.check(instance, solution).ok
 assert solution.objective.latency_ns <= moeplace.solve(instance, "popular").objective.latency_ns
@@ -364,7 +361,7 @@ assert solution.objective.latency_ns <= moeplace.solve(instance, "popular").obje
 small = random_instance(2)
 optimum = brute_force(small)
 for method in ({method!r}, "cpsat"):
-    assert moeplace.solve(small, method, threads=2, time_limit=100).objective.bound_ns == optimum
+    assert moeplace.solve(small, method, threads=2).objective.bound_ns == optimum
 sys.stdout.write("fine")
 sys.stdout.flush()
 os._exit(0)

@@ -11,13 +11,13 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from cases import PATIENCE_S
 
 import moeplace
 from moeplace.cli import COMMANDS, main
@@ -462,15 +462,17 @@ def test_what_is_not_imported(run: Run, args: list[str], banned: set[str]) -> No
 
 
 def test_help_is_quick() -> None:
-    def best_of_three(*args: str) -> float:
+    def cpu_s(*args: str) -> float:
+        """Least of three: what a process works, not what it waits for."""
         times = []
         for _ in range(3):
-            began = time.perf_counter()
+            before = os.times()
             subprocess.run([sys.executable, *args], stdout=subprocess.DEVNULL, check=True)
-            times.append(time.perf_counter() - began)
+            after = os.times()
+            times.append(after.children_user + after.children_system - before.children_user - before.children_system)
         return min(times)
 
-    assert best_of_three("-m", "moeplace", "--help") < 3 * best_of_three("-c", "import click, numpy")
+    assert cpu_s("-m", "moeplace", "--help") < 3 * cpu_s("-c", "import click, numpy")
 
 
 def test_nobody_reads_the_output(folder: Path) -> None:
@@ -530,7 +532,7 @@ def test_interrupted_solve_keeps_the_placement(folder: Path, number: signal.Sign
     assert process.stderr is not None
     assert process.stderr.readline() == "waiting\n"
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
     assert "interrupted; this is the best placement so far" in out
     assert err == ""
@@ -544,9 +546,9 @@ def test_a_second_signal_gives_up(folder: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
+    assert process.stderr.readline() == "heard\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert out == ""
     assert err == "moeplace solve: interrupted before there was a result\n"
@@ -574,7 +576,7 @@ def test_a_signal_while_libraries_load_ends_quietly(folder: Path) -> None:
         Path(f"fake/{library}.py").write_text(code)
         environment = {**os.environ, "PYTHONPATH": str(folder / "fake")}
         command = [sys.executable, "-m", "moeplace", *args]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=PATIENCE_S)
         Path(f"fake/{library}.py").unlink()
         assert done.returncode == 130, (library, args, kind, number, done)
         assert done.stdout == "", (library, args, kind, number, done)
@@ -589,7 +591,7 @@ def test_interrupted_gap_keeps_what_is_finished(folder: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert err == "moeplace gap: interrupted; 1 instance not begun\n"
     assert "not run: random (interrupted)" in out
@@ -631,7 +633,7 @@ def test_interrupted_exact_method(folder: Path) -> None:
     assert process.stderr is not None
     assert process.stderr.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, (out, err)
     solution = moeplace.read_solution("out.json")
     assert solution.status.termination == "interrupted"
