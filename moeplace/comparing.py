@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from moeplace.base.result import gap
+from moeplace.base.result import relative_gap
 
 if TYPE_CHECKING:
     from moeplace.base.documents import BestKnown
@@ -182,7 +182,7 @@ class Comparison:
                 else (baseline - cost) / baseline
                 if baseline
                 else 0.0,
-                "gap": None if cost is None or best is None else gap(cost, best[0]),
+                "gap": None if cost is None or best is None else relative_gap(cost, best[0]),
                 "excess": excess(cost, self.known.latency_ns if self.known else None),
                 "own_bound_ns": run.bound_ns,
                 "own_bound_source": run.bound_source,

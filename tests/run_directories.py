@@ -12,9 +12,9 @@ from moeplace import Instance, MoeplaceError, Progress
 from moeplace.bench.records import (
     RUN,
     SOLUTIONS,
+    BenchPlan,
     Environment,
     KnownValues,
-    Plan,
     PlannedInstance,
     PlannedMethod,
     Record,
@@ -63,7 +63,7 @@ def planned(path: Path, instance: Instance, set_name: str | None = None) -> Plan
     )
 
 
-def record(instance: PlannedInstance, plan: Plan, method: str, seed: int = 0, **changes: Any) -> Record:
+def record(instance: PlannedInstance, plan: BenchPlan, method: str, seed: int = 0, **changes: Any) -> Record:
     """Make up a record of a run that went well; ``changes`` say how it really went."""
     fields: dict[str, Any] = {
         "key": run_key(instance.sha256, method, {}, seed, plan),
@@ -98,7 +98,7 @@ def record(instance: PlannedInstance, plan: Plan, method: str, seed: int = 0, **
 
 def write_run(
     folder: Path,
-    plan: Plan,
+    plan: BenchPlan,
     instances: list[PlannedInstance],
     records: list[Record],
     solutions: dict[str, bytes] | None = None,
@@ -114,8 +114,8 @@ def write_run(
     return folder
 
 
-def make_plan(methods: list[str], seeds: list[int] | None = None, time_limit: float = 10.0) -> Plan:
-    return Plan([], [PlannedMethod(m, m) for m in methods], seeds or [0], time_limit, 5.0, None, 1)
+def make_plan(methods: list[str], seeds: list[int] | None = None, time_limit: float = 10.0) -> BenchPlan:
+    return BenchPlan([], [PlannedMethod(m, m) for m in methods], seeds or [0], time_limit, 5.0, None, 1)
 
 
 def solved_run(
@@ -138,7 +138,7 @@ def solved_run(
 
 
 def _solve(
-    instance: Instance, entry: PlannedInstance, plan: Plan, method: str, seed: int
+    instance: Instance, entry: PlannedInstance, plan: BenchPlan, method: str, seed: int
 ) -> tuple[Record, bytes | None]:
     steps: list[tuple[float, int | None, int | None]] = []
 

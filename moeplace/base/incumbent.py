@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeplace.base.documents import Termination
 from moeplace.base.errors import BoundError, MethodError, MoeplaceError, NoSolutionError
-from moeplace.base.result import SOLVER_FAILURE, Outcome, Progress, ProgressCallback, gap
+from moeplace.base.result import SOLVER_FAILURE, Outcome, Progress, ProgressCallback, relative_gap
 from moeplace.base.stop import Stop
 from moeplace.base.workers import Turns, run_workers
 
@@ -173,7 +173,7 @@ class Incumbent:
             return "interrupted"
         if self.stop.timed_out:
             return "time_limit"
-        reached = None if self.placement is None else gap(self.latency_ns, self.bound_ns)
+        reached = None if self.placement is None else relative_gap(self.latency_ns, self.bound_ns)
         return "gap_limit" if reached is not None and reached <= self._gap else None
 
     def checkpoint(self) -> Termination | None:

@@ -20,8 +20,7 @@ from moeplace.base.documents import InstanceReference, Status, parse
 from moeplace.base.errors import InputError
 from moeplace.base.files import write_bytes
 from moeplace.base.problem import Problem, View
-from moeplace.base.result import WARNINGS, Finished
-from moeplace.base.result import gap as gap_of
+from moeplace.base.result import WARNINGS, Finished, relative_gap
 
 
 class Objective(Struct, frozen=True):
@@ -217,7 +216,7 @@ def plain_problem(
         raise ValueError(f"{sorted(taken)} of the decision are keys of every solution")
 
     def finish(instance: Any, run: Finished) -> PlainSolution:
-        objective = Objective(run.cost, run.bound, gap_of(run.cost, run.bound), reference(instance))
+        objective = Objective(run.cost, run.bound, relative_gap(run.cost, run.bound), reference(instance))
         return PlainSolution(
             format=solution_format,
             version=1,

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from moeplace.base.documents import Named, Status
 
 
-def gap(latency_ns: int, bound_ns: int | None) -> float | None:
+def relative_gap(latency_ns: int, bound_ns: int | None) -> float | None:
     """Return ``(C - bound) / C`` (G1), 0 if they are equal (also when C = 0), None without a bound.
 
     Examples
     --------
-    >>> gap(200, 150), gap(0, 0), gap(200, None)
+    >>> relative_gap(200, 150), relative_gap(0, 0), relative_gap(200, None)
     (0.25, 0.0, None)
     """
     if bound_ns is None:

@@ -22,8 +22,8 @@ from moeplace.bench.planning import check_extends, tasks_of
 from moeplace.bench.pool import Finished, Pool
 from moeplace.bench.records import (
     RUN,
+    BenchPlan,
     Environment,
-    Plan,
     PlannedInstance,
     PlannedMethod,
     Record,
@@ -183,7 +183,7 @@ class RunFolder:
 
 @contextmanager
 def opened(
-    folder: Path, plan: Plan, instances: Sequence[PlannedInstance], environment: Environment
+    folder: Path, plan: BenchPlan, instances: Sequence[PlannedInstance], environment: Environment
 ) -> Iterator[RunFolder]:
     """Make a run directory, or go on with one that the plan extends.
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from moeplace.base.documents import parse, show
 from moeplace.base.errors import InputError
 from moeplace.bench.messages import Task
-from moeplace.bench.records import KnownValues, Plan, PlannedInstance, PlannedMethod, Run, locate, run_key
+from moeplace.bench.records import BenchPlan, KnownValues, PlannedInstance, PlannedMethod, Run, locate, run_key
 from moeplace.library import (
     instance_files,
     instances_folder,
@@ -289,7 +289,7 @@ def tasks_of(run: Run) -> list[Task]:
     ]
 
 
-def check_extends(earlier: Run, plan: Plan, instances: Sequence[PlannedInstance]) -> None:
+def check_extends(earlier: Run, plan: BenchPlan, instances: Sequence[PlannedInstance]) -> None:
     """Refuse to go on with a run whose plan has what the new one has not; more methods, seeds, instances are taken.
 
     Raises

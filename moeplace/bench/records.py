@@ -88,7 +88,7 @@ class PlannedMethod(Struct, frozen=True):
     seeded: bool = True
 
 
-class Plan(Struct, frozen=True):
+class BenchPlan(Struct, frozen=True):
     """What is to be run: every instance with every method and seed, within these limits.
 
     Attributes
@@ -169,7 +169,7 @@ class Run(Struct, frozen=True):
     format: Literal["moeplace/run"]
     version: Literal[1]
     environment: Environment
-    plan: Plan
+    plan: BenchPlan
     instances: list[PlannedInstance]
     resumed: list[Environment] = []
 
@@ -248,7 +248,7 @@ class Record(Struct, frozen=True):
         return f"{self.method} (seed {self.seed})"
 
 
-def run_key(sha256: str, method: str, parameters: Mapping[str, Any], seed: int, plan: Plan) -> str:
+def run_key(sha256: str, method: str, parameters: Mapping[str, Any], seed: int, plan: BenchPlan) -> str:
     """Return the stable id of a run: the same for the same instance, method, parameters, seed and limits."""
     parts = [sha256, method, dict(parameters), seed, plan.time_limit, plan.memory_limit_bytes, plan.threads]
     return hashlib.sha256(canonical(parts)).hexdigest()[:24]

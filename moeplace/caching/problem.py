@@ -8,7 +8,7 @@ from moeplace.base.certificates import Certificate
 from moeplace.base.documents import parse
 from moeplace.base.problem import Problem
 from moeplace.base.registry import METHODS, ORDER
-from moeplace.base.result import NOTHING_FITS, Finished, gap, saving_ratio
+from moeplace.base.result import NOTHING_FITS, Finished, relative_gap, saving_ratio
 from moeplace.caching import checking
 from moeplace.caching.evaluation import latency_ns
 from moeplace.caching.instance import Instance
@@ -38,7 +38,7 @@ def _finish(instance: Instance, run: Finished) -> Solution:
             latency_ns=run.cost,
             baseline_ns=instance.baseline_ns,
             bound_ns=run.bound,
-            gap=gap(run.cost, run.bound),
+            gap=relative_gap(run.cost, run.bound),
             saving_ratio=saving_ratio(run.cost, run.bound, instance.baseline_ns),
         ),
         **run.envelope(instance),

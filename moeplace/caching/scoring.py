@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from moeplace.base.result import gap
+from moeplace.base.result import relative_gap
 from moeplace.caching.evaluation import latency_ns
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
@@ -78,7 +78,7 @@ class Score:
     def gap(self) -> float | None:
         """Gap to the best bound; None without one, or where the bound is above the cost and so cannot be true."""
         bound = None if self.bound is None else self.bound.bound_ns
-        return None if bound is None or bound > self.latency_ns else gap(self.latency_ns, bound)
+        return None if bound is None or bound > self.latency_ns else relative_gap(self.latency_ns, bound)
 
     def crossings(self) -> list[str]:
         """Say which costs are below a bound that was called proven: then one of the two is wrong."""

@@ -19,7 +19,7 @@ from moeplace.cli.options import file_name, find_methods_here, parameter_value, 
 if TYPE_CHECKING:
     from moeplace.base.stop import Stop
     from moeplace.bench.harness import Progress, RunFolder
-    from moeplace.bench.records import Plan, PlannedMethod
+    from moeplace.bench.records import BenchPlan, PlannedMethod
 
 GRACE_S = 5.0
 
@@ -78,7 +78,7 @@ def bench(
     from moeplace.base.stop import stopping
     from moeplace.bench import environment, harness, planning
     from moeplace.bench.pool import LocalPool
-    from moeplace.bench.records import Plan, read_plan
+    from moeplace.bench.records import BenchPlan, read_plan
     from moeplace.problems import problem_of_file
     from moeplace.solving import check_limits
 
@@ -105,7 +105,7 @@ def bench(
     find_methods_here([method.method for method in chosen])
     with stopping() as stop, LocalPool(1 if scheduler else at_once, threads) as local:
         chosen = harness.described(chosen, local.describe(harness.describe_orders(chosen, group)))
-        plan = Plan(
+        plan = BenchPlan(
             suites=list(suites),
             methods=chosen,
             seeds=numbers,
@@ -142,7 +142,7 @@ def _chosen(methods: str | None, methods_file: str | None) -> list[PlannedMethod
     return chosen
 
 
-def _warnings(workers: int, plan: Plan, here: Any) -> Iterator[str]:
+def _warnings(workers: int, plan: BenchPlan, here: Any) -> Iterator[str]:
     if workers * plan.threads > here.cores:
         said = f"{workers} workers of {number(plan.threads, 'thread')} on {number(here.cores, 'core')}"
         yield f"{said}: times will be longer than on an idle machine"
@@ -166,7 +166,7 @@ def _reading(total: int, stop: Stop) -> Iterator[Callable[[int, Path], None]]:
 
 
 @contextmanager
-def _progress(plan: Plan, workers: int, interrupted: Callable[[], bool]) -> Iterator[Callable[[Progress], None]]:
+def _progress(plan: BenchPlan, workers: int, interrupted: Callable[[], bool]) -> Iterator[Callable[[Progress], None]]:
     """Show how far the benchmark is, on a terminal."""
     import time
 

@@ -51,9 +51,9 @@ def best_known(run: str, instances: str | None) -> int:
 
 
 def _gap(latency_ns: int, bound_ns: int | None) -> float | None:
-    from moeplace.base.result import gap
+    from moeplace.base.result import relative_gap
 
-    return gap(latency_ns, bound_ns)
+    return relative_gap(latency_ns, bound_ns)
 
 
 def _change(before: int | None, after: int | None) -> str:

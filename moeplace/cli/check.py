@@ -27,7 +27,7 @@ def check(instance: str, solution: str, certificate: str | None, as_json: bool) 
     """
     import moeplace
     from moeplace.base.files import read_json
-    from moeplace.base.result import gap
+    from moeplace.base.result import relative_gap
     from moeplace.problems import check_same_problem, load_with_problem
 
     problem, loaded = load_with_problem(instance)
@@ -45,7 +45,7 @@ def check(instance: str, solution: str, certificate: str | None, as_json: bool) 
             raise error.in_file(certificate) from None
     report = problem.check(loaded, answer, proof)
     cost, bound, view = report.value, answer.bound, problem.view
-    proven = gap(cost, bound) if cost is not None and bound is not None and 0 <= bound <= cost else None
+    proven = relative_gap(cost, bound) if cost is not None and bound is not None and 0 <= bound <= cost else None
     if as_json:
         document = report.document() | {report.bound_key: bound, "gap": proven}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -116,7 +116,7 @@ def progress(label: str, amount: Callable[[int], str], stop: Stop) -> Iterator[P
 
 
 def _progress_text(progress: Progress, amount: Callable[[int], str]) -> str:
-    from moeplace.base.result import gap
+    from moeplace.base.result import relative_gap
 
     latency, bound = progress.latency_ns, progress.bound_ns
     text = ""
@@ -125,7 +125,7 @@ def _progress_text(progress: Progress, amount: Callable[[int], str]) -> str:
     if bound is not None:
         text += f"  bound {amount(bound).removesuffix(' per token')}"
     if latency is not None and bound is not None and bound <= latency:
-        text += f"  gap {gap_percent(gap(latency, bound))}"
+        text += f"  gap {gap_percent(relative_gap(latency, bound))}"
     if progress.share is not None:
         text += f"  {progress.share:.0%} done"
     return text

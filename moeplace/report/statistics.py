@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from moeplace.base.result import gap
+from moeplace.base.result import relative_gap
 from moeplace.comparing import excess
 
 Float64 = npt.NDArray[np.float64]
@@ -104,7 +104,7 @@ class Trial:
     @property
     def gap(self) -> float | None:
         """Gap to the best bound that anybody proved."""
-        return None if self.latency_ns is None else gap(self.latency_ns, self.problem.bound_ns)
+        return None if self.latency_ns is None else relative_gap(self.latency_ns, self.problem.bound_ns)
 
     @property
     def excess(self) -> float | None:
@@ -202,7 +202,7 @@ def primal_integral(steps: Sequence[tuple[float, int]], best_ns: int, horizon_s:
     for seconds, cost in steps:
         now = min(seconds, horizon_s)
         total += current * (now - since)
-        since, current = now, gap(cost, best_ns) or 0.0
+        since, current = now, relative_gap(cost, best_ns) or 0.0
     return (total + current * max(horizon_s - since, 0.0)) / horizon_s
 
 
@@ -390,7 +390,7 @@ def gap_at(steps: Sequence[tuple[float, int]], bound_ns: int, grid: Float64) -> 
     >>> gap_at([(1.0, 200), (2.0, 100)], 100, np.array([0.5, 1.0, 3.0])).tolist()
     [1.0, 0.5, 0.0]
     """
-    gaps = np.array([1.0, *(gap(cost, bound_ns) or 0.0 for _, cost in steps)])
+    gaps = np.array([1.0, *(relative_gap(cost, bound_ns) or 0.0 for _, cost in steps)])
     result: Float64 = gaps[np.searchsorted([seconds for seconds, _ in steps], grid, side="right")]
     return result
 

@@ -21,7 +21,7 @@ from pages import machine, save, table
 from moeplace import read_solution
 from moeplace.bench import environment, harness, planning
 from moeplace.bench.pool import LocalPool
-from moeplace.bench.records import Plan, Record
+from moeplace.bench.records import BenchPlan, Record
 from moeplace.cli.options import parameter_value
 from moeplace.library import instance_files
 
@@ -61,7 +61,7 @@ def measure(files: list[Path], method: str, seeds: int, workers: int, time_limit
         chosen = [planning.method_specification(method, parameter_value)]
         chosen = harness.described(chosen, pool.describe(harness.describe_orders(chosen)))
         instances = planning.planned_instances([("benchmark", path) for path in files])
-        plan = Plan(["benchmark"], chosen, list(range(seeds)), time_limit, 5.0, None, 1)
+        plan = BenchPlan(["benchmark"], chosen, list(range(seeds)), time_limit, 5.0, None, 1)
         finished: list[float] = []
         with harness.opened(Path(folder) / "run", plan, instances, environment.capture(workers)) as run:
             run.work(pool, lambda: False, lambda progress: finished.append(time.monotonic()))

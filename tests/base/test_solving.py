@@ -16,7 +16,7 @@ import moeplace
 from moeplace import InputError, Instance, MethodError, MethodLimitError, Outcome, Placement, Progress
 from moeplace.base.errors import MoeplaceError
 from moeplace.base.registry import find_method, method_info, method_names, own_parameters
-from moeplace.base.result import gap, saving_ratio
+from moeplace.base.result import relative_gap, saving_ratio
 from moeplace.base.stop import stopping
 from moeplace.library import instance_files
 from moeplace.solving import certified
@@ -344,10 +344,11 @@ def test_a_foreign_method_is_described_by_its_docstring() -> None:
 
 
 def test_gap_and_ratio() -> None:
-    assert (gap(0, 0), gap(5, 5), gap(4, 3), gap(4, 0), gap(4, None)) == (0, 0, 0.25, 1, None)
+    pairs = [(0, 0), (5, 5), (4, 3), (4, 0), (4, None)]
+    assert [relative_gap(cost, bound) for cost, bound in pairs] == [0, 0, 0.25, 1, None]
     assert (saving_ratio(4, 4, 4), saving_ratio(4, 2, 8), saving_ratio(8, 2, 8)) == (1, 2 / 3, 0)
     assert saving_ratio(4, None, 8) is None
-    assert gap(2**62 + 1, 2**62) == 1 / (2**62 + 1)
+    assert relative_gap(2**62 + 1, 2**62) == 1 / (2**62 + 1)
 
 
 # --- interruption and typed parameters --------------------------------------------------------------------------

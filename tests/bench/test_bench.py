@@ -32,7 +32,7 @@ from moeplace.bench.harness import describe_orders, opened
 from moeplace.bench.messages import Description
 from moeplace.bench.planning import method_specification, planned_instances, read_methods, tasks_of
 from moeplace.bench.pool import LocalPool
-from moeplace.bench.records import Plan, Record, RecordWriter, RunData, read_run, write_durably
+from moeplace.bench.records import BenchPlan, Record, RecordWriter, RunData, read_run, write_durably
 from moeplace.cli import main
 from moeplace.library import best_known, instances_folder
 
@@ -255,7 +255,7 @@ def test_an_instance_that_changes_during_the_run_ends_it(folder: Path) -> None:
     Path("own").mkdir()
     own = Path("own/tiny_two_servers_share.json")
     own.write_bytes(Path(TINY).read_bytes())
-    plan = Plan(["own"], [method_specification("popular", json.loads)], [0], 5.0, 1.0, None, 1)
+    plan = BenchPlan(["own"], [method_specification("popular", json.loads)], [0], 5.0, 1.0, None, 1)
     instances = planned_instances([("own", own)])
     own.write_text(json.dumps(json.loads(own.read_text()) | {"notes": "changed"}))
     with LocalPool(1, 1) as pool, opened(Path("run"), plan, instances, capture(1)) as run:

@@ -26,7 +26,7 @@ from run_directories import make_plan, planned, record, solved_run, write_run
 import moeplace
 from moeplace import Evaluation, Instance, Placement
 from moeplace.base.errors import InputError
-from moeplace.bench.records import RECORDS, RUN, KnownValues, Plan, PlannedInstance, Record, Run
+from moeplace.bench.records import RECORDS, RUN, BenchPlan, KnownValues, PlannedInstance, Record, Run
 from moeplace.caching.pictures import block_tokens, item_tokens, lift, pair_tokens
 from moeplace.caching.view import ViewsOf, layout
 from moeplace.cli import main
@@ -671,6 +671,6 @@ def test_the_published_benchmark_is_written_from_a_run_alone(
     assert not (tmp_path / "out" / PAGE).exists()
 
 
-def _one_more(run: Path, plan: Plan) -> tuple[list[PlannedInstance], list[Record]]:
+def _one_more(run: Path, plan: BenchPlan) -> tuple[list[PlannedInstance], list[Record]]:
     instances = collect([run]).instances[:1]
     return instances, [record(instances[0], plan, "more", status="crashed", wall_s=None)]

@@ -13,6 +13,7 @@ from moeplace.base.documents import UNREACHABLE
 from moeplace.base.stop import Stop
 from moeplace.caching.heuristics.working_placement import Refill, WorkingPlacement
 from moeplace.caching.instance import Instance
+from moeplace.caching.placement import Placement
 from moeplace.caching.saving import SavingForm
 
 Order: TypeAlias = Literal["gain", "given", "capacity", "demand", "random"]
@@ -84,3 +85,25 @@ def requests_by_server(instance: Instance) -> npt.NDArray[np.float64]:
     flat = home[demand[keep]] * instance.n_items + instance.rows.item[keep]
     use += np.bincount(flat, weights=count[keep], minlength=use.size).reshape(use.shape)
     return use
+
+
+def most_requested(instance: Instance) -> Placement:
+    """Return what each server holds if it takes what the users nearest to it request most often per byte."""
+    use = requests_by_server(instance)
+    cached = np.zeros(use.shape, dtype=np.bool_)
+    for n, capacity in enumerate(instance.capacity_bytes.tolist()):
+        rate = use[n] / instance.item_bytes
+        fill(cached[n], np.argsort(-rate, kind="stable")[: np.count_nonzero(rate)], instance, capacity)
+    return Placement(cached)
+
+
+def fill(cached: npt.NDArray[np.bool_], order: npt.NDArray[np.intp], instance: Instance, capacity: int) -> None:
+    """Take items in the given order, passing over what no longer fits."""
+    sizes = instance.item_bytes[order].tolist()
+    smallest = min(sizes, default=0)
+    for item, size in zip(order.tolist(), sizes, strict=True):
+        if size <= capacity:
+            cached[item] = True
+            capacity -= size
+        if capacity < smallest:
+            break

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
-from moeplace.caching.heuristics.servers import requests_by_server
+from moeplace.caching.heuristics.servers import fill, most_requested
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 
@@ -50,12 +49,7 @@ def popular(
     The users of a server are the demands for which no server is nearer, and which it serves faster than the
     cloud. Experts on the user's own device do not count. What nobody near uses is not cached.
     """
-    use = requests_by_server(instance)
-    cached = np.zeros(use.shape, dtype=np.bool_)
-    for n, capacity in enumerate(instance.capacity_bytes.tolist()):
-        rate = use[n] / instance.item_bytes
-        _fill(cached[n], np.argsort(-rate, kind="stable")[: np.count_nonzero(rate)], instance, capacity)
-    return Outcome(Placement(cached))
+    return Outcome(most_requested(instance))
 
 
 @describe(MethodInfo(summary="Each server caches experts in a random order (seeded) until nothing more fits."))
@@ -72,22 +66,5 @@ def random(
     generator = np.random.default_rng(seed)
     cached = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
     for n, capacity in enumerate(instance.capacity_bytes.tolist()):
-        _fill(cached[n], generator.permutation(instance.n_items), instance, capacity)
+        fill(cached[n], generator.permutation(instance.n_items), instance, capacity)
     return Outcome(Placement(cached))
-
-
-def _fill(
-    cached: npt.NDArray[np.bool_],
-    order: npt.NDArray[np.intp],
-    instance: Instance,
-    capacity: int,
-) -> None:
-    """Take items in the given order, passing over what no longer fits."""
-    sizes = instance.item_bytes[order].tolist()
-    smallest = min(sizes, default=0)
-    for item, size in zip(order.tolist(), sizes, strict=True):
-        if size <= capacity:
-            cached[item] = True
-            capacity -= size
-        if capacity < smallest:
-            break

@@ -9,8 +9,8 @@ from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.formulations import MOST_ROWS, improve, refuses
+from moeplace.caching.heuristics.servers import most_requested
 from moeplace.caching.instance import Instance
-from moeplace.caching.methods.baselines import popular
 from moeplace.caching.placement import Placement
 
 CPSAT_IMPORTS = ("moeplace_models.caching.cpsat", "moeplace.solvers.cpsat")
@@ -124,8 +124,7 @@ def _solve(
     options: dict[str, Any],
 ) -> Outcome:
     with stopping(time_limit) as stop:
-        first = popular(instance, time_limit=None, seed=seed, threads=1, start=None, progress=None).placement
-        search = caching_incumbent(instance, stop, first, gap, progress)
+        search = caching_incumbent(instance, stop, most_requested(instance), gap, progress)
         if start is not None:
             search.offer(start)
 
