@@ -371,6 +371,7 @@ def test_a_torn_last_line_is_dropped(bench: Bench) -> None:
         read_run("run")
 
 
+@pytest.mark.timeout(900)  # fifty processes, begun one after the other: minutes on a busy machine
 def test_kill_9_of_anything_at_any_moment_loses_nothing(folder: Path) -> None:
     command = [sys.executable, "-m", "moeplace", "bench", "tiny", "--methods", "bad_methods:nap[seconds=0.03],random"]
     command += ["--seeds", "0-5", "--time-limit", "200", "--workers", "2", "-o", "run"]
