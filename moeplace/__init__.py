@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from moeplace.base.registry import MethodInfo, describe
     from moeplace.base.result import Outcome, Progress
     from moeplace.base.stop import stopping
+    from moeplace.caching.building import Model
     from moeplace.caching.checking import Report
     from moeplace.caching.evaluation import Evaluation, latency_ns
     from moeplace.caching.instance import Instance
     from moeplace.caching.placement import Placement
     from moeplace.caching.solution import Solution
+    from moeplace.comparing import compare
     from moeplace.problems import check, load, read_solution
     from moeplace.solving import solve
 
@@ -30,6 +32,7 @@ __all__ = [
     "MethodError",
     "MethodInfo",
     "MethodLimitError",
+    "Model",
     "MoeplaceError",
     "Outcome",
     "OutputError",
@@ -38,6 +41,7 @@ __all__ = [
     "Report",
     "Solution",
     "check",
+    "compare",
     "describe",
     "latency_ns",
     "load",
@@ -48,6 +52,7 @@ __all__ = [
 
 # No public name may be the name of a module of the package: importing the module would replace it.
 _HOME = {
+    "caching.building": ["Model"],
     "caching.checking": ["Report"],
     "base.errors": ["InputError", "MethodError", "MethodLimitError", "MoeplaceError", "OutputError"],
     "caching.evaluation": ["Evaluation", "latency_ns"],
@@ -57,6 +62,7 @@ _HOME = {
     "caching.solution": ["Solution"],
     "base.registry": ["MethodInfo", "describe"],
     "base.stop": ["stopping"],
+    "comparing": ["compare"],
     "problems": ["check", "load", "read_solution"],
     "solving": ["solve"],
 }

@@ -5,13 +5,21 @@ A bound above a checked cost is false, whoever proved it. ``moeplace gap``, the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from moeplace.base.errors import InputError, MethodLimitError, MoeplaceError, NoSolutionError
+from moeplace.base.registry import Method, find_method, method_info, method_names, own_parameters
 from moeplace.base.result import relative_gap
+from moeplace.library import BEST_KNOWN, read_best_known
+from moeplace.problems import problem_of
+from moeplace.solving import solve
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from moeplace.base.documents import BestKnown
     from moeplace.base.problem import Problem
 
@@ -129,6 +137,51 @@ class Comparison:
     notes: list[str]
     runs: list[Run] = field(default_factory=list)
 
+    @classmethod
+    def of_file(cls, file: str, problem: Problem, instance: Any) -> Comparison:
+        """Begin with what a best_known.json beside the file knows of the instance."""
+        known = read_best_known(Path(file).parent).get(instance.name)
+        if known and known.sha256 != instance.sha256:
+            note = f"{BEST_KNOWN} is of another instance named {instance.name}; it does not count"
+            return cls(file, problem, instance, None, [note])
+        return cls(file, problem, instance, known, [])
+
+    def fitting(self) -> list[str]:
+        """Return the methods that take the instance, without ``auto``, which only repeats one of them; note others."""
+        names = []
+        for name in method_names(self.problem.methods, self.problem.method_order):
+            if name == "auto":
+                continue
+            try:
+                reason = method_info(_method(self.problem, name)).refuses(self.instance)
+            except InputError as error:
+                reason = str(error)
+            if reason is None:
+                names.append(name)
+            else:
+                self.notes.append(f"not run: {name} ({reason})")
+        return names
+
+    def add(self, name: str, parameters: Mapping[str, Any], **options: Any) -> Run:
+        """Run a method and check its solution; one that refuses the instance or fails is a run with its reason.
+
+        Parameters
+        ----------
+        name : str
+        parameters : dict
+            Those that the method has are given to it.
+        **options
+            Of :func:`moeplace.solve`.
+        """
+        self.runs.append(_run(self.problem, self.instance, name, own_of(self.problem, name, parameters), options))
+        return self.runs[-1]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table as a pandas DataFrame with the columns :data:`COLUMNS`, one row a run."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.records()), columns=COLUMNS)
+
     def bounds(self) -> list[Value]:
         """Return every proven bound and whose it is, best first."""
         found = [(run.bound_ns, run.method) for run in self.runs if run.bound_ns is not None]
@@ -191,3 +244,90 @@ class Comparison:
                 "wall_s": run.wall_s,
                 "reason": run.reason,
             }
+
+
+def compare(
+    instance: Any,
+    methods: Sequence[str] | None = None,
+    *,
+    time_limit: float | None = 60.0,
+    seed: int = 0,
+    threads: int = 1,
+    known: BestKnown | None = None,
+    **parameters: Any,
+) -> Comparison:
+    """Run several methods on an instance: the table of ``moeplace gap``.
+
+    Parameters
+    ----------
+    instance
+        Of any problem.
+    methods : sequence of str, optional
+        Else all that take the instance, but not ``auto``.
+    time_limit : float or None
+        Seconds a method.
+    seed, threads : int
+    known : BestKnown, optional
+        A cost and a bound that are known already.
+    **parameters
+        Each goes to every method that has it.
+
+    Returns
+    -------
+    Comparison
+        Its gaps are to the best bound of any of them; :meth:`Comparison.to_frame` is a DataFrame.
+
+    Raises
+    ------
+    InputError
+        There is no such method.
+    """
+    comparison = Comparison("", problem_of(instance), instance, known, [])
+    names = comparison.fitting() if methods is None else list(dict.fromkeys(methods))
+    for name in names:
+        _method(comparison.problem, name)
+    for name in names:
+        comparison.add(name, parameters, time_limit=time_limit, seed=seed, threads=threads)
+    return comparison
+
+
+def available(problem: Problem, name: str) -> bool:
+    """Return whether there is such a method, and it can be loaded."""
+    try:
+        _method(problem, name)
+    except InputError:
+        return False
+    return True
+
+
+def own_of(problem: Problem, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those parameters that a method has."""
+    accepted = own_parameters(_method(problem, name))
+    return {key: value for key, value in parameters.items() if accepted is None or key in accepted}
+
+
+def _method(problem: Problem, name: str) -> Method:
+    return find_method(name, problem.methods, problem.method_order)
+
+
+def _run(problem: Problem, instance: Any, name: str, parameters: Mapping[str, Any], options: Mapping[str, Any]) -> Run:
+    try:
+        solution = solve(instance, name, **options, **parameters)
+    except MethodLimitError as error:
+        return Run(name, "refused", error.reason)
+    except NoSolutionError as error:
+        return Run(name, "infeasible", error.reason)
+    except MoeplaceError as error:
+        return Run(name, "failed", str(error))
+    report = problem.check(instance, solution, None)
+    if not report.ok:
+        return Run(name, "failed", f"its solution is wrong: {report.violations[0]}")
+    return Run(
+        method=name,
+        status=solution.status.solution,
+        termination=solution.status.termination,
+        latency_ns=solution.value,
+        bound_ns=solution.bound,
+        bound_source=solution.bound_source,
+        wall_s=solution.wall_s,
+    )

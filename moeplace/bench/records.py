@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -26,6 +26,9 @@ from moeplace.base.files import read_json
 from moeplace.comparing import KNOWN, Costs, Value, highest_bound, lowest_cost
 from moeplace.library import instances_folder
 from moeplace.problems import read_solution
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUN, RECORDS, SOLUTIONS = "run.json", "records.jsonl", "solutions"
 
@@ -294,6 +297,13 @@ class RunData:
             said = f"expected the hash of {record.instance}, {record.sha256}, found {solution.instance.sha256}"
             raise InputError(said, place="instance.sha256", file=str(file))
         return solution
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the records as a pandas DataFrame: a row for each, its fields as columns, in the file's order."""
+        import pandas as pd
+
+        fields = Record.__struct_fields__
+        return pd.DataFrame([[getattr(r, name) for name in fields] for r in self.records], columns=list(fields))
 
     def best_latency(self, sha256: str) -> Value | None:
         """Return the lowest checked cost of an instance and whose it is; the best known one counts, too."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from moeplace.base.stop import Stop
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.rows import Rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEVICE, EDGE, CLOUD = 0, 1, 2
 
@@ -137,6 +140,19 @@ class Evaluation:
         """Mean latency per token over all layers, ns (cost / tokens); None without demands."""
         tokens = sum(demand.tokens for demand in self.instance.demands)
         return self.latency_ns / tokens if tokens else None
+
+    def to_frame(self, by: Literal["demand", "server", "layer"] = "demand") -> pd.DataFrame:
+        """Return the cost in parts, as a pandas DataFrame.
+
+        Parameters
+        ----------
+        by : {"demand", "server", "layer"}
+            One row for each user and model (``tokens``, ``latency_ns`` in token-ns, ``mean_latency_ns`` per token); for
+            each server (bytes, experts, ``saving_ns``: what the cost rises by without it); for each layer of a model.
+        """
+        from moeplace.caching.frames import breakdown
+
+        return breakdown(self, by)
 
     def percentile_latency_ns(self, percent: float) -> float | None:
         """Return a percentile, over users, of a user's mean latency per token, ns; None without demands."""

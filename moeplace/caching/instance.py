@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -24,6 +25,11 @@ from moeplace.base.files import no_garbage_collection, read_json, write_bytes
 from moeplace.caching.document import Demand, LatencyModel, Model, Server, layout
 from moeplace.caching.reading import read
 from moeplace.caching.rows import Rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moeplace.caching.frames import Frames
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -128,6 +134,56 @@ class Instance:
             )
         object.__setattr__(instance, "baseline_ns", baseline)
         return instance
+
+    @classmethod
+    def from_frames(
+        cls,
+        models: pd.DataFrame,
+        servers: pd.DataFrame,
+        demands: pd.DataFrame,
+        links: pd.DataFrame,
+        activations: pd.DataFrame,
+        device_experts: pd.DataFrame | None = None,
+        *,
+        name: str = "frames",
+        latency_model: LatencyModel = "max",
+        notes: str | None = None,
+        source: Mapping[str, str | int] | None = None,
+    ) -> Instance:
+        """Make an instance from pandas DataFrames.
+
+        Whole numbers in a column of floats, as pandas makes of integers with gaps, are taken up to 2**53.
+
+        Parameters
+        ----------
+        models, servers, demands, links, activations : DataFrame
+            With the columns of :class:`moeplace.caching.frames.Frames`. ``device_ns`` (else 0) and ``tokens`` (else the
+            most that are counted at one layer) may be missing, and positions; a link that is not there, or whose
+            ``ns`` is missing, cannot be used.
+        device_experts : DataFrame, optional
+        name, latency_model, notes, source
+            As in the instance document.
+
+        Raises
+        ------
+        InputError
+            A column is missing or unknown, a cell is not what it must be, or the whole is no instance.
+        """
+        from moeplace.caching.frames import document_of
+
+        document = {"format": "moeplace/instance", "version": 1, "name": name, "latency_model": latency_model}
+        document |= document_of(models, servers, demands, links, activations, device_experts)
+        if notes is not None:
+            document["notes"] = notes
+        if source is not None:
+            document["source"] = dict(source)
+        return cls.from_document(document)
+
+    def to_frames(self) -> Frames:
+        """Return the instance as pandas DataFrames: what :meth:`from_frames` takes."""
+        from moeplace.caching.frames import frames_of
+
+        return frames_of(self.document())
 
     def document(self) -> dict[str, Any]:
         """Return the instance document; the same document, value for value, that the instance was made from."""

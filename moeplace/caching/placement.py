@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.errors import InputError
 from moeplace.caching.instance import Instance
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,6 +68,13 @@ class Placement:
         for n, used in self.overfull(instance):
             server = instance.servers[n]
             raise InputError(f"server {server.name!r} holds {used} bytes, its capacity is {server.capacity_bytes}")
+
+    def to_frame(self, instance: Instance) -> pd.DataFrame:
+        """Return one row for each expert on each server: ``server``, ``model``, ``layer``, ``expert``, ``bytes``."""
+        from moeplace.caching.frames import placement_frame
+
+        self.check_fits(instance)
+        return placement_frame(instance, self)
 
     def __repr__(self) -> str:
         return f"<Placement of {int(self.cached.sum())} experts on {len(self.cached)} servers>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -13,8 +13,12 @@ from moeplace.base.documents import InstanceReference, NonNegative, Status, pars
 from moeplace.base.errors import InputError
 from moeplace.base.files import read_json, write_bytes
 from moeplace.base.result import WARNINGS
+from moeplace.base.text import gap_percent
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Assignment(Struct, frozen=True):
@@ -121,6 +125,18 @@ class Solution(Struct, frozen=True):
             The file cannot be written.
         """
         write_bytes(path, self.to_json())
+
+    def to_frame(self, instance: Instance) -> pd.DataFrame:
+        """Return the placement as a DataFrame (see :meth:`moeplace.caching.placement.Placement.to_frame`)."""
+        return self.placement_on(instance).to_frame(instance)
+
+    def __repr__(self) -> str:
+        objective, status = self.objective, self.status
+        proven = "no bound" if objective.gap is None else f"gap {gap_percent(objective.gap)}"
+        return (
+            f"<Solution of {self.instance.name!r} by {self.method}: {objective.latency_ns} token-ns, {proven}, "
+            f"{status.termination}>"
+        )
 
     def placement_on(self, instance: Instance) -> Placement:
         """Return the placement as one of an instance with these servers and experts.

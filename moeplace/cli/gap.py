@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.base.errors import InputError, MethodLimitError, MoeplaceError, NoSolutionError
+from moeplace.base.errors import InputError
 from moeplace.base.text import NOTHING, as_csv, gap_percent, number, one_line, percent
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
@@ -60,6 +59,7 @@ def gap(
     placement is checked before it counts. Ctrl-C stops the running method and prints what there is.
     """
     from moeplace.base.stop import stopping
+    from moeplace.comparing import Comparison
     from moeplace.problems import problem_of_file
     from moeplace.solving import check_limits
 
@@ -72,7 +72,7 @@ def gap(
         problem, read = problem_of_file(file)
         if all(known.problem.name != problem.name for known in table):
             chosen = _chosen(problem, methods, own)
-        table.append(_begin(file, problem, read()))
+        table.append(Comparison.of_file(file, problem, read()))
     done: list[Comparison] = []
     with stopping() as stop:
         try:
@@ -101,111 +101,34 @@ def gap(
 
 def _chosen(problem: Problem, methods: str | None, parameters: dict[str, Any]) -> list[str] | None:
     """Return the methods that were asked for, all of which exist; None leaves the choice to each instance."""
-    from moeplace.base.registry import check_parameters, method_names
+    from moeplace.base.registry import check_parameters, find_method, method_names
+    from moeplace.comparing import available, own_of
 
     names = None if methods is None else list(dict.fromkeys(name.strip() for name in methods.split(",")))
     if names is not None:
         find_methods_here(names)
         for name in names:
-            check_parameters(name, _method(problem, name), {})
+            check_parameters(name, find_method(name, problem.methods, problem.method_order), {})
     every = method_names(problem.methods, problem.method_order) if names is None else names
-    known = [name for name in every if _available(problem, name)]
+    known = [name for name in every if available(problem, name)]
     for key in parameters:
-        if not any(key in _own(name, parameters, _method(problem, name)) for name in known):
+        if not any(key in own_of(problem, name, parameters) for name in known):
             raise InputError(f"none of the methods has a parameter {key!r}")
     return names
-
-
-def _method(problem: Problem, name: str) -> Any:
-    from moeplace.base.registry import find_method
-
-    return find_method(name, problem.methods, problem.method_order)
-
-
-def _available(problem: Problem, name: str) -> bool:
-    try:
-        _method(problem, name)
-    except InputError:
-        return False
-    return True
-
-
-def _own(name: str, parameters: dict[str, Any], method: Any) -> dict[str, Any]:
-    from moeplace.base.registry import own_parameters
-
-    accepted = own_parameters(method)
-    return {key: value for key, value in parameters.items() if accepted is None or key in accepted}
-
-
-def _begin(file: str, problem: Problem, instance: Any) -> Comparison:
-    from moeplace.comparing import Comparison
-    from moeplace.library import BEST_KNOWN, read_best_known
-
-    known = read_best_known(Path(file).parent).get(instance.name)
-    if known and known.sha256 != instance.sha256:
-        note = f"{BEST_KNOWN} is of another instance named {instance.name}; it does not count"
-        return Comparison(file, problem, instance, None, [note])
-    return Comparison(file, problem, instance, known, [])
 
 
 def _run(
     comparison: Comparison, chosen: list[str] | None, parameters: dict[str, Any], stop: Stop, **limits: Any
 ) -> None:
     problem, instance = comparison.problem, comparison.instance
-    names = chosen if chosen is not None else _fitting(comparison)
+    names = chosen if chosen is not None else comparison.fitting()
     for i, name in enumerate(names):
         if stop:
             comparison.notes.append(f"not run: {', '.join(names[i:])} (interrupted)")
             break
-        own = _own(name, parameters, _method(problem, name))
         label = f"{instance.name}: {name} ({i + 1} of {len(names)})"
         with screen.progress(label, lambda amount: problem.view.short(instance, amount), stop) as progress:
-            comparison.runs.append(_one(problem, instance, name, own, progress=progress, **limits))
-
-
-def _fitting(comparison: Comparison) -> list[str]:
-    """Return the methods that take an instance, without ``auto``, which only repeats one of them."""
-    from moeplace.base.registry import method_info, method_names
-
-    problem, names = comparison.problem, []
-    for name in method_names(problem.methods, problem.method_order):
-        if name == "auto":
-            continue
-        try:
-            reason = method_info(_method(problem, name)).refuses(comparison.instance)
-        except InputError as error:
-            reason = str(error)
-        if reason is None:
-            names.append(name)
-        else:
-            comparison.notes.append(f"not run: {name} ({reason})")
-    return names
-
-
-def _one(problem: Problem, instance: Any, name: str, parameters: dict[str, Any], **options: Any) -> Run:
-    import moeplace
-    from moeplace.comparing import Run
-
-    try:
-        solution = moeplace.solve(instance, name, **options, **parameters)
-    except MethodLimitError as error:
-        return Run(name, "refused", error.reason)
-    except NoSolutionError as error:
-        return Run(name, "infeasible", error.reason)
-    except MoeplaceError as error:
-        return Run(name, "failed", str(error))
-    report = problem.check(instance, solution, None)
-    if not report.ok:
-        return Run(name, "failed", f"its solution is wrong: {report.violations[0]}")
-    return Run(
-        method=name,
-        status=solution.status.solution,
-        termination=solution.status.termination,
-        latency_ns=solution.value,
-        bound_ns=solution.bound,
-        bound_source=solution.bound_source,
-        wall_s=solution.wall_s,
-    )
+            comparison.add(name, parameters, progress=progress, **limits)
 
 
 def _show(comparison: Comparison, *, last: bool) -> None:

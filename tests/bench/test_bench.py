@@ -112,6 +112,9 @@ def test_every_instance_method_and_seed_once(bench: Bench) -> None:
         assert record.peak_bytes > 10_000_000
         assert record.trajectory[-1][1:] == (record.latency_ns, record.bound_ns)
         assert record.latency_ns >= best_known("tiny")[record.instance].latency_ns
+    frame = data.to_frame()
+    assert frame["latency_ns"].tolist() == [record.latency_ns for record in data.records]
+    assert frame.groupby("method").size().to_dict() == {"no-cache": 8, "popular": 8, "random": 24}
     environment = data.run.environment
     assert environment.cores >= 1
     assert environment.memory_bytes > 10**8
