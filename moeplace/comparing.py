@@ -5,22 +5,24 @@ A bound above a checked cost is false, whoever proved it. ``moeplace gap``, the 
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from moeplace.base.errors import InputError, MethodLimitError, MoeplaceError, NoSolutionError
+from moeplace.base.documents import BestKnown
+from moeplace.base.errors import ContradictionError, InputError, MethodLimitError, MoeplaceError, NoSolutionError
 from moeplace.base.registry import Method, find_method, method_info, method_names, own_parameters
 from moeplace.base.result import relative_gap
 from moeplace.library import BEST_KNOWN, read_best_known
-from moeplace.problems import problem_of
+from moeplace.problems import check, problem_of
 from moeplace.solving import solve
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moeplace.base.documents import BestKnown
     from moeplace.base.problem import Problem
 
 KNOWN = "best_known.json"
@@ -289,6 +291,56 @@ def compare(
     for name in names:
         comparison.add(name, parameters, time_limit=time_limit, seed=seed, threads=threads)
     return comparison
+
+
+def improved(known: BestKnown | None, instance: Any, solution: Any) -> BestKnown:
+    """Return what is known of an instance after a solution: the record itself, or a better one.
+
+    Parameters
+    ----------
+    known : BestKnown or None
+        The record so far; one of another instance (by its hash) counts for nothing.
+    instance : Instance
+    solution : Solution
+        Its cost counts if the checker finds it to be true, its bound if it says whose proof it is.
+
+    Returns
+    -------
+    BestKnown
+        ``known`` itself where nothing is better.
+
+    Raises
+    ------
+    ContradictionError
+        The checker rejects the solution, or a cost is below a bound; both are named.
+    """
+    report = check(instance, solution)
+    if not report.ok:
+        raise ContradictionError(f"{instance.name}: {solution.method} is wrong: {'; '.join(report.violations)}")
+    cost, cost_by = solution.value, solution.method or "unknown"
+    bound, bound_by = solution.bound, solution.bound_source
+    if bound_by is None:
+        bound = None
+    if known is not None and known.sha256 == instance.sha256:
+        if known.latency_ns <= cost:
+            cost, cost_by = known.latency_ns, known.latency_method
+        if known.bound_ns is not None and (bound is None or known.bound_ns >= bound):
+            bound, bound_by = known.bound_ns, known.bound_method
+        if (cost, bound) == (known.latency_ns, known.bound_ns):
+            return known
+    if bound is not None and cost < bound:
+        said = f"the cost {cost} of {cost_by} is below the bound {bound} of {bound_by}"
+        raise ContradictionError(f"{instance.name}: {said}: one of the two is wrong, nothing is recorded")
+    return BestKnown(
+        sha256=instance.sha256,
+        latency_ns=cost,
+        bound_ns=bound,
+        optimal=cost == bound,
+        latency_method=cost_by,
+        bound_method=bound_by,
+        version=version("moeplace"),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
 
 
 def available(problem: Problem, name: str) -> bool:

@@ -5,19 +5,17 @@ In a checkout they are in the folder ``instances`` at its top, in an installed w
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from moeplace.base.documents import BestKnown, parse
-from moeplace.base.errors import ContradictionError, InputError
+from moeplace.base.errors import InputError
 from moeplace.base.files import read_json, write_bytes
+from moeplace.base.text import did_you_mean
 
 BEST_KNOWN = "best_known.json"
 
@@ -78,6 +76,43 @@ def instance_files(set_name: str | None = None) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_instance(path))
 
 
+def located(instance: str | os.PathLike[str]) -> Path:
+    """Return the file of an instance: what is named itself if it is there, else that of the library by this name.
+
+    Parameters
+    ----------
+    instance : path-like
+        A file, or the name of an instance of the library, with its set (``tiny/tiny_sum_adds_up``) or without.
+
+    Raises
+    ------
+    InputError
+        It reads as a name, but there is neither such a file nor such an instance; the one most like it is named.
+
+    Examples
+    --------
+    >>> located("tiny_sum_adds_up").name, str(located("elsewhere/own.json"))
+    ('tiny_sum_adds_up.json', 'elsewhere/own.json')
+    """
+    path = Path(instance)
+    if is_instance(path):
+        return path
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError):  # no name for a file: whoever reads it says why
+        return path
+    else:
+        return path
+    known = {instance_name(file): file for file in instance_files()}
+    file = known.get(path.name)
+    if file is not None and path.parent.name in ("", file.parent.name):
+        return file
+    said = "no such file, and no instance of the library has this name (see moeplace instances)"
+    raise InputError(said + did_you_mean(path.name, known), file=str(instance))
+
+
 def best_known(set_name: str) -> dict[str, BestKnown]:
     """Return the best known solution values of a set by instance name; empty where none are recorded.
 
@@ -109,58 +144,6 @@ def read_best_known(folder: str | os.PathLike[str]) -> dict[str, BestKnown]:
         return parse(read_json(path), dict[str, BestKnown])
     except InputError as error:
         raise error if error.file else error.in_file(str(path)) from None
-
-
-def improved(known: BestKnown | None, instance: Any, solution: Any) -> BestKnown:
-    """Return what is known of an instance after a solution: the record itself, or a better one.
-
-    Parameters
-    ----------
-    known : BestKnown or None
-        The record so far; one of another instance (by its hash) counts for nothing.
-    instance : Instance
-    solution : Solution
-        Its cost counts if the checker finds it to be true, its bound if it says whose proof it is.
-
-    Returns
-    -------
-    BestKnown
-        ``known`` itself where nothing is better.
-
-    Raises
-    ------
-    ContradictionError
-        The checker rejects the solution, or a cost is below a bound; both are named.
-    """
-    from moeplace.problems import check
-
-    report = check(instance, solution)
-    if not report.ok:
-        raise ContradictionError(f"{instance.name}: {solution.method} is wrong: {'; '.join(report.violations)}")
-    cost, cost_by = solution.value, solution.method or "unknown"
-    bound, bound_by = solution.bound, solution.bound_source
-    if bound_by is None:
-        bound = None
-    if known is not None and known.sha256 == instance.sha256:
-        if known.latency_ns <= cost:
-            cost, cost_by = known.latency_ns, known.latency_method
-        if known.bound_ns is not None and (bound is None or known.bound_ns >= bound):
-            bound, bound_by = known.bound_ns, known.bound_method
-        if (cost, bound) == (known.latency_ns, known.bound_ns):
-            return known
-    if bound is not None and cost < bound:
-        said = f"the cost {cost} of {cost_by} is below the bound {bound} of {bound_by}"
-        raise ContradictionError(f"{instance.name}: {said}: one of the two is wrong, nothing is recorded")
-    return BestKnown(
-        sha256=instance.sha256,
-        latency_ns=cost,
-        bound_ns=bound,
-        optimal=cost == bound,
-        latency_method=cost_by,
-        bound_method=bound_by,
-        version=version("moeplace"),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-    )
 
 
 def write_best_known(folder: str | os.PathLike[str], records: Mapping[str, BestKnown]) -> None:

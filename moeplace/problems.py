@@ -19,6 +19,7 @@ from moeplace.base.errors import InputError, MoeplaceError
 from moeplace.base.files import read_json
 from moeplace.base.problem import Problem
 from moeplace.base.registry import installed
+from moeplace.library import located
 
 GROUP = "moeplace.problems"
 
@@ -31,6 +32,9 @@ class _Ours(NamedTuple):
 
 OURS = {"caching": _Ours("moeplace/instance", "moeplace/solution", "moeplace.caching.problem:PROBLEM")}
 """Our own problems: formats of instances and solutions, and where the problem is."""
+
+TRACES = (".csv", ".npz", ".npy", ".jsonl", ".parquet", ".tsv")
+"""How names of files end that are rather a trace than an instance."""
 
 FIRST = "caching"
 """Whose readers say what is wrong with a document that says no format."""
@@ -139,7 +143,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     Parameters
     ----------
     path : path-like
-        The file.
+        The file; or the name of an instance of the library.
 
     Returns
     -------
@@ -170,7 +174,14 @@ def problem_of_file(path: str | os.PathLike[str]) -> tuple[Problem, Callable[[],
     InputError
         The file cannot be read, or its format is unknown; the second, that it is no such instance.
     """
-    document = read_json(path)
+    path = located(path)
+    try:
+        document = read_json(path)
+    except InputError as error:
+        if path.suffix in TRACES and path.exists():
+            hint = f"{error.message}; a routing trace is made an instance by moeplace import"
+            raise InputError(hint, place=error.place, file=error.file) from None
+        raise
     try:
         problem = problem_of_document(document)
     except InputError as error:

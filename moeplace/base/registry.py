@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MethodError
+from moeplace.base.text import did_you_mean
 
 Method: TypeAlias = Callable[..., Any]
 M = TypeVar("M", bound=Callable[..., Any])
@@ -110,7 +111,9 @@ def find_method(name: str, group: str = METHODS, order: Sequence[str] = ORDER) -
     for entry in installed(group):
         if entry.name == name:
             return _load(entry)
-    raise InputError(f"no method {name!r}; there are {', '.join(method_names(group, order))}, or module:function")
+    known = method_names(group, order)
+    said = f"no method {name!r}; there are {', '.join(known)}, or module:function"
+    raise InputError(said + did_you_mean(name, known))
 
 
 def find_formulation(name: str) -> Callable[..., Any]:

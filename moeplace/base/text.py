@@ -5,6 +5,7 @@ What is claimed is rounded to the safe side: a gap upwards, a certified ratio do
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -126,6 +127,18 @@ def one_line(text: str) -> str:
     a name\nwith a break
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return what is to follow "there is no such word": the known word that is most like it, if one is.
+
+    Examples
+    --------
+    >>> did_you_mean("milq", ["cpsat", "milp"]), did_you_mean("x", ["cpsat", "milp"])
+    ("; did you mean 'milp'?", '')
+    """
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def markdown(text: str) -> str:

@@ -11,7 +11,8 @@ import msgspec
 from moeplace.base.documents import BestKnown
 from moeplace.base.errors import ContradictionError, InputError
 from moeplace.bench.records import PlannedInstance, Record, RunData, locate
-from moeplace.library import improved, read_best_known, write_best_known
+from moeplace.comparing import improved
+from moeplace.library import read_best_known, write_best_known
 from moeplace.problems import load
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "check": "Recompute everything a solution says, without the solvers.",
     "info": "Sizes of an instance, demand and capacity, which methods fit.",
     "methods": "List every method: exact or not, guarantee, limits.",
+    "instances": "List the instance library: names, sizes, best known values.",
     "models": "List the catalogue of Mixture-of-Experts architectures.",
     "generate": "Make an instance or a family: models, places, routing, storage.",
     "import": "Make an instance of measured routing traces, all or a part.",

@@ -16,6 +16,7 @@ from moeplace.cli.options import (
     check_output,
     file_name,
     find_methods_here,
+    instance_file,
     json_option,
     parameter_option,
     seed_option,
@@ -34,7 +35,7 @@ TIME_LIMIT = 60.0
     epilog="Exit codes: 0 done (a method that refuses an instance is a row), 1 a method failed or a bound is wrong, "
     "2 bad usage or input, 130 interrupted."
 )
-@click.argument("instances", type=file_name, nargs=-1, required=True, metavar="INSTANCE...")
+@click.argument("instances", type=instance_file, nargs=-1, required=True, metavar="INSTANCE...")
 @click.option("--methods", metavar="A,B,C", help="Methods to run.  [default: all that fit the instance, but not auto]")
 @click.option("--time-limit", type=float, default=TIME_LIMIT, show_default=True, metavar="S", help="Seconds a method.")
 @seed_option
@@ -86,6 +87,9 @@ def gap(
         finally:  # even where nobody reads the screen any more
             if csv_file:
                 _write_csv(csv_file, done)
+        if len(done) > 1 and not as_json:
+            click.echo()
+            _summary(done)
         if as_json:
             click.echo(json.dumps([_document(comparison) for comparison in done], indent=2, ensure_ascii=False))
         wrong = [line for comparison in done for line in comparison.crossings()]
@@ -120,14 +124,14 @@ def _chosen(problem: Problem, methods: str | None, parameters: dict[str, Any]) -
 def _run(
     comparison: Comparison, chosen: list[str] | None, parameters: dict[str, Any], stop: Stop, **limits: Any
 ) -> None:
-    problem, instance = comparison.problem, comparison.instance
+    problem, instance, limit = comparison.problem, comparison.instance, limits["time_limit"]
     names = chosen if chosen is not None else comparison.fitting()
     for i, name in enumerate(names):
         if stop:
             comparison.notes.append(f"not run: {', '.join(names[i:])} (interrupted)")
             break
         label = f"{instance.name}: {name} ({i + 1} of {len(names)})"
-        with screen.progress(label, lambda amount: problem.view.short(instance, amount), stop) as progress:
+        with screen.progress(label, lambda amount: problem.view.short(instance, amount), stop, limit) as progress:
             comparison.add(name, parameters, progress=progress, **limits)
 
 
@@ -160,6 +164,23 @@ def _show(comparison: Comparison, *, last: bool) -> None:
     screen.show(*lines, "", *([table] if comparison.runs else []), *_footer(comparison, scale))
     if not last:
         click.echo()
+
+
+def _summary(done: Sequence[Comparison]) -> None:
+    """Show how each method did over all instances; only what it solved counts for it, and how many that is."""
+    from statistics import fmean, median
+
+    records = [record for comparison in done for record in comparison.records()]
+    columns = ["method", "solved", "optimal", "gap mean", "median", "worst", "time s"]
+    table = screen.table(*columns, right=",".join(columns[1:]))
+    for name in dict.fromkeys(record["method"] for record in records):
+        own = [record for record in records if record["method"] == name and record["latency_ns"] is not None]
+        gaps = [record["gap"] for record in own if record["gap"] is not None]
+        shares = [gap_percent(of(gaps)) if gaps else NOTHING for of in (fmean, median, max)]
+        seconds = sum(record["wall_s"] or 0.0 for record in own)
+        optimal = sum(gap == 0 for gap in gaps)
+        table.add_row(one_line(name), f"{len(own)} of {len(done)}", f"{optimal}", *shares, f"{seconds:.2f}")
+    screen.show(f"all {len(done)} instances", "", table)
 
 
 def _footer(comparison: Comparison, scale: Scale) -> list[str]:

@@ -23,6 +23,13 @@ def file_name(value: str) -> str:
     return value
 
 
+def instance_file(value: str) -> str:
+    """Return the file of an instance, which may be given by its name in the library."""
+    from moeplace.library import located
+
+    return str(located(file_name(value)))
+
+
 def key_value(value: str) -> tuple[str, Any]:
     """Read ``KEY=VALUE``; the value is an integer, a number, true or false, else text."""
     key, equals, text = value.partition("=")
@@ -48,7 +55,7 @@ def parameter_value(text: str) -> int | float | bool | str:
     return text
 
 
-instance_argument = click.argument("instance", type=file_name, metavar="INSTANCE")
+instance_argument = click.argument("instance", type=instance_file, metavar="INSTANCE")
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 threads_option = click.option(
     "--threads",
@@ -109,7 +116,7 @@ def check_output(path: str | None, *inputs: str) -> None:
     context = click.get_current_context(silent=True)
     own = False
     for parameter in context.command.params if context else ():
-        if getattr(parameter.type, "func", None) is not file_name:
+        if getattr(parameter.type, "func", None) not in (file_name, instance_file):
             continue
         value = context.params.get(parameter.name or "") if context else None
         for name in (value,) if isinstance(value, str) else value or ():

@@ -87,7 +87,9 @@ def progress_line(label: str, tokens: int, stop: Stop) -> AbstractContextManager
 
 
 @contextmanager
-def progress(label: str, amount: Callable[[int], str], stop: Stop) -> Iterator[ProgressCallback | None]:
+def progress(
+    label: str, amount: Callable[[int], str], stop: Stop, time_limit: float | None = None
+) -> Iterator[ProgressCallback | None]:
     """Show on stderr, while a method runs, how far it is; yield what to tell it, None without a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
@@ -101,7 +103,10 @@ def progress(label: str, amount: Callable[[int], str], stop: Stop) -> Iterator[P
 
     class Line:
         def __rich__(self) -> Text:
-            text = f"{one_line(label)}  {time.monotonic() - began:.0f} s"
+            passed = time.monotonic() - began
+            text = f"{one_line(label)}  {passed:.0f} s"
+            if time_limit is not None:
+                text += f" of {time_limit:g} s" if passed <= time_limit else f", limit {time_limit:g} s passed"
             if latest:
                 text += _progress_text(latest[-1], amount)
             if stop.interrupted:

@@ -83,7 +83,7 @@ def solve(
     beginning = _read_start(start, problem, loaded) if start else None
     # From here to the last line written a signal ends the search, not the program.
     with stopping() as stop:
-        with screen.progress(method, lambda amount: problem.view.short(loaded, amount), stop) as progress:
+        with screen.progress(method, lambda amount: problem.view.short(loaded, amount), stop, limit) as progress:
             solution, proof = certified(
                 loaded,
                 method,

@@ -22,6 +22,7 @@ from cases import PATIENCE_S
 import moeplace
 from moeplace.cli import COMMANDS, main
 from moeplace.cli.solve import ended
+from moeplace.library import instance_files, instance_name
 
 TESTS = Path(__file__).resolve().parents[1]
 TOY: dict[str, Any] = {
@@ -638,3 +639,61 @@ def test_interrupted_exact_method(folder: Path) -> None:
     solution = moeplace.read_solution("out.json")
     assert solution.status.termination == "interrupted"
     assert moeplace.check(moeplace.load("large.json"), solution).ok
+
+
+# --- the library by names -----------------------------------------------------------------------------------------
+
+
+def test_the_library_is_listed(run: Run) -> None:
+    out, _ = run("instances")
+    for path in instance_files():
+        assert f" {instance_name(path)} " in out
+    assert f"{len(instance_files())} instances, " in out
+    found = json.loads(run("instances", "tiny", "--json")[0])
+    for known, path in zip(found, instance_files("tiny"), strict=True):
+        instance = moeplace.load(path)
+        assert (known["name"], known["sha256"], known["items"]) == (instance.name, instance.sha256, instance.n_items)
+        assert (known["gap"], known["optimal"], known["set"]) == (0, True, "tiny")
+    assert "no set of instances 'huge'" in run("instances", "huge", code=2)[1]
+
+
+def test_a_name_of_the_library_is_an_instance(run: Run) -> None:
+    for name in ("tiny_sum_adds_up", "tiny/tiny_sum_adds_up"):
+        assert "tiny_sum_adds_up" in run("info", name)[0]
+        assert moeplace.load(name).name == "tiny_sum_adds_up"
+    dotted = "granite-3.1-1b_l08_s3_u10_c240_seed1"  # what looks like an ending is part of the name
+    assert json.loads(run("info", dotted, "--json")[0])["name"] == dotted
+    assert "excess: over the best known" in run("gap", "tiny_sum_adds_up", "--methods", "popular")[0]
+    run("solve", "tiny_sum_adds_up", "--method", "popular", "-o", "out.json")
+    assert "latency" in run("check", "tiny_sum_adds_up", "out.json")[0]
+    # A file of this name comes first.
+    Path("tiny_sum_adds_up").write_bytes(Path("toy.json").read_bytes())
+    assert moeplace.load("tiny_sum_adds_up").name == TOY["name"]
+    for name, said in {
+        "tiny_sum_ads_up": "did you mean 'tiny_sum_adds_up'?",
+        "small/tiny_sum_adds_up": "small/tiny_sum_adds_up: no such file",
+        "xyzzy": "no instance of the library has this name (see moeplace instances)",
+        "missing.json": "missing.json: cannot be read: No such file",
+    }.items():
+        _, err = run("info", name, code=2)
+        assert said in err
+        assert err.count("\n") == 1
+
+
+def test_what_was_meant(run: Run) -> None:
+    assert "did you mean 'milp'?" in run("solve", "toy.json", "--method", "milq", code=2)[1]
+    assert "did you mean" not in run("solve", "toy.json", "--method", "xyzzy", code=2)[1]
+    Path("trace.csv").write_text("request,token,layer,expert\n0,0,0,1\n")
+    assert "a routing trace is made an instance by moeplace import" in run("solve", "trace.csv", code=2)[1]
+
+
+def test_a_gap_over_several_instances_ends_in_a_summary(run: Run) -> None:
+    names = ["tiny_pair_across_servers", "tiny_sum_adds_up"]
+    out, _ = run("gap", *names, "--methods", "milp,popular", "--csv", "out.csv")
+    lines = out[out.index("all 2 instances") :].splitlines()
+    cells = {line.split()[0]: line.split() for line in lines if line}
+    assert cells["milp"][1:9] == ["2", "of", "2", "2", "0", "%", "0", "%"]
+    rows = [row for row in csv.DictReader(io.StringIO(Path("out.csv").read_text())) if row["method"] == "popular"]
+    worst = max(float(row["gap"]) for row in rows)
+    assert f"{100 * worst:.3f}"[:5] in " ".join(cells["popular"])
+    assert "all 1" not in run("gap", names[0], "--methods", "milp,popular")[0]

@@ -19,7 +19,8 @@ from moeplace.base.errors import ContradictionError
 from moeplace.base.files import read_json
 from moeplace.caching.document import layout
 from moeplace.caching.scenarios.suites import generate, read_suite
-from moeplace.library import best_known, improved, instance_files, instance_name, instances_folder, set_names
+from moeplace.comparing import improved
+from moeplace.library import best_known, instance_files, instance_name, instances_folder, set_names
 
 FILES = instance_files()
 
