@@ -93,7 +93,8 @@ class Instance:
     device_item: Int32
     rows: Rows
     baseline_ns: int
-    # An absent key and an empty one give documents with different hashes.
+    # An absent key and an empty one give documents with different hashes, and so do versions.
+    _version: int = 1
     _has_notes: bool = False
     _has_source: bool = False
 
@@ -104,7 +105,7 @@ class Instance:
         Parameters
         ----------
         document : object
-            The document, format ``moeplace/instance`` version 1. It is not kept.
+            The document, format ``moeplace/instance`` version 1 or 2. It is not kept.
 
         Returns
         -------
@@ -138,7 +139,7 @@ class Instance:
         bounds = rows.start.tolist()
         document: dict[str, Any] = {
             "format": "moeplace/instance",
-            "version": 1,
+            "version": self._version,
             "name": self.name,
             "latency_model": self.latency_model,
             "models": msgspec.to_builtins(list(self.models)),
