@@ -49,7 +49,7 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one generated instance is made of; each field is described where it stands."""
 
     models: Annotated[
-        list[str], Meta(description="A model of the catalogue: NAME or NAME:PRECISION (bf16, int8, int4, mxfp4)")
+        list[str], Meta(description="A model of the catalogue: NAME or NAME:PRECISION (bf16, fp8, int8, int4, mxfp4)")
     ] = []
     layers: (
         Annotated[int, _count(10**4, "MoE layers: the first so many of a catalogue's model, or of a shape of its own")]
@@ -390,8 +390,8 @@ def _catalogue_shape(text: str, layers: int | None) -> _Shape:
     name, colon, precision = text.partition(":")
     try:
         architecture: Architecture = find_architecture(name)
-        precision = precision if colon else architecture.default_precision
-        label = architecture.name + (f"-{precision}" if precision != architecture.default_precision else "")
+        precision = precision if colon else architecture.published
+        label = architecture.name + (f"-{precision}" if precision != architecture.published else "")
         return _Shape(catalogue_model(architecture, precision, layers), architecture.message_bits(), label)
     except InputError as error:
         raise InputError(error.message, place="models") from None
