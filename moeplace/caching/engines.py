@@ -113,7 +113,7 @@ def render(
     name : str
         One of :data:`FORMATS`.
     model : str, optional
-        Which model's experts; may be left out where there is one, and for ``csv``.
+        Which model's experts; may be left out where there is one, and for ``csv`` (all).
     fill : bool
         Fill free slots: first with experts that are on no server, then by use (the tokens of an expert at its layer,
         divided by its copies), each time on the server with the most free slots that lacks the expert.
@@ -133,9 +133,10 @@ def render(
     form = FORMATS[name]
     if form.write is None and fill:
         raise InputError(f"the format {name} has no slots to fill", place="--fill")
-    chosen = _models(instance, model, several=name == "csv")
-    if numbering is not None and len(chosen) > 1:
-        raise InputError(f"{number(len(chosen), 'model')}; say which with --model", place="--config")
+    if name == "csv" and model is None and numbering is None:
+        chosen = list(range(len(instance.models)))
+    else:
+        chosen = [find_model(instance, model)]
     numberings = [numbering or _numbering(instance, m) for m in chosen]
     if name == "csv":
         return Files({"": _csv(instance, placement, chosen, numberings)})
@@ -149,16 +150,23 @@ def render(
     return Files({"": f"{text}\n".encode()}, slots.shape[2], added, hidden_layers)
 
 
-def _models(instance: Instance, name: str | None, *, several: bool) -> list[int]:
+def find_model(instance: Instance, name: str | None) -> int:
+    """Return the model of a name, or the only one.
+
+    Raises
+    ------
+    InputError
+        There is none of that name, or several and no name.
+    """
     names = [model.name for model in instance.models]
     if name is not None:
         if name not in names:
             raise InputError(f"the instance has no model {name!r}; there are {', '.join(names)}", place="--model")
-        return [names.index(name)]
-    if len(names) != 1 and not several:
-        raise InputError(f"the instance has {number(len(names), 'model')}, a file is of one: {', '.join(names)}",
-                         place="--model")  # fmt: skip
-    return list(range(len(names)))
+        return names.index(name)
+    if len(names) != 1:
+        here = f"the instance has {number(len(names), 'model')}, one must be chosen: {', '.join(names)}"
+        raise InputError(here, place="--model")
+    return 0
 
 
 def _numbering(instance: Instance, m: int) -> Numbering:

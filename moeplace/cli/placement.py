@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import UNSET
 
 from moeplace.base.errors import InputError
 from moeplace.base.text import number, one_line
@@ -15,6 +16,7 @@ from moeplace.cli.options import check_output, file_name, instance_argument
 if TYPE_CHECKING:
     from moeplace import Instance, Solution
     from moeplace.caching.document import Model
+    from moeplace.caching.engines import Numbering
 
 FORMATS = ("csv", "pin", "sglang", "vllm", "vllm-map", "vllm-ascend", "tensorrt-llm")
 """Those of :mod:`moeplace.caching.engines`, which takes longer to import than ``--help`` may take."""
@@ -31,12 +33,15 @@ SERVER = "{server}"
 @click.argument("solution", type=file_name, metavar="SOLUTION")
 @click.option("--format", "form", type=click.Choice(FORMATS), required=True, help="Who reads it, see above.")
 @click.option("--model", metavar="NAME", help="Whose experts, where the instance has several models.")
+@click.option("--config", type=file_name, metavar="FILE", help="The model's config.json: its own layer numbers.")
 @click.option("--fill", is_flag=True, help="Fill free slots: with experts that are on no server, then by use.")
 @click.option(
     "-o", "--output", type=file_name, required=True, metavar="FILE",
     help="Where it goes. Of pin, {server} in the name stands for the server's.",
 )  # fmt: skip
-def placement(instance: str, solution: str, form: str, model: str | None, fill: bool, output: str) -> None:
+def placement(
+    instance: str, solution: str, form: str, model: str | None, config: str | None, fill: bool, output: str
+) -> None:
     """Write the placement of SOLUTION as scripts and serving engines read it.
 
     \b
@@ -52,8 +57,8 @@ def placement(instance: str, solution: str, form: str, model: str | None, fill: 
     ranks, in their order. A rank has the same number of slots at every layer, and every expert must be somewhere: a
     placement that is not so is refused, or completed with --fill.
 
-    Layers go by the model's own numbers (layer_index of the instance); in the formats of vLLM, layers with experts
-    are counted from 0.
+    Layers go by the model's own numbers, which the instance (layer_index) or --config says; in the formats of vLLM,
+    layers with experts are counted from 0.
     """  # noqa: D301 - click looks for a real backspace
     from moeplace.base.files import write_all, write_bytes
     from moeplace.caching import engines
@@ -68,8 +73,9 @@ def placement(instance: str, solution: str, form: str, model: str | None, fill: 
     check_output(output, instance)
     loaded, answer = load(instance), read_solution(solution)
     _refuse_wrong(loaded, answer, solution)
+    numbering = None if config is None else _numbering(loaded, model, config, whole=known.write is not None)
     try:
-        made = engines.render(loaded, answer.placement_on(loaded), form, model=model, fill=fill)
+        made = engines.render(loaded, answer.placement_on(loaded), form, model=model, fill=fill, numbering=numbering)
     except InputError as error:
         raise (error if error.place.startswith("--") else error.in_file(solution)) from None
     if form == "pin":
@@ -79,7 +85,7 @@ def placement(instance: str, solution: str, form: str, model: str | None, fill: 
         write_all(contents)
     else:
         write_bytes(output, made.contents[""])
-    if known.own_numbers:
+    if known.own_numbers and config is None:
         for own in loaded.models:
             if model in (None, own.name) and (doubt := _doubt(own)):
                 click.echo(f"note: {one_line(doubt)}", err=True)
@@ -91,6 +97,25 @@ def placement(instance: str, solution: str, form: str, model: str | None, fill: 
     if fill:
         said.append(f"{number(made.added, 'free slot')} filled")
     click.echo(one_line("; ".join(said)))
+
+
+def _numbering(instance: Instance, name: str | None, config: str, *, whole: bool) -> Numbering:
+    """Return the numbers that a model's config.json gives its layers; ``whole``: all of them must be here."""
+    from moeplace.caching.engines import Numbering, find_model
+    from moeplace.scenarios.model_config import read_model_config
+
+    published = read_model_config(config, expert_bytes=1)  # sizes are the instance's matter
+    model = instance.models[find_model(instance, name)]
+    theirs = published.layer_index
+    numbers = theirs[: model.layers]
+    for what, here, there in (
+        ("experts a layer", model.experts, published.architecture.experts),
+        ("layers with experts", model.layers, len(theirs) if whole or model.layers > len(theirs) else model.layers),
+        ("layer numbers", list(model.numbers), numbers if model.layer_index is not UNSET else list(model.numbers)),
+    ):
+        if here != there:
+            raise InputError(f"{there} {what}, {model.name} of the instance has {here}", file=config)
+    return Numbering(numbers, published.architecture.layers)
 
 
 def _refuse_wrong(instance: Instance, solution: Solution, file: str) -> None:
@@ -114,8 +139,6 @@ def _path(output: str, server: str, servers: Iterable[str]) -> str:
 
 def _doubt(model: Model) -> str | None:
     """Say why layers counted from 0 may not be what the reader of a file expects."""
-    from msgspec import UNSET
-
     from moeplace.scenarios.catalogue import find_architecture
 
     if model.layer_index is not UNSET:
@@ -127,4 +150,5 @@ def _doubt(model: Model) -> str | None:
     if known.layers == model.layers:
         return None
     here = f"{known.title} has {known.layers} layers, {known.moe_layers} of them with experts"
-    return f"{here}; the instance does not say its layers' own numbers, so its {model.layers} are counted from 0"
+    counted = f"so its {model.layers} are counted from 0 (--config gives them)"
+    return f"{here}; the instance does not say its layers' own numbers, {counted}"

@@ -233,7 +233,7 @@ def test_one_model_of_several(run: Run) -> None:
     document = INSTANCE | {"models": [*INSTANCE["models"], other]}
     document["servers"] = [server | {"capacity_bytes": 70} for server in INSTANCE["servers"]]
     write(document, FULL)
-    assert "--model: the instance has 2 models, a file is of one: m, k" in run("vllm-map", "m.json", code=2)[1]
+    assert "--model: the instance has 2 models, one must be chosen: m, k" in run("vllm-map", "m.json", code=2)[1]
     assert "--model: the instance has 2 models" in run("pin", "p_{server}.json", code=2)[1]
     assert "--model: the instance has no model 'x'; there are m, k" in run("csv", "p.csv", "--model", "x", code=2)[1]
     run("vllm-map", "m.json", "--model", "m")
@@ -287,6 +287,47 @@ def test_layers_counted_from_0_are_said_where_the_model_has_others(run: Run) -> 
     assert run("vllm-map", "m.json")[1] == ""  # which counts layers with experts, as the instance does
     write(document | {"version": 2, "models": [shape | {"layer_index": [1, 2]}]}, FULL)
     assert run("csv", "p.csv")[1] == ""
+
+
+CONFIG: dict[str, Any] = {
+    "model_type": "made_up", "num_hidden_layers": 6, "num_experts": 5, "num_experts_per_tok": 2, "hidden_size": 8,
+    "moe_intermediate_size": 4, "moe_layers": [1, 3],
+}  # fmt: skip
+
+
+def test_a_config_gives_the_numbers_and_all_hidden_layers(run: Run) -> None:
+    plain = INSTANCE | {
+        "version": 1,
+        "models": [{k: v for k, v in INSTANCE["models"][0].items() if k != "layer_index"}],
+    }
+
+    def config(**changes: Any) -> tuple[str, str]:
+        Path("c.json").write_text(json.dumps(CONFIG | changes))
+        return "--config", "c.json"
+
+    trivial = [0, 1, 2, 3, 4, 0]
+    for document in (INSTANCE, plain):
+        write(document, FULL)
+        assert "; 6 hidden layers" in run("sglang", "m.json", *config())[0]
+        rows = [trivial, ROWS[0], trivial, ROWS[1], trivial, trivial]
+        assert json.loads(Path("m.json").read_text()) == {"physical_to_logical_map": rows}
+        run("tensorrt-llm", "m.yaml", *config())
+        assert "  3: [0, 1," in Path("m.yaml").read_text()
+        run("csv", "p.csv", *config())
+        assert "third,m,3,4,20" in Path("p.csv").read_text()
+        line = "c.json: 6 experts a layer, m of the instance has 5"
+        assert line in run("csv", "p2.csv", *config(num_experts=6), code=2)[1]
+        line = "c.json: 1 layers with experts, m of the instance has 2"
+        assert line in run("csv", "p2.csv", *config(moe_layers=[3]), code=2)[1]
+        line = "c.json: 3 layers with experts, m of the instance has 2"
+        assert line in run("sglang", "m2.json", *config(moe_layers=[1, 3, 5]), code=2)[1]
+        run("csv", "p.csv", *config(moe_layers=[1, 3, 5]))  # the first two of them
+    run("csv", "p.csv", *config(moe_layers=[2, 4]))
+    assert "third,m,4,4,20" in Path("p.csv").read_text()
+    write(INSTANCE, FULL)
+    line = "c.json: [2, 4] layer numbers, m of the instance has [1, 3]"
+    assert line in run("csv", "p2.csv", *config(moe_layers=[2, 4]), code=2)[1]
+    assert "a dense model" in run("csv", "p2.csv", *config(num_experts=0), code=2)[1]
 
 
 def test_several_files_are_written_all_or_none(tmp_path: Path) -> None:

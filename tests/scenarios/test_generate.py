@@ -248,7 +248,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ((), "--model: is missing: a model of the catalogue, or layers, experts"),
+            ((), "--model: is missing: a model of the catalogue, a config.json, or layers, experts"),
             (("--layers", 2, "--experts", 4), "--top-k: is missing"),
             (("--model", "gpt-5"), "--model: no model 'gpt-5' in the catalogue; there are switch-base-8"),
             (("--model", "mixtral-8x7b:fp4"), "--model: no precision 'fp4' of mixtral-8x7b"),
