@@ -428,7 +428,7 @@ def _quantized(keys: _Keys) -> Precision:
         "fbgemm_fp8": lambda keys: Precision("fp8", 8, (1, 0), 32),
         "modelopt": _modelopt,
     }
-    if method not in known:
+    if not isinstance(method, str) or method not in known:
         names = ", ".join(map(str, known))
         raise InputError(
             f"{show(method)} is not known ({names} are); --expert-bytes gives the size itself",
@@ -461,7 +461,7 @@ def _int_groups(keys: _Keys) -> Precision:
 def _modelopt(keys: _Keys) -> Precision:
     algorithm = keys.get("quant_algo")
     known = {"NVFP4": Precision("nvfp4", 4, (1, 16), 8), "FP8": Precision("fp8", 8, (0, 0), 32)}
-    if algorithm not in known:
+    if not isinstance(algorithm, str) or algorithm not in known:
         raise InputError(
             f"expected {' or '.join(known)}, found {show(algorithm)}; --expert-bytes gives the size itself",
             place=keys.place("quant_algo"),
