@@ -60,6 +60,8 @@ class Files:
         The whole file under "" or, where every server has one, under the server's name.
     slots : int or None
         Slots of a server at a layer; None where the format has none.
+    redundant : int
+        Slots of a layer, on all servers, beyond one for each expert: what an engine is started with.
     added : int
         Slots that were free and were filled.
     hidden_layers : int or None
@@ -68,6 +70,7 @@ class Files:
 
     contents: Mapping[str, bytes]
     slots: int | None = None
+    redundant: int = 0
     added: int = 0
     hidden_layers: int | None = None
 
@@ -147,7 +150,7 @@ def render(
     slots = np.nonzero(held)[2].reshape(layers, servers, -1)
     text = form.write(slots, numberings[0], experts)
     hidden_layers = numberings[0].hidden_layers if name == "sglang" else None
-    return Files({"": f"{text}\n".encode()}, slots.shape[2], added, hidden_layers)
+    return Files({"": f"{text}\n".encode()}, slots.shape[2], servers * slots.shape[2] - experts, added, hidden_layers)
 
 
 def find_model(instance: Instance, name: str | None) -> int:

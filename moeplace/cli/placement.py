@@ -91,7 +91,8 @@ def placement(
                 click.echo(f"note: {one_line(doubt)}", err=True)
     said = [f"written to {output}" + (f" ({number(len(contents), 'file')})" if form == "pin" else "")]
     if made.slots is not None:
-        said.append(f"{number(made.slots, 'slot')} a layer on each of {number(len(loaded.servers), 'server')}")
+        ranks, redundant = number(len(loaded.servers), "server"), number(made.redundant, "redundant expert")
+        said.append(f"{number(made.slots, 'slot')} a layer on each of {ranks}, {redundant}")
     if made.hidden_layers is not None:
         said.append(f"{number(made.hidden_layers, 'hidden layer')}")
     if fill:

@@ -42,6 +42,7 @@ EXPERT_WIDTH: Final = (
 WIDTH: Final = ("intermediate_size", "ffn_hidden_size", "d_ff")
 """Of an expert, where no key speaks of experts: of every feed-forward layer then."""
 SHARED: Final = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert")
+ENABLED: Final = ("enable_moe_block", "use_moe")
 ACTIVATION: Final = ("mlp_hidden_act", "hidden_act", "hidden_activation")
 
 MOST_LAYERS: Final = 10_000
@@ -72,7 +73,7 @@ NOT_HERE: Final = {
 """Keys of models that an instance cannot be made of by this file alone."""
 
 HARMLESS: Final = re.compile(
-    r"shared_expert|router|routing|aux|loss|jitter|drop|bias|norm|gat(e|ing)|scal|capacity|parallel|ep_size|dispatch|kernel|"
+    r"shared?_expert|router|routing|aux|loss|jitter|drop|bias|norm|gat(e|ing)|scal|capacity|parallel|ep_size|dispatch|kernel|"
     r"grouped|renorm|correction|balanc|temperature|init|dtype|precision|dense_intermediate|intermediate_size_mlp|recomput|"
     r"num_experts_per_group|n_group|cache|offload|attention|attn|logit|act\b"
 )
@@ -228,8 +229,9 @@ def _language_model(document: dict[str, Any]) -> _Keys:
         if isinstance(ffn, dict) and any(ffn.get(name) for name in EXPERTS):
             keys.values = {**part, **ffn}
         if any(keys.values.get(name) not in (None, 0, 1, []) for name in EXPERTS):
-            if part.get("enable_moe_block") is False:
-                raise InputError("false: a dense model, without experts to place", place=keys.place("enable_moe_block"))
+            for name in ENABLED:
+                if keys.get(name) is False:
+                    raise InputError("false: a dense model, without experts to place", place=keys.place(name))
             return keys
     kind = document.get("model_type")
     said = f" ({kind})" if isinstance(kind, str) else ""

@@ -141,7 +141,7 @@ def test_a_pin_file_a_server(run: Run) -> None:
 def test_engines_that_read_json(run: Run, form: str, name: str, expected: Any) -> None:
     out, err = run(form, name)
     assert err == ""
-    assert "2 slots a layer on each of 3 servers" in out
+    assert "2 slots a layer on each of 3 servers, 1 redundant expert" in out
     text = Path(name).read_text()
     assert text == json.dumps(expected) + "\n"
 

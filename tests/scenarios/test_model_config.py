@@ -267,7 +267,7 @@ def test_dtypes(read: Read) -> None:
 
 def test_what_is_not_read_is_said(read: Read) -> None:
     harmless = {"router_aux_loss_coef": 0.1, "n_shared_experts": 1, "shared_expert_intermediate_size": 5,
-                "norm_topk_prob": True, "moe_router_topk_scaling": 2, "use_moe_thing": False}  # fmt: skip
+                "norm_topk_prob": True, "enable_moe_block": True, "moe_router_topk_scaling": 2, "use_moe_thing": False}  # fmt: skip
     assert read(**harmless).notes == []
     notes = read(moe_every_n_layers=2, expert_pattern="x", num_nextn_predict_layers=1, **harmless).notes
     assert notes == [
