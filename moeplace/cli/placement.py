@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 from msgspec import UNSET
 
 from moeplace.base.errors import InputError
-from moeplace.base.text import number, one_line
+from moeplace.base.text import number, numbers, one_line
 from moeplace.cli.options import check_output, file_name, instance_argument
 
 if TYPE_CHECKING:
     from moeplace import Instance, Solution
     from moeplace.caching.document import Model
-    from moeplace.caching.engines import Numbering
+    from moeplace.caching.engines import Format, Numbering
 
 FORMATS = ("csv", "pin", "sglang", "vllm", "vllm-map", "vllm-ascend", "tensorrt-llm")
 """Those of :mod:`moeplace.caching.engines`, which takes longer to import than ``--help`` may take."""
@@ -85,9 +85,9 @@ def placement(
         write_all(contents)
     else:
         write_bytes(output, made.contents[""])
-    if known.own_numbers and config is None:
+    if config is None:
         for own in loaded.models:
-            if model in (None, own.name) and (doubt := _doubt(own)):
+            for doubt in _doubts(own, known) if model in (None, own.name) else ():
                 click.echo(f"note: {one_line(doubt)}", err=True)
     said = [f"written to {output}" + (f" ({number(len(contents), 'file')})" if form == "pin" else "")]
     if made.slots is not None:
@@ -106,17 +106,17 @@ def _numbering(instance: Instance, name: str | None, config: str, *, whole: bool
     from moeplace.scenarios.model_config import read_model_config
 
     published = read_model_config(config, expert_bytes=1)  # sizes are the instance's matter
-    model = instance.models[find_model(instance, name)]
-    theirs = published.layer_index
-    numbers = theirs[: model.layers]
-    for what, here, there in (
-        ("experts a layer", model.experts, published.architecture.experts),
-        ("layers with experts", model.layers, len(theirs) if whole or model.layers > len(theirs) else model.layers),
-        ("layer numbers", list(model.numbers), numbers if model.layer_index is not UNSET else list(model.numbers)),
-    ):
-        if here != there:
-            raise InputError(f"{there} {what}, {model.name} of the instance has {here}", file=config)
-    return Numbering(numbers, published.architecture.layers)
+    model, shape = instance.models[find_model(instance, name)], published.architecture
+    own = published.layer_index[: model.layers]
+    here = f"{model.name} of the instance has"
+    if model.experts != shape.experts:
+        raise InputError(f"{number(shape.experts, 'expert')} a layer, {here} {model.experts}", file=config)
+    if len(own) < model.layers or (whole and model.layers < shape.moe_layers):
+        layers = number(shape.moe_layers, "layer")
+        raise InputError(f"{layers} with experts, {here} {model.layers}", file=config)
+    if model.layer_index not in (UNSET, own):
+        raise InputError(f"layers {numbers(own)} have experts, {here} {numbers(model.layer_index)}", file=config)
+    return Numbering(own, shape.layers)
 
 
 def _refuse_wrong(instance: Instance, solution: Solution, file: str) -> None:
@@ -138,18 +138,16 @@ def _path(output: str, server: str, servers: Iterable[str]) -> str:
     return output
 
 
-def _doubt(model: Model) -> str | None:
-    """Say why layers counted from 0 may not be what the reader of a file expects."""
+def _doubts(model: Model, form: Format) -> Iterator[str]:
+    """Say where the layers of an instance are not those that the reader of a file expects, as far as that is known."""
     from moeplace.scenarios.catalogue import find_architecture
 
-    if model.layer_index is not UNSET:
-        return None
     try:
         known = find_architecture(model.name)
     except InputError:
-        return None
-    if known.layers == model.layers:
-        return None
-    here = f"{known.title} has {known.layers} layers, {known.moe_layers} of them with experts"
-    counted = f"so its {model.layers} are counted from 0 (--config gives them)"
-    return f"{here}; the instance does not say its layers' own numbers, {counted}"
+        return
+    layers = f"{known.title} has {known.layers} layers, {known.moe_layers} of them with experts"
+    if form.write is not None and known.moe_layers != model.layers:
+        yield f"{layers}; the instance has {model.layers}, and an engine needs all"
+    if form.own_numbers and model.layer_index is UNSET and known.layers != known.moe_layers:
+        yield f"{layers}; the instance does not say their own numbers, so they are counted from 0 (--config gives them)"

@@ -277,16 +277,20 @@ def test_names_of_files_are_checked(run: Run) -> None:
     assert Path("p.csv.gz").read_bytes().startswith(b"\x1f\x8b")
 
 
-def test_layers_counted_from_0_are_said_where_the_model_has_others(run: Run) -> None:
+def test_layers_that_a_reader_does_not_expect_are_said(run: Run) -> None:
     shape = {"name": "deepseek-v2-lite", "layers": 2, "experts": 5, "top_k": 2, "expert_bytes": 10}
     demand = INSTANCE["demands"][0] | {"model": shape["name"]}
     document = INSTANCE | {"version": 1, "models": [shape], "demands": [demand]}
     write(document, FULL)
-    note = "note: DeepSeek-V2-Lite has 27 layers, 26 of them with experts; the instance does not say its layers' own "
-    assert note in run("csv", "p.csv")[1]
-    assert run("vllm-map", "m.json")[1] == ""  # which counts layers with experts, as the instance does
+    known = "note: DeepSeek-V2-Lite has 27 layers, 26 of them with experts; the instance "
+    numbers = f"{known}does not say their own numbers, so they are counted from 0 (--config gives them)\n"
+    missing = f"{known}has 2, and an engine needs all\n"
+    assert run("csv", "p.csv")[1] == numbers
+    assert run("vllm-map", "m.json")[1] == missing  # it counts layers with experts, as the instance does
+    assert run("sglang", "m.json")[1] == missing + numbers
     write(document | {"version": 2, "models": [shape | {"layer_index": [1, 2]}]}, FULL)
     assert run("csv", "p.csv")[1] == ""
+    assert run("sglang", "m.json")[1] == missing
 
 
 CONFIG: dict[str, Any] = {
@@ -317,7 +321,7 @@ def test_a_config_gives_the_numbers_and_all_hidden_layers(run: Run) -> None:
         assert "third,m,3,4,20" in Path("p.csv").read_text()
         line = "c.json: 6 experts a layer, m of the instance has 5"
         assert line in run("csv", "p2.csv", *config(num_experts=6), code=2)[1]
-        line = "c.json: 1 layers with experts, m of the instance has 2"
+        line = "c.json: 1 layer with experts, m of the instance has 2"
         assert line in run("csv", "p2.csv", *config(moe_layers=[3]), code=2)[1]
         line = "c.json: 3 layers with experts, m of the instance has 2"
         assert line in run("sglang", "m2.json", *config(moe_layers=[1, 3, 5]), code=2)[1]
@@ -325,7 +329,7 @@ def test_a_config_gives_the_numbers_and_all_hidden_layers(run: Run) -> None:
     run("csv", "p.csv", *config(moe_layers=[2, 4]))
     assert "third,m,4,4,20" in Path("p.csv").read_text()
     write(INSTANCE, FULL)
-    line = "c.json: [2, 4] layer numbers, m of the instance has [1, 3]"
+    line = "c.json: layers 2, 4 have experts, m of the instance has 1, 3"
     assert line in run("csv", "p2.csv", *config(moe_layers=[2, 4]), code=2)[1]
     assert "a dense model" in run("csv", "p2.csv", *config(num_experts=0), code=2)[1]
 
