@@ -14,6 +14,7 @@ from pathlib import Path
 import moeplace
 import moeplace_models
 from moeplace.library import instance_files, set_names
+from moeplace.schemas import DOCUMENTS
 
 
 def test_every_module_can_be_imported() -> None:
@@ -33,7 +34,8 @@ def test_the_data_is_there() -> None:
         ("moeplace", "py.typed"),
         ("moeplace.scenarios", "architectures.json"),
         ("moeplace.scenarios", "routing.json"),
-        ("moeplace.schemas", "instance.schema.json"),
+        *(("moeplace.report", f"page_files/page.{kind}") for kind in ("css", "html", "js")),
+        *(("moeplace.schemas", f"{document}.schema.json") for document in DOCUMENTS),
         ("moeplace_models", "py.typed"),
     ):
         assert files(package).joinpath(name).is_file(), f"{package}: {name}"

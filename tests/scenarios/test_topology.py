@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-import os
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
-from cases import looped
+from cases import REALDATA, looped
 
 import moeplace
 from moeplace import InputError
@@ -22,7 +21,6 @@ from moeplace.scenarios.places import read_graphml, read_positions
 from moeplace.scenarios.topology import Links, from_graphml, from_positions, generated
 
 ROOT = Path(__file__).resolve().parents[2]
-REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
 BITS = 2048 * 16
 EXPERT = 30_000_000
 
