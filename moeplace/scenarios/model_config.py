@@ -253,63 +253,53 @@ def _name(document: Mapping[str, Any], path: Path, kind: str) -> str:
 
 
 def _layers_with_experts(keys: _Keys, layers: int) -> list[int]:
-    """Return the numbers of the layers with experts: those that all rules leave; a list must agree with the rules."""
-    rules = _rules(keys, layers)
-    lists = _lists(keys, layers)
-    told = {i for i in range(layers) if all(rule(i) for rule in rules.values())}
-    for key, listed in lists.items():
-        others = [told] if rules else []
-        names = list(rules)
-        if key != next(iter(lists)):
-            others.append(next(iter(lists.values())))
-            names.append(next(iter(lists)))
-        for other in others:
-            if listed != other:
-                layer = min(listed ^ other)
-                has = "has" if layer in listed else "has no"
-                raise InputError(
-                    f"layer {layer} {has} experts, but not so by {' and '.join(names)}", place=keys.place(key)
-                )
-    chosen = sorted(next(iter(lists.values())) if lists else told)
+    """Return the numbers of the layers with experts: those that every rule allows; a list must agree with the rules."""
+    rules, said = _rules(keys, layers), _lists(keys, layers)
+    if rules:
+        said = {" and ".join(rules): set.intersection(*rules.values()), **said}
     kind = keys.get("model_type")
-    if not rules and not lists and isinstance(kind, str) and kind in MUST_SAY:
+    if not said and isinstance(kind, str) and kind in MUST_SAY:
         raise InputError(f"is missing: not all layers of {kind} have experts", place=keys.place(MUST_SAY[kind]))
+    (first, chosen), *others = said.items() or [("", set(range(layers)))]
+    for key, listed in others:
+        if listed != chosen:
+            layer = min(listed ^ chosen)
+            here, there = ("experts", "none") if layer in listed else ("no experts", "some")
+            raise InputError(f"layer {layer} has {here}, by {first} it has {there}", place=keys.place(key))
     if not chosen:
-        said = " and ".join([*rules, *lists])
-        raise InputError(f"no layer has experts, by {said}", place=keys.prefix.rstrip("."))
-    return chosen
+        raise InputError(f"no layer has experts, by {first}", place=keys.prefix.rstrip("."))
+    return sorted(chosen)
 
 
-def _rules(keys: _Keys, layers: int) -> dict[str, Callable[[int], bool]]:
-    """Return what each key says that speaks of all layers at once: whether layer ``i`` may have experts."""
-    rules: dict[str, Callable[[int], bool]] = {}
+def _rules(keys: _Keys, layers: int) -> dict[str, set[int]]:
+    """Return the layers that may have experts by each key that speaks of all layers at once."""
+    rules: dict[str, set[int]] = {}
 
     def number(key: str, least: int = 0) -> int | None:
         value = keys.get(key)
         return None if value is None else keys.integer(key, value, least, MOST_LAYERS)
 
-    for key in ("first_k_dense_replace", "num_dense_layers", "moe_layer_num_skipped"):
+    def every(step: int, first: int) -> set[int]:
+        return set(range(first % step, layers, step))
+
+    for key in ("first_k_dense_replace", "num_dense_layers", "moe_layer_num_skipped", "moe_layer_start_index"):
         if (dense := number(key)) is not None:
-            rules[key] = lambda i, dense=dense: i >= dense  # type: ignore[misc]
+            rules[key] = set(range(dense, layers))
     for key in ("decoder_sparse_step", "interleave_moe_layer_step", "moe_layer_frequency", "moe_layer_interval"):
         if (step := number(key, 1)) is not None:
-            rules[key] = lambda i, step=step: (i + 1) % step == 0  # type: ignore[misc]
+            rules[key] = every(step, step - 1)
     if not isinstance(keys.get("moe_layer_freq"), list) and (step := number("moe_layer_freq", 1)) is not None:
-        rules["moe_layer_freq"] = lambda i: i % step == 0
+        rules["moe_layer_freq"] = every(step, 0)
     period, offset = number("expert_layer_period", 1), number("expert_layer_offset")
-    if (period is None) != (offset is None):
+    if period is not None and offset is not None:
+        rules["expert_layer_period"] = every(period, offset)
+    elif period is not None or offset is not None:
         key = "expert_layer_offset" if offset is None else "expert_layer_period"
         raise InputError("is missing: period and offset belong together", place=keys.place(key))
-    if period is not None and offset is not None:
-        rules["expert_layer_period"] = lambda i: i % period == offset % period
-    if (start := number("moe_layer_start_index")) is not None:
-        rules["moe_layer_start_index"] = lambda i: i >= start
-    if keys.get("moe_layer_end_index") not in (None, -1) and (end := number("moe_layer_end_index")) is not None:
-        rules["moe_layer_end_index"] = lambda i: i <= end
-    dense_layers = keys.get("mlp_only_layers")
-    if dense_layers:
-        excluded = _numbers(keys, "mlp_only_layers", dense_layers, layers)
-        rules["mlp_only_layers"] = lambda i: i not in excluded
+    if keys.get("moe_layer_end_index") != -1 and (last := number("moe_layer_end_index")) is not None:
+        rules["moe_layer_end_index"] = set(range(min(last + 1, layers)))
+    if dense_layers := keys.get("mlp_only_layers"):
+        rules["mlp_only_layers"] = set(range(layers)) - _numbers(keys, "mlp_only_layers", dense_layers, layers)
     return rules
 
 

@@ -115,13 +115,13 @@ def test_which_layers_have_experts(read: Read, changes: dict[str, Any], layers: 
         ({"mlp_layer_types": ["sparse"] * 5 + ["odd"]}, 'mlp_layer_types[5]: expected "sparse" or "moe" or "dense" or '),
         (
             {"mlp_layer_types": ["sparse"] * 6, "first_k_dense_replace": 1},
-            "mlp_layer_types: layer 0 has experts, but not so by first_k_dense_replace",
+            "mlp_layer_types: layer 0 has experts, by first_k_dense_replace it has none",
         ),
         (
             {"moe_layers": [1, 3], "interleave_moe_layer_step": 2},
-            "moe_layers: layer 5 has no experts, but not so by interleave_moe_layer_step",
+            "moe_layers: layer 5 has no experts, by interleave_moe_layer_step it has some",
         ),
-        ({"moe_layers": [1], "is_moe_layer": [0, 1, 0, 1, 0, 0]}, "moe_layers: layer 3 has no experts, but not so by is_"),
+        ({"moe_layers": [1], "is_moe_layer": [0, 1, 0, 1, 0, 0]}, "moe_layers: layer 3 has no experts, by is_moe_layer it has some"),
         ({"hybrid_override_pattern": "ME*"}, "hybrid_override_pattern: 3 entries, there are 6 layers"),
         ({"hybrid_override_pattern": "ME*EQM"}, "hybrid_override_pattern[4]: expected"),
         ({"moe_layers_enum": "1,x"}, 'moe_layers_enum[1]: expected a layer from 0 to 5, found "x"'),
