@@ -63,6 +63,11 @@ def put(*steps_and_value: Any) -> bytes:
     return json.dumps(document).encode()
 
 
+def second(document: bytes) -> bytes:
+    """A document as one of version 2."""
+    return document.replace(b'"version": 1', b'"version": 2', 1)
+
+
 def drop(*steps: str | int) -> bytes:
     document = copy.deepcopy(DOCUMENT)
     del at(document, *steps[:-1])[steps[-1]]
@@ -114,8 +119,16 @@ INSTANCES: dict[str, tuple[bytes, str]] = {
     "lone-surrogate-name": (text('"name": "s"', '"name": "\\udfff"'), "half of a surrogate pair"),
     # --- keys and types
     "format-other": (put("format", "moeplace/other"), 'format: expected "moeplace/instance", found "moeplace/other"'),
-    "version-2": (put("version", 2), "version: expected 1, found 2"),
+    "version-3": (put("version", 3), "version: expected 1 or 2, found 3"),
     "version-true": (put("version", True), "version: expected an integer, found true"),
+    "layer-index-in-version-1": (put("models", 0, "layer_index", [0, 1]), "models[0].layer_index: is a key of version 2, the file says version 1"),
+    "layer-index-too-short": (second(put("models", 0, "layer_index", [3])), "models[0].layer_index: 1 entries, 2 layers"),
+    "layer-index-equal": (second(put("models", 0, "layer_index", [3, 3])), "models[0].layer_index[1]: 3 after 3; the numbers must rise"),
+    "layer-index-falling": (second(put("models", 0, "layer_index", [4, 3])), "models[0].layer_index[1]: 3 after 4; the numbers must rise"),
+    "layer-index-negative": (second(put("models", 0, "layer_index", [-1, 3])), "models[0].layer_index[0]: expected an integer >= 0, found -1"),
+    "layer-index-text": (second(put("models", 0, "layer_index", "3-4")), 'models[0].layer_index: expected a list, found "3-4"'),
+    "layer-index-null": (second(put("models", 0, "layer_index", None)), "models[0].layer_index: expected a list, found null"),
+    "other-keys-of-version-2": (second(put("servers", 0, "host", "h")), 'servers[0]: unknown key "host"'),
     "unknown-key": (put("latency", "max"), 'bad.json: unknown key "latency"'),
     "unknown-key-model": (put("models", 0, "topk", 2), 'models[0]: unknown key "topk"'),
     "unknown-key-server": (put("servers", 1, "capacity", 2), 'servers[1]: unknown key "capacity"'),

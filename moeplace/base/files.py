@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -165,19 +165,64 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], None]) -> 
                 write(temporary)
                 target.write_bytes(temporary.read_bytes())
             return
-        target = target.resolve()  # a symbolic link stays one
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        with _beside(target) as (temporary, resolved):
             write(temporary)
-            temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~_umask())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+            _move(temporary, resolved)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path}: cannot be written: {reason}") from None
+        raise _cannot_be_written(path, error) from None
+
+
+def write_all(contents: Mapping[str, bytes]) -> None:
+    """Write several files, gzip as :func:`write_bytes`: all are on the disk before the first is moved into its place.
+
+    Parameters
+    ----------
+    contents : mapping
+        What each file gets, by its path; no two paths lead to one file.
+
+    Raises
+    ------
+    OutputError
+        One of the files cannot be written; then none is, unless it is the moving that fails.
+    """
+    with contextlib.ExitStack() as stack:
+        written = []
+        for path, data in contents.items():
+            try:
+                if (target := Path(path)).exists() and not target.is_file():
+                    raise ValueError("it is there already, and no regular file")
+                temporary, target = stack.enter_context(_beside(target))
+                temporary.write_bytes(_packed(path, data))
+            except (OSError, ValueError) as error:
+                raise _cannot_be_written(path, error) from None
+            written.append((path, temporary, target))
+        for path, temporary, target in written:
+            try:
+                _move(temporary, target)
+            except OSError as error:
+                raise _cannot_be_written(path, error) from None
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[tuple[Path, Path]]:
+    """Give an empty file beside a target, and the target itself; what is not moved from there is gone afterwards."""
+    target = target.resolve()  # a symbolic link stays one
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary, target
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _move(temporary: Path, target: Path) -> None:
+    temporary.chmod(target.stat().st_mode if target.exists() else 0o666 & ~_umask())
+    temporary.replace(target)
+
+
+def _cannot_be_written(path: str | os.PathLike[str], error: OSError | ValueError) -> OutputError:
+    return OutputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}")
 
 
 def _umask() -> int:
@@ -188,10 +233,13 @@ def _umask() -> int:
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` whole or not at all; gzip (reproducible: no time, no name) where the name ends in .gz."""
-    if str(path).endswith(".gz"):
-        data = gzip.compress(data, compresslevel=9, mtime=0)
+    data = _packed(path, data)
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(data)
 
     write_whole(path, write)
+
+
+def _packed(path: str | os.PathLike[str], data: bytes) -> bytes:
+    return gzip.compress(data, compresslevel=9, mtime=0) if str(path).endswith(".gz") else data

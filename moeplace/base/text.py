@@ -6,6 +6,7 @@ What is claimed is rounded to the safe side: a gap upwards, a certified ratio do
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,9 @@ from typing import Any
 
 NOTHING = "-"
 """What stands where a number is not known."""
+
+MOST_NUMBERS = 12
+"""How many numbers of a list are shown."""
 
 _UNITS = [(1, "ns"), (10**3, "µs"), (10**6, "ms"), (10**9, "s")]
 
@@ -102,6 +106,22 @@ def number(value: int, noun: str = "", plural: str = "") -> str:
     if not noun:
         return f"{value:,}"
     return f"{value:,} {noun if value == 1 else plural or noun + 's'}"
+
+
+def numbers(values: Sequence[int]) -> str:
+    """Show rising whole numbers, in short where they are evenly spaced.
+
+    Examples
+    --------
+    >>> numbers([3, 4, 5]), numbers([1, 3, 5, 7]), numbers([0, 1, 5, 9]), numbers([6])
+    ('3 to 5', '1 to 7 in steps of 2', '0, 1, 5, 9', '6')
+    """
+    steps = {b - a for a, b in itertools.pairwise(values)}
+    if len(values) > 2 and len(steps) == 1:
+        (step,) = steps
+        return f"{values[0]} to {values[-1]}" + (f" in steps of {step}" if step > 1 else "")
+    shown = ", ".join(map(str, values[:MOST_NUMBERS]))
+    return shown if len(values) <= MOST_NUMBERS else f"{shown}, ... {values[-1]} ({len(values)} in all)"
 
 
 def bar(share: float, width: int = 10) -> str:

@@ -95,7 +95,14 @@ class Model:
         self._rows: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
 
     def add_model(
-        self, name: str, *, layers: int, experts: int, top_k: int, expert_bytes: int | Sequence[int]
+        self,
+        name: str,
+        *,
+        layers: int,
+        experts: int,
+        top_k: int,
+        expert_bytes: int | Sequence[int],
+        layer_index: Sequence[int] | None = None,
     ) -> LanguageModelHandle:
         """Add a language model.
 
@@ -110,10 +117,14 @@ class Model:
             Most experts of a layer that a token uses.
         expert_bytes : int or sequence of int
             Bytes of one expert, of all layers or of each.
+        layer_index : sequence of int, optional
+            The model's own number of each layer, where dense layers count too.
         """
         sizes = _whole(expert_bytes, "expert_bytes")
         shape = {key: _whole(value, key) for key, value in (("layers", layers), ("experts", experts), ("top_k", top_k))}
         document = {"name": name, **shape, "expert_bytes": sizes}
+        if layer_index is not None:
+            document["layer_index"] = _whole(layer_index, "layer_index")
         self._model_documents.append(document)
         return _added(self._models, LanguageModelHandle(len(self._models), name))
 
@@ -222,7 +233,7 @@ class Model:
         """
         document: dict[str, Any] = {
             "format": "moeplace/instance",
-            "version": 1,
+            "version": 2 if any("layer_index" in model for model in self._model_documents) else 1,
             "name": self.name,
             "latency_model": self.latency_model,
             "models": self._model_documents,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,13 +18,23 @@ LatencyModel = Literal["max", "sum"]
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True):
-    """One MoE language model: its MoE layers and the experts in them."""
+    """One MoE language model: its MoE layers and the experts in them.
+
+    ``layer_index`` (version 2) has the model's own number of each layer, dense layers counted; an instance counts
+    those with experts only.
+    """
 
     name: str
     layers: Positive
     experts: Positive
     top_k: Positive
     expert_bytes: Positive | list[Positive]
+    layer_index: list[NonNegative] | UnsetType = UNSET
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The model's own number of each layer; where it is not said, layers count from 0."""
+        return range(self.layers) if self.layer_index is UNSET else self.layer_index
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,10 +68,10 @@ class Activations(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InstanceDocument(Struct, frozen=True, forbid_unknown_fields=True):
-    """The instance file, version 1."""
+    """The instance file, versions 1 and 2."""
 
     format: Literal["moeplace/instance"]
-    version: Literal[1]
+    version: Literal[1, 2]
     name: str
     latency_model: LatencyModel
     models: list[Model]
@@ -70,6 +80,11 @@ class InstanceDocument(Struct, frozen=True, forbid_unknown_fields=True):
     activations: Activations
     notes: str | UnsetType = UNSET
     source: dict[str, str | int] | UnsetType = UNSET
+
+
+def lowest_version(models: Iterable[Model]) -> int:
+    """Return the lowest version of the format that holds an instance of these models: new files are written in it."""
+    return 1 if all(model.layer_index is UNSET for model in models) else 2
 
 
 def layout(document: dict[str, Any]) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -91,6 +92,51 @@ def decoding(instance: Instance, x: Mapping[tuple[int, int], Any]) -> Decoding:
         return held
 
     return Decoding(list(x.values()), decision, values)
+
+
+_X = re.compile(r"x[(\[_](\d+)[_,](\d+)[)\]_]?")
+INTEGRAL: Final = 1e-4
+"""How far from 0 or 1 a solver may leave a binary variable: ten times the tolerance that Gurobi and CPLEX have."""
+
+
+def placement_of_values(instance: Instance, values: Mapping[str, float]) -> Placement:
+    """Return the placement that a solver's values of an exported model mean.
+
+    Parameters
+    ----------
+    instance : Instance
+        The one that was exported.
+    values : mapping
+        Values by the variables' names; ``x(n_i)`` says whether server ``n`` caches item ``i``. Other variables follow
+        from these and are passed over.
+
+    Returns
+    -------
+    Placement
+
+    Raises
+    ------
+    InputError
+        No such variable; a server or an item that the instance has not; a value that is neither 0 nor 1; a full server.
+    """
+    cached = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
+    found = False
+    for name, value in values.items():
+        if (match := _X.fullmatch(name)) is None:
+            continue
+        found = True
+        n, i = int(match[1]), int(match[2])
+        if n >= len(instance.servers) or i >= instance.n_items:
+            size = f"{len(instance.servers)} servers and {instance.n_items} experts (from 0)"
+            raise InputError(f"the instance has {size}; was another one exported?", place=name)
+        if min(abs(value), abs(value - 1)) > INTEGRAL:
+            raise InputError(f"{value:g} is neither 0 nor 1: no placement, as of a relaxation", place=name)
+        cached[n, i] = value > 0.5
+    if not found:
+        raise InputError("no variable x(SERVER_EXPERT); is it a solution of a model that moeplace export wrote?")
+    placement = Placement(cached)
+    placement.check_fits(instance)
+    return placement
 
 
 def export(instance: Instance, model: str, path: str | Path) -> None:

@@ -26,7 +26,8 @@ class Frames(NamedTuple):
     Attributes
     ----------
     models : DataFrame
-        ``name``, ``layers``, ``experts``, ``top_k``, ``expert_bytes`` (an integer, or a list of one a layer).
+        ``name``, ``layers``, ``experts``, ``top_k``, ``expert_bytes`` (an integer, or a list of one a layer), and
+        ``layer_index`` (a list) where the model's own numbers of its layers are known.
     servers : DataFrame
         ``name``, ``capacity_bytes``; ``x_m`` and ``y_m`` where positions are known.
     demands : DataFrame
@@ -62,9 +63,10 @@ def document_of(
     InputError
         A column is missing or unknown, or a cell is not what it must be; the frame, the row and the column are named.
     """
-    table = _Table("models", models, "name layers experts top_k expert_bytes")
+    table = _Table("models", models, "name layers experts top_k expert_bytes", "layer_index")
     numbers = {key: table.whole(key) for key in ("layers", "experts", "top_k")}
-    shapes = _records(name=table.text("name"), **numbers, expert_bytes=table.lists("expert_bytes"))
+    sizes, own = table.lists("expert_bytes"), table.lists("layer_index")
+    shapes = _records(name=table.text("name"), **numbers, expert_bytes=sizes, layer_index=own)
     languages = {shape["name"]: m for m, shape in enumerate(shapes)}
 
     table = _Table("servers", servers, "name capacity_bytes", "x_m y_m")
@@ -200,9 +202,14 @@ class _Table:
         return found  # type: ignore[return-value]
 
     def lists(self, column: str) -> list[Any]:
-        """Integers, or lists of them."""
-        found = []
+        """Integers, or lists of them; None in a column that is not there and in a cell that is empty."""
+        if column not in self.frame.columns:
+            return [None] * len(self.frame)
+        found: list[Any] = []
         for i, value in enumerate(self.frame[column].tolist()):
+            if value is None or (isinstance(value, float) and value != value):
+                found.append(None)
+                continue
             cell = value.tolist() if isinstance(value, np.ndarray) else value
             entries = list(cell) if isinstance(cell, (list, tuple)) else [cell]
             if not all(map(_whole, entries)):
@@ -248,13 +255,22 @@ def frames_of(document: Mapping[str, Any]) -> Frames:
         **{key: rows[key] for key in ("layer", "experts", "count")},
     }
     return Frames(
-        pd.DataFrame(document["models"], columns=["name", "layers", "experts", "top_k", "expert_bytes"]),
+        _models(document["models"]),
         _placed(pd.DataFrame(document["servers"], columns=["name", "capacity_bytes"]), document["servers"]),
         _placed(pd.DataFrame([{key: d[key] for key in plain} for d in demands], columns=plain), demands),
         pd.DataFrame(links, columns=["user", "model", "server", "ns"]),
         pd.DataFrame(activations, columns=["user", "model", "layer", "experts", "count"]),
         pd.DataFrame(held, columns=["user", "model", "layer", "expert"]),
     )
+
+
+def _models(models: list[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = ["name", "layers", "experts", "top_k", "expert_bytes"]
+    if any("layer_index" in model for model in models):
+        columns.append("layer_index")
+    return pd.DataFrame(models, columns=columns)
 
 
 def _placed(frame: pd.DataFrame, entries: list[dict[str, Any]]) -> pd.DataFrame:

@@ -99,7 +99,8 @@ class Instance:
     device_item: Int32
     rows: Rows
     baseline_ns: int
-    # An absent key and an empty one give documents with different hashes.
+    # An absent key and an empty one give documents with different hashes, and so do versions.
+    _version: int = 1
     _has_notes: bool = False
     _has_source: bool = False
 
@@ -110,7 +111,7 @@ class Instance:
         Parameters
         ----------
         document : object
-            The document, format ``moeplace/instance`` version 1. It is not kept.
+            The document, format ``moeplace/instance`` version 1 or 2. It is not kept.
 
         Returns
         -------
@@ -171,8 +172,10 @@ class Instance:
         """
         from moeplace.caching.frames import document_of
 
-        document = {"format": "moeplace/instance", "version": 1, "name": name, "latency_model": latency_model}
-        document |= document_of(models, servers, demands, links, activations, device_experts)
+        found = document_of(models, servers, demands, links, activations, device_experts)
+        version = 2 if any("layer_index" in model for model in found["models"]) else 1
+        document = {"format": "moeplace/instance", "version": version, "name": name, "latency_model": latency_model}
+        document |= found
         if notes is not None:
             document["notes"] = notes
         if source is not None:
@@ -194,7 +197,7 @@ class Instance:
         bounds = rows.start.tolist()
         document: dict[str, Any] = {
             "format": "moeplace/instance",
-            "version": 1,
+            "version": self._version,
             "name": self.name,
             "latency_model": self.latency_model,
             "models": msgspec.to_builtins(list(self.models)),

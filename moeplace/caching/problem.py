@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from moeplace.base.certificates import Certificate
@@ -64,6 +65,12 @@ def _remarks(instance: Instance) -> dict[str, str]:
     return {NOTHING_FITS: f"{said}; are the units right?"}
 
 
+def _from_values(instance: Instance, values: Mapping[str, float]) -> Placement:
+    from moeplace.caching.formulations import placement_of_values
+
+    return placement_of_values(instance, values)
+
+
 def _sizes(instance: Instance) -> dict[str, Any]:
     return {
         "latency_model": instance.latency_model,
@@ -98,5 +105,6 @@ PROBLEM = Problem(
     remarks=_remarks,
     sizes=_sizes,
     method_order=ORDER,
+    from_values=_from_values,
     view=VIEW,
 )

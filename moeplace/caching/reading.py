@@ -36,7 +36,7 @@ def read(raw: object) -> dict[str, Any]:
     _unique([server.name for server in servers], "servers", "name")
     _unique([(demand.user, demand.model) for demand in demands], "demands", "user and model")
     for m, model in enumerate(models):
-        _check_model(m, model)
+        _check_model(m, model, document.version)
 
     if (n_items := sum(model.layers * model.experts for model in models)) > MOST_ITEMS:
         raise InputError(f"{n_items} experts in all; at most {MOST_ITEMS} can be handled", place="models")
@@ -94,6 +94,7 @@ def read(raw: object) -> dict[str, Any]:
         "device_demand": np.ascontiguousarray(device_pairs[:, 0]),
         "device_item": np.ascontiguousarray(device_pairs[:, 1]),
         "rows": rows,
+        "_version": document.version,
         "_has_notes": document.notes is not UNSET,
         "_has_source": document.source is not UNSET,
     }
@@ -110,15 +111,27 @@ def _unique(names: Sequence[object], place: str, key: str) -> None:
         first[name] = i
 
 
-def _check_model(m: int, model: Model) -> None:
+def _check_model(m: int, model: Model, version: int) -> None:
     place = f"models[{m}]"
     if model.top_k > model.experts:
         raise InputError(f"{model.top_k} experts a token, the model has {model.experts}", place=f"{place}.top_k")
     if isinstance(model.expert_bytes, list) and len(model.expert_bytes) != model.layers:
         raise InputError(f"{len(model.expert_bytes)} entries, {model.layers} layers", place=f"{place}.expert_bytes")
+    if model.layer_index is not UNSET:
+        _check_layer_index(model.layer_index, model.layers, version, f"{place}.layer_index")
     largest = model.expert_bytes if isinstance(model.expert_bytes, int) else max(model.expert_bytes)
     if model.layers * model.experts * largest > INT64_MAX:
         raise InputError("all experts together take more than 2**63 - 1 bytes", place=f"{place}.expert_bytes")
+
+
+def _check_layer_index(numbers: list[int], layers: int, version: int, place: str) -> None:
+    if version < 2:
+        raise InputError(f"is a key of version 2, the file says version {version}", place=place)
+    if len(numbers) != layers:
+        raise InputError(f"{len(numbers)} entries, {layers} layers", place=place)
+    for i, (one, other) in enumerate(itertools.pairwise(numbers), start=1):
+        if one >= other:
+            raise InputError(f"{other} after {one}; the numbers must rise", place=f"{place}[{i}]")
 
 
 def _check_demand(d: int, demand: Demand, models: list[Model], model_index: dict[str, int], n_servers: int) -> None:

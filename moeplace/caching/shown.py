@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.problem import Lines, Scale, Table, View
@@ -15,6 +16,7 @@ from moeplace.base.text import (
     duration,
     gap_percent,
     number,
+    numbers,
     one_line,
     percent,
     ratio_down,
@@ -150,6 +152,7 @@ def _info(instance: Instance) -> dict[str, Any]:
                 "top_k": model.top_k,
                 "bytes": sum(sizes[items].tolist()),
             }
+            | ({} if model.layer_index is UNSET else {"layer_index": model.layer_index})
         )
     return {
         "name": instance.name,
@@ -203,6 +206,8 @@ def _info_lines(document: Mapping[str, Any]) -> Lines:
     for model in document["models"]:
         shape = f"{number(model['layers'], 'layer')} of {number(model['experts'], 'expert')}, top {model['top_k']}"
         lines.append(("model", f"{model['name']}: {shape}, {size(model['bytes'])} in all"))
+        if "layer_index" in model:
+            lines.append(("", f"these are layers {numbers(model['layer_index'])} of the model (from 0)"))
     requested = f"{number(document['experts_requested'])} of {number(document['experts'], 'expert')} are asked for"
     lines.append(("experts", f"{requested}, {size(document['bytes_requested'])} of {size(document['bytes'])}"))
     lines.append(("servers", _servers_line(document)))

@@ -36,6 +36,7 @@ COMMANDS = {
     "generate": "Make an instance or a family: models, places, routing, storage.",
     "import": "Make an instance of measured routing traces, all or a part.",
     "score": "Apply a placement to another instance with the same servers.",
+    "placement": "Write a placement as scripts and serving engines read it.",
     "bench": "Run methods over suites of instances, resumable.",
     "best-known": "Improve the best known values by what a run has found.",
     "report": "Write tables, pictures and a page of what was run.",

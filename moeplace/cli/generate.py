@@ -12,14 +12,14 @@ from moeplace.base.text import one_line
 from moeplace.caching.scenarios.suites import check_places, generate_suite, read_suite
 from moeplace.caching.scenarios.suites import generate as generated
 from moeplace.cli.options import check_output, file_name
-from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned
+from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned, tell_config
 from moeplace.scenarios.topology import Links
 
 if TYPE_CHECKING:
     from moeplace import Instance
 
 SECTIONS = {
-    "Models": ("models", "layers", "experts", "top_k", "expert_bytes", "hidden_size", "sizes"),
+    "Models": ("models", "config", "layers", "experts", "top_k", "expert_bytes", "hidden_size", "sizes"),
     "Places": (
         "stations", "site_distance_m", "station_file", "user_file", "box", "network", "cell_radius_m", "access",
     ),
@@ -48,7 +48,7 @@ SECTIONS = {
     help="Where the instance goes (.json or .json.gz); with --suite the folder for all.  [required]",
 )
 def generate(suite: str | None, output: str | None, **values: Any) -> None:
-    """Make an instance: models of the catalogue (or a shape of its own), places, routing, storage.
+    """Make an instance: models (of the catalogue, a config.json, a shape of its own), places, routing, storage.
 
     Stations and users are generated, or read from CSV files of positions, or stand around the nodes of a GraphML
     network.
@@ -56,6 +56,7 @@ def generate(suite: str | None, output: str | None, **values: Any) -> None:
     \b
     moeplace generate --model qwen3-30b --stations 10 --users 100 --seed 3 -o qwen3.json.gz
     moeplace generate --model olmoe-1b-7b:int8 --network Abilene.graphml -o abilene.json.gz
+    moeplace generate --config config.json --stations 10 --users 100 -o published.json.gz
     moeplace generate --layers 4 --experts 8 --top-k 2 --expert-bytes 1000000 -o small.json
     moeplace generate --suite family.toml -o family/
     """  # noqa: D301 - click looks for a real backspace
@@ -73,6 +74,7 @@ def generate(suite: str | None, output: str | None, **values: Any) -> None:
     with named_as_options():
         instance = generated(scenario)
     instance.save(output)
+    tell_config(scenario)
     click.echo(said(instance, output))
 
 

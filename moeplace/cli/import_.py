@@ -15,7 +15,7 @@ from moeplace.base.text import number
 from moeplace.cli import screen
 from moeplace.cli.generate import SECTIONS, said
 from moeplace.cli.options import check_output, file_name, json_option
-from moeplace.cli.scenario import named_as_options, read_scenario, scenario_options, sectioned
+from moeplace.cli.scenario import named_as_options, read_scenario, scenario_options, sectioned, tell_config
 from moeplace.scenarios.traces.common import BLOCK, Columns
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ def import_(
             progress=_progress(),
         )
     instance.save(output)
+    tell_config(scenario)
     if as_json:
         document = {"instance": {"name": instance.name, "sha256": instance.sha256}, "output": output}
         click.echo(json.dumps(document | report.document(), indent=2, ensure_ascii=False))

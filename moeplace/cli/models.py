@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 LEGEND = """\
-sizes: of one routed expert (int8 and int4 without the quantiser's scales), and of all in what was published
+sizes: of one routed expert (fp8, int8 and int4 without scales, unless published so), and of all in what was published
 ?: recalled, not seen in a source; -: not known, or not published in it; shared: experts that every token uses"""
 
 
@@ -26,8 +26,9 @@ sizes: of one routed expert (int8 and int4 without the quantiser's scales), and 
 def models(names: tuple[str, ...], as_json: bool) -> None:
     """List the catalogue of Mixture-of-Experts architectures, or tell all that is known of each NAME.
 
-    Sizes are of one routed expert; int8 and int4 without the scales of the quantiser. A number with a question mark
-    was recalled, not seen in a source.
+    NAME may be a repository's, such as Qwen/Qwen3-30B-A3B. Sizes are of one routed expert; fp8, int8 and int4 without
+    the scales of a quantiser, except where the model was published so. A number with a question mark was recalled, not
+    seen in a source.
     """
     from moeplace.scenarios.catalogue import architectures, find_architecture
 
@@ -62,10 +63,12 @@ _COLUMNS = {
 
 
 def _table(found: list[Architecture]) -> Any:
-    sizes = ("bf16", "int8", "int4", "mxfp4", "all experts")
+    from moeplace.scenarios.catalogue import PRECISIONS
+
+    sizes = (*PRECISIONS, "all experts")
     table = screen.table("model", *_COLUMNS, *sizes, right=",".join((*_COLUMNS, *sizes)))
     for architecture in found:
-        each = [size(architecture.expert_bytes(p)) if p in architecture.precisions else "-" for p in sizes[:4]]
+        each = [size(architecture.expert_bytes(p)) if p in architecture.precisions else "-" for p in PRECISIONS]
         table.add_row(
             one_line(architecture.name), *(_said(architecture, field) for field in _COLUMNS.values()), *each,
             _all_experts(architecture),
@@ -74,9 +77,7 @@ def _table(found: list[Architecture]) -> Any:
 
 
 def _all_experts(architecture: Architecture) -> str:
-    if not architecture.precisions:
-        return NOTHING
-    precision = architecture.default_precision
+    precision = architecture.published
     total = architecture.moe_layers * architecture.experts * architecture.expert_bytes(precision)
     return f"{size(total)} {precision}"
 
@@ -89,12 +90,13 @@ def _facts(architecture: Architecture) -> list[tuple[str, str]]:
         ("experts", f"{said['experts']} a layer, top {said['top_k']}; {said['shared_experts']} shared"),
         ("widths", f"hidden {said['hidden_size']}, expert {said['expert_width']}, {said['matrices']} matrices"),
     ]
-    parameters = architecture.parameters_per_expert
-    if parameters is not None:
-        biases = " with biases" if architecture.biased else ""
-        lines.append(("expert", f"{parameters:,} parameters{biases}"))
-        lines += [("", f"{architecture.expert_bytes(p):,} bytes in {p}") for p in architecture.precisions]
-        lines.append(("all experts", _all_experts(architecture)))
+    biases = " with biases" if architecture.biased else ""
+    lines.append(("expert", f"{architecture.parameters_per_expert:,} parameters{biases}"))
+    lines += [
+        ("", f"{architecture.expert_bytes(p):,} bytes in {architecture.precision(p)}") for p in architecture.precisions
+    ]
+    lines.append(("all experts", _all_experts(architecture)))
+    lines.append(("repositories", ", ".join(architecture.repositories) or NOTHING))
     lines.append(("source", architecture.source))
     if architecture.recalled:
         lines.append(("recalled", f"not seen: {', '.join(architecture.recalled)}"))

@@ -11,6 +11,7 @@ import click
 from msgspec import Meta, Struct
 
 from moeplace.base.errors import InputError
+from moeplace.base.text import numbers, one_line
 from moeplace.caching.scenarios.suites import Scenario
 from moeplace.cli.options import file_name
 from moeplace.scenarios.topology import Links
@@ -55,7 +56,7 @@ def _options(kind: type[Struct]) -> Iterable[click.Option]:
             shape = {"type": float, "nargs": 4, "metavar": "S W N E"}
         elif field == "models":
             shape = {"type": str, "multiple": True, "metavar": "NAME"}
-        elif field.endswith("file") or field == "network":
+        elif field.endswith("file") or field in ("network", "config"):
             shape = {"type": file_name, "metavar": "FILE"}
         many = "  [repeatable]" if field == "models" else ""
         shown = "" if default in (None, []) else f"  [default: {default:g}]" if isinstance(default, float) else None
@@ -94,6 +95,25 @@ def read_scenario(given: dict[str, Any]) -> Scenario:
     document["links"] = {key: value for key, value in given.items() if key in Links.__struct_fields__}
     with named_as_options():
         return parse(document, Scenario)
+
+
+def tell_config(scenario: Scenario) -> None:
+    """Say on stderr what was read of a model's config.json, if there is one, and what was taken for granted."""
+    if (path := scenario.config) is None:
+        return
+    from moeplace.scenarios.model_config import read_model_config
+
+    published = read_model_config(path, scenario.expert_bytes)
+    shape, index = published.architecture, published.layer_index
+    kept = " and ".join(f"{size:,}" for size in dict.fromkeys(published.expert_bytes))
+    lines = [
+        f"{path}: {shape.experts} experts in layers {numbers(index)} of {shape.layers}, top {shape.top_k}",
+        f"{path}: {shape.matrices} matrices of {shape.hidden_size} x {shape.expert_width}"
+        f"{' with biases' if shape.biased else ''} in {published.precision}: {kept} bytes an expert",
+        *(f"{path}: {note}" for note in published.notes),
+    ]
+    for line in lines:
+        click.echo(f"note: {one_line(line)}", err=True)
 
 
 @contextmanager

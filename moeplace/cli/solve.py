@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from moeplace.base.problem import Lines, Problem, View
 
+DIGITS = 1e-5
+"""How far a solver's objective may be from the exact cost, as a share: solvers compute, and print, in doubles."""
+
 ENDINGS = {
     "optimal": "proved its placement optimal",
     "gap_limit": "reached the gap that was asked for, or as small a one as the solver's arithmetic allows",
@@ -43,7 +46,12 @@ ENDINGS = {
 @click.option("--gap", type=float, default=0.0, metavar="G", help="Stop at this proven gap on latency (0.01: 1 %).")
 @seed_option
 @threads_option
-@click.option("--start", type=file_name, metavar="FILE", help="A solution to begin with; it must fit this instance.")
+@click.option(
+    "--start",
+    type=file_name,
+    metavar="FILE",
+    help="A solution to begin with, or another solver's (.sol) of an exported model; it must fit.",
+)
 @parameter_option
 @click.option("--certificate", type=file_name, metavar="FILE", help="Write what proves the bound here.")
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Write the solution here.")
@@ -112,6 +120,33 @@ def solve(
 
 
 def _read_start(path: str, problem: Problem, instance: Any) -> Any:
+    from moeplace.base.files import read_bytes
+    from moeplace.solvers.solution_files import ENDINGS as SOLVERS
+
+    if path.lower().endswith(SOLVERS) and not read_bytes(path).lstrip().startswith(b"{"):
+        return _read_values(path, problem, instance)
+    return _read_document(path, problem, instance)
+
+
+def _read_values(path: str, problem: Problem, instance: Any) -> Any:
+    """Return the decision of another solver's file, and say where its objective is not what the decision costs."""
+    from moeplace.solvers.solution_files import read_values
+
+    if problem.from_values is None:
+        raise InputError(f"{problem.name} has no exported model that a solver's file could be of", file=path)
+    read = read_values(path)
+    try:
+        decision = problem.from_values(instance, read.values)
+    except InputError as error:
+        raise error.in_file(path) from None
+    cost = problem.cost(instance, decision)
+    if read.objective is not None and abs(read.objective - cost) > DIGITS * max(cost, 1):
+        said = f"its objective is {read.objective:.10g}, on this instance it costs {cost}"
+        click.echo(f"note: {one_line(path)}: {said}; is it of another instance, or not optimal?", err=True)
+    return decision
+
+
+def _read_document(path: str, problem: Problem, instance: Any) -> Any:
     import moeplace
     from moeplace.problems import check_same_problem
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib import resources
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -16,9 +16,65 @@ from msgspec import Struct
 from moeplace.base.documents import Positive
 from moeplace.base.errors import InputError
 
-WEIGHT_32NDS: Final = {"bf16": 16 * 32, "int8": 8 * 32, "int4": 4 * 32, "mxfp4": 4 * 32 + 8}
-"""Bits that 32 weights take. MXFP4 adds one scale of 8 bits to every 32 weights of 4 bits (OCP Microscaling
-Formats 1.0); the scales of int8 and int4, which depend on the quantiser, are not counted (some 3 to 6 % more)."""
+
+class Precision(Struct, frozen=True):
+    """How weights are kept.
+
+    Attributes
+    ----------
+    name : str
+    bits : int
+        Of one weight.
+    block : tuple of int or None
+        (outputs, inputs) of a matrix that share a scale, 0 for all of them; None where no scales are counted.
+    scale_bits : int
+        Of one scale, with its zero point where there is one.
+    """
+
+    name: str
+    bits: int
+    block: tuple[int, int] | None = None
+    scale_bits: int = 0
+
+    def matrix_bytes(self, outputs: int, inputs: int) -> int:
+        """Return the size of one weight matrix with its scales.
+
+        Examples
+        --------
+        >>> Precision("fp8", 8, (128, 128), 32).matrix_bytes(2048, 7168) - 2048 * 7168
+        3584
+        """
+        size = -(-outputs * inputs * self.bits // 8)
+        if self.block is None:
+            return size
+        rows, columns = (
+            -(-whole // (part or whole)) for whole, part in zip((outputs, inputs), self.block, strict=True)
+        )
+        return size + -(-rows * columns * self.scale_bits // 8)
+
+    def __str__(self) -> str:
+        if self.block is None:
+            return self.name
+        rows, columns = (str(part) if part else "all" for part in self.block)
+        return f"{self.name}, {self.scale_bits}-bit scales for {rows} x {columns} weights"
+
+
+PRECISIONS: Final = {
+    precision.name: precision
+    for precision in (
+        Precision("bf16", 16),
+        Precision("fp8", 8),
+        Precision("int8", 8),
+        Precision("int4", 4),
+        Precision("mxfp4", 4, (1, 32), 8),
+    )
+}
+"""What experts of the catalogue may be kept in.
+
+MXFP4 has one scale of 8 bits for 32 weights of 4 bits (OCP Microscaling Formats 1.0). Scales of fp8, int8 and int4
+depend on the quantiser and are not counted (fp8 by blocks: a fortieth of a percent more; int8 and int4: some 3 to 6 %),
+except those of the published weights, where they were seen.
+"""
 
 BIAS_BYTES: Final = 2
 """Biases stay in bf16 whatever the weights are in."""
@@ -42,15 +98,20 @@ class Architecture(Struct, frozen=True, forbid_unknown_fields=True):
         Experts of a layer that every token uses, in widths of a routed one; they stay with the dense part of the model.
     top_k : int
         Routed experts that a token uses at a layer.
-    hidden_size, expert_width, matrices : int or None
+    hidden_size, expert_width, matrices : int
         Width of the hidden state, inner width of an expert, and weight matrices of an expert (3: gate, up and down; 2:
-        up and down); None where not looked up.
+        up and down).
     source : str
         Where the facts were seen.
     biased : bool
         Whether experts have biases.
-    mxfp4 : bool
-        Whether the experts were published in MXFP4.
+    published : str
+        The precision that the experts were published in.
+    scale_block : tuple of int or None
+        (outputs, inputs) of a published matrix that share a 32-bit scale; None where there are no such scales, or none
+        were seen.
+    repositories : list of str
+        Names of repositories with these weights.
     recalled : list of str
         Those of the fields above that were recalled, not seen in a source.
     """
@@ -62,88 +123,79 @@ class Architecture(Struct, frozen=True, forbid_unknown_fields=True):
     experts: Positive
     shared_experts: int | None
     top_k: Positive
-    hidden_size: Positive | None
-    expert_width: Positive | None
-    matrices: Positive | None
+    hidden_size: Positive
+    expert_width: Positive
+    matrices: Literal[2, 3]
     source: str
     biased: bool = False
-    mxfp4: bool = False
+    published: Literal["bf16", "fp8", "mxfp4"] = "bf16"
+    scale_block: tuple[Positive, Positive] | None = None
+    repositories: list[str] = []
     recalled: list[str] = []
 
     @property
-    def weights_per_expert(self) -> int | None:
-        """Entries of an expert's weight matrices; None where the widths are not known."""
-        if self.hidden_size is None or self.expert_width is None or self.matrices is None:
-            return None
-        return self.matrices * self.hidden_size * self.expert_width
+    def shapes(self) -> list[tuple[int, int]]:
+        """(Outputs, inputs) of an expert's weight matrices."""
+        inner = [(self.expert_width, self.hidden_size)] * (self.matrices - 1)
+        return [*inner, (self.hidden_size, self.expert_width)]
 
     @property
-    def biases_per_expert(self) -> int | None:
-        """Entries of an expert's biases: one for each output of each matrix; None where the widths are not known."""
-        if not self.biased:
-            return 0
-        if self.hidden_size is None or self.expert_width is None or self.matrices is None:
-            return None
-        return (self.matrices - 1) * self.expert_width + self.hidden_size
+    def biases_per_expert(self) -> int:
+        """Entries of an expert's biases: one for each output of each matrix."""
+        return sum(outputs for outputs, _ in self.shapes) if self.biased else 0
 
     @property
-    def parameters_per_expert(self) -> int | None:
-        """Weights and biases of one expert; None where the widths are not known."""
-        weights, biases = self.weights_per_expert, self.biases_per_expert
-        return None if weights is None or biases is None else weights + biases
+    def parameters_per_expert(self) -> int:
+        """Weights and biases of one expert."""
+        return self.matrices * self.hidden_size * self.expert_width + self.biases_per_expert
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """What :meth:`expert_bytes` takes for this model; empty where the widths are not known."""
-        if self.weights_per_expert is None:
-            return ()
-        return tuple(name for name in WEIGHT_32NDS if name != "mxfp4" or self.mxfp4)
+        """What :meth:`expert_bytes` takes for this model."""
+        return tuple(name for name in PRECISIONS if name != "mxfp4" or self.published == "mxfp4")
 
-    @property
-    def default_precision(self) -> str:
-        """What the experts were published in: MXFP4 or bf16."""
-        return "mxfp4" if self.mxfp4 else "bf16"
-
-    def expert_bytes(self, precision: str) -> int:
-        """Return the size of one routed expert.
-
-        Parameters
-        ----------
-        precision : str
-            ``bf16``, ``int8`` or ``int4``; ``mxfp4`` for the models that were published in it.
-
-        Returns
-        -------
-        int
-            Bytes: the weights in that precision, biases in bf16.
+    def precision(self, name: str) -> Precision:
+        """Return a precision by its name, with the scales of the published weights where it is theirs.
 
         Raises
         ------
         InputError
-            The model has no such precision, or its widths are not known.
+            The model has no such precision.
+        """
+        if name not in self.precisions:
+            raise InputError(f"no precision {name!r} of {self.name}; there are {', '.join(self.precisions)}")
+        if name == self.published and self.scale_block is not None:
+            return msgspec.structs.replace(PRECISIONS[name], block=self.scale_block, scale_bits=32)
+        return PRECISIONS[name]
+
+    def expert_bytes(self, precision: str | Precision) -> int:
+        """Return the size of one routed expert.
+
+        Parameters
+        ----------
+        precision : str or Precision
+            One of :attr:`precisions`, or any other.
+
+        Returns
+        -------
+        int
+            Bytes: the weights in that precision with the scales that are counted, biases in bf16.
+
+        Raises
+        ------
+        InputError
+            The model has no precision of that name.
 
         Examples
         --------
         >>> find_architecture("mixtral-8x7b").expert_bytes("int4")
         88080384
         """
-        weights, biases = self.weights_per_expert, self.biases_per_expert
-        if weights is None or biases is None:
-            raise InputError(f"the size of an expert of {self.name} is not known; choose another model or give a shape")
-        if precision not in self.precisions:
-            raise InputError(f"no precision {precision!r} of {self.name}; there are {', '.join(self.precisions)}")
-        return -(-weights * WEIGHT_32NDS[precision] // (32 * 8)) + biases * BIAS_BYTES
+        kept = self.precision(precision) if isinstance(precision, str) else precision
+        return sum(kept.matrix_bytes(*shape) for shape in self.shapes) + self.biases_per_expert * BIAS_BYTES
 
     def message_bits(self) -> int:
-        """Return the size of one token's hidden state, bits (bf16).
-
-        Raises
-        ------
-        InputError
-            The width is not known.
-        """
-        if self.hidden_size is None:
-            raise InputError(f"the width of {self.name} is not known; choose another model or give a shape")
+        """Return the size of one token's hidden state, bits (bf16)."""
         return self.hidden_size * HIDDEN_BITS
 
 
@@ -155,7 +207,7 @@ def architectures() -> tuple[Architecture, ...]:
 
 
 def find_architecture(name: str) -> Architecture:
-    """Return a model of the catalogue by its name or its title, upper or lower case.
+    """Return a model of the catalogue by its name, its title, or a repository of it, upper or lower case.
 
     Raises
     ------
@@ -164,10 +216,13 @@ def find_architecture(name: str) -> Architecture:
 
     Examples
     --------
-    >>> find_architecture("Qwen3-30B-A3B").name
-    'qwen3-30b'
+    >>> find_architecture("Qwen3-30B-A3B").name, find_architecture("Qwen/Qwen3-30B-A3B").name
+    ('qwen3-30b', 'qwen3-30b')
     """
     for architecture in architectures():
-        if name.lower() in (architecture.name, architecture.title.lower()):
+        if name.lower() in map(str.lower, (architecture.name, architecture.title, *architecture.repositories)):
             return architecture
-    raise InputError(f"no model {name!r} in the catalogue; there are {', '.join(a.name for a in architectures())}")
+    hint = "; --config reads a repository's config.json" if "/" in name else ""
+    raise InputError(
+        f"no model {name!r} in the catalogue; there are {', '.join(a.name for a in architectures())}{hint}"
+    )

@@ -23,7 +23,7 @@ from moeplace.caching.solution import Solution
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
-    "instance": ("Instance file of moeplace, version 1", InstanceDocument),
+    "instance": ("Instance file of moeplace, versions 1 and 2", InstanceDocument),
     "solution": ("Solution file of moeplace, version 1", Solution),
     "certificate": ("Certificate of moeplace, version 1", Certificate),
     "run": ("run.json of a run directory of moeplace, version 1", Run),
@@ -49,7 +49,7 @@ def read_schema(name: str) -> dict[str, Any]:
     Examples
     --------
     >>> read_schema("instance")["title"]
-    'Instance file of moeplace, version 1'
+    'Instance file of moeplace, versions 1 and 2'
     """
     if name not in DOCUMENTS:
         raise InputError(f"no schema {name!r}; there are {', '.join(DOCUMENTS)}")

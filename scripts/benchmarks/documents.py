@@ -36,7 +36,7 @@ def trace_document(
     ``share`` is each server's capacity as a share of the model; ``tokens`` keeps the first tokens only.
     """
     architecture = find_architecture(trace)
-    size = architecture.expert_bytes(architecture.default_precision)
+    size = architecture.expert_bytes(architecture.published)
     routed, lengths = [], []
     with np.load(realdata / TRACES[trace] / "topk_experts.npz") as file:
         if "experts" in file:

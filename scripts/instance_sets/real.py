@@ -155,7 +155,7 @@ def make(recipe: Recipe, realdata: Path) -> Instance:
     trace, source = (read_gpt if recipe.model == GPT else read_deepseek)(realdata)
     topology = place(recipe, realdata)
     prompts_of = deal_prompts(list(range(0, len(trace.profile), recipe.every)), trace.profile, topology.home.tolist())
-    model = catalogue_model(architecture, architecture.default_precision, recipe.layers)
+    model = catalogue_model(architecture, architecture.published, recipe.layers)
     counts = SetCounts(model.layers, model.experts, model.top_k)
     for u, prompts in enumerate(prompts_of):
         for p in prompts:
@@ -169,7 +169,7 @@ def make(recipe: Recipe, realdata: Path) -> Instance:
         source={
             **source,
             **(MELBOURNE if recipe.place == "melbourne" else ZOO | {"network": recipe.place}),
-            "expert_size": EXPERT_SIZE[architecture.default_precision],
+            "expert_size": EXPERT_SIZE[architecture.published],
             "carrier_mhz": round(1000 * links.carrier_ghz),
             "bandwidth_hz": round(1e6 * links.bandwidth_mhz),
             "device_power_dbm": round(links.device_power_dbm),

@@ -167,6 +167,7 @@ def test_bad_input_is_one_line(run: Callable[..., tuple[str, str]]) -> None:
     caching = Path(__file__).resolve().parents[2] / "instances" / "tiny" / "tiny_two_servers_share.json"
     run("solve", "lunch.json", "-o", "out.json")
     run("solve", str(caching), "--method", "greedy", "-o", "cached.json")
+    Path("x.sol").write_text("x(0_0) 1")
     Path("odd.json").write_text(json.dumps(LUNCH | {"format": "chioces/instance"}))
     Path("bad.json").write_text(json.dumps(LUNCH | {"use": [[[1, 1]]]}))
     for args, said in {
@@ -175,6 +176,7 @@ def test_bad_input_is_one_line(run: Callable[..., tuple[str, str]]) -> None:
         ("check", "lunch.json", "cached.json"): 'format: expected "choices/solution", found "moeplace/solution"',
         ("check", str(caching), "out.json"): 'format: expected "moeplace/solution", found "choices/solution"',
         ("solve", "lunch.json", "--start", "cached.json"): 'cached.json: format: expected "choices/solution"',
+        ("solve", "lunch.json", "--start", "x.sol"): "x.sol: choices has no exported model that a solver's file could",
         ("solve", "lunch.json", "--method", "greedy"): "no method 'greedy'; there are auto, brute-force, cpsat, layers",
         ("export", "lunch.json", "--model", "milp", "-o", "x.mps"): 'format: expected "moeplace/instance"',
         ("methods", "--problem", "chioces"): "no problem 'chioces'; there are caching, choices",

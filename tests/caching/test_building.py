@@ -105,6 +105,10 @@ def test_a_model_refuses_what_is_not_its_own() -> None:
 @looped("seed", range(30))
 def test_frames_there_and_back(seed: int) -> None:
     document = plain(random_document(np.random.default_rng(seed), 16))
+    if seed % 5 == 0:
+        model = document["models"][-1]
+        document["version"], model["layer_index"] = 2, [3 + 2 * i for i in range(model["layers"])]
+        assert built(document).instance().document() == document
     if seed % 3 == 0:
         document["servers"][0]["position_m"] = [-3, 2**60 + 1]
         document["demands"][-1]["position_m"] = [0, 4]

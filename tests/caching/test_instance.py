@@ -19,6 +19,7 @@ from random_instances import naive_cost, pairs_of, random_document, random_place
 import moeplace
 from moeplace import InputError, Instance, Placement
 from moeplace.base.documents import UNREACHABLE
+from moeplace.caching.document import lowest_version
 from moeplace.caching.terms import aggregate, distinct_rows
 
 NOTHING: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
@@ -42,6 +43,11 @@ def rich(seed: int) -> dict[str, Any]:
     for demand in document["demands"]:
         if "device_experts" in demand:
             rng.shuffle(demand["device_experts"])
+    if rng.random() < 0.4:  # version 2 may have its keys, and need not
+        document["version"] = 2
+        for model in document["models"]:
+            if rng.random() < 0.7:
+                model["layer_index"] = np.cumsum(rng.integers(1, 4, model["layers"])).tolist()
     return document
 
 
@@ -89,6 +95,19 @@ def test_document_comes_back_value_for_value(seed: int, tmp_path: Path) -> None:
     # Laid out in any other way it is the same document.
     (tmp_path / "other").write_text(json.dumps(document, indent=3, sort_keys=True))
     assert moeplace.load(tmp_path / "other").sha256 == instance.sha256
+
+
+def test_layer_numbers_change_the_document_and_nothing_else() -> None:
+    plain = one_row(3, 5)
+    numbered = copy.deepcopy(plain) | {"version": 2}
+    numbered["models"][0]["layer_index"] = [3]
+    one, other = Instance.from_document(plain), Instance.from_document(numbered)
+    assert one.sha256 != other.sha256
+    assert one.baseline_ns == other.baseline_ns
+    assert list(one.models[0].numbers) == [0]
+    assert list(other.models[0].numbers) == [3]
+    assert lowest_version(one.models) == 1
+    assert lowest_version(other.models) == 2
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(

@@ -401,6 +401,14 @@ def test_info(run: Run) -> None:
     assert all(method["fits"] for method in document["methods"])
 
 
+def test_info_says_the_models_own_layer_numbers(run: Run) -> None:
+    assert "layer_index" not in run("info", "toy.json", "--json")[0]
+    numbered = TOY | {"version": 2, "models": [TOY["models"][0] | {"layer_index": [3, 5]}]}
+    Path("numbered.json").write_text(json.dumps(numbered))
+    assert "these are layers 3, 5 of the model (from 0)" in run("info", "numbered.json")[0]
+    assert json.loads(run("info", "numbered.json", "--json")[0])["models"][0]["layer_index"] == [3, 5]
+
+
 def test_methods(run: Run) -> None:
     out, _ = run("methods")
     assert "milp\n" in out

@@ -113,13 +113,13 @@ class TestWhatTheScenarioSays:
                 assert held[block].sum() == 2
                 assert used[d, block][held[block]].min() >= used[d, block][~held[block]].max()
 
-    @pytest.mark.parametrize("name", [a.name for a in architectures() if a.precisions])
+    @pytest.mark.parametrize("name", [a.name for a in architectures()])
     def test_every_model_of_the_catalogue(self, name: str) -> None:
         architecture = find_architecture(name)
         instance = generate(Scenario(models=[name], layers=1, users=2, tokens=4, stations=2))
         (model,) = instance.models
         assert (model.name, model.experts, model.top_k) == (name, architecture.experts, architecture.top_k)
-        assert model.expert_bytes == architecture.expert_bytes(architecture.default_precision)
+        assert model.expert_bytes == architecture.expert_bytes(architecture.published)
         assert set(np.diff(instance.rows.start).tolist()) == {architecture.top_k}
 
     def test_direct_access_has_servers_out_of_reach(self) -> None:
@@ -192,6 +192,7 @@ class TestAssembly:
 
 NAMES = [
     ({"models": ["qwen3-30b"], "stations": 10, "users": 100, "seed": 3}, "qwen3-30b_s10_u100_c060_seed3"),
+    ({"models": ["deepseek-ai/DeepSeek-V3:fp8"], "layers": 4}, "deepseek-v3_l04_s5_u50_c060_seed0"),
     ({"models": ["gpt-oss-20b:mxfp4"], "layers": 4}, "gpt-oss-20b_l04_s5_u50_c060_seed0"),
     ({"models": ["gpt-oss-20b:bf16"], "sizes": "mixed"}, "gpt-oss-20b-bf16_sizes_s5_u50_c060_seed0"),
     ({"models": ["olmoe-1b-7b", "mixtral-8x7b:int4"]}, "olmoe-1b-7b+mixtral-8x7b-int4_s5_u50_c060_seed0"),
@@ -247,11 +248,11 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ((), "--model: is missing: a model of the catalogue, or layers, experts"),
+            ((), "--model: is missing: a model of the catalogue, a config.json, or layers, experts"),
             (("--layers", 2, "--experts", 4), "--top-k: is missing"),
             (("--model", "gpt-5"), "--model: no model 'gpt-5' in the catalogue; there are switch-base-8"),
             (("--model", "mixtral-8x7b:fp4"), "--model: no precision 'fp4' of mixtral-8x7b"),
-            (("--model", "gemma-4-26b"), "--model: the size of an expert of gemma-4-26b is not known"),
+            (("--model", "some/body"), "--model: no model 'some/body' in the catalogue; there are switch-base-8"),
             (("--model", "mixtral-8x7b", "--layers", 33), "--model: 33 layers of mixtral-8x7b asked for, it has 32"),
             (("--model", "mixtral-8x7b", "--experts", 8), "--experts: is for a shape of its own"),
             (("--model", "mixtral-8x7b", "--model", "Mixtral-8x7B:int4"), "--model: mixtral-8x7b stands there twice"),

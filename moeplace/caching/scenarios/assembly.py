@@ -12,7 +12,7 @@ import numpy as np
 
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError
-from moeplace.caching.document import LatencyModel, Model, layer_bytes
+from moeplace.caching.document import LatencyModel, Model, layer_bytes, lowest_version
 from moeplace.caching.instance import Instance
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def assemble(
         columns["count"] += count.tolist()
     document: dict[str, Any] = {
         "format": "moeplace/instance",
-        "version": 1,
+        "version": lowest_version(part.model for part in parts),
         "name": name,
         "latency_model": latency_model,
         "models": [msgspec.to_builtins(part.model) for part in parts],

@@ -21,6 +21,7 @@ from moeplace.caching.scenarios.assembly import Part, assemble, storage
 from moeplace.caching.scenarios.suites import Scenario, default_name, setting
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts, as_int32
+from moeplace.scenarios.model_config import read_model_config
 from moeplace.scenarios.traces.common import BLOCK, Batch, Columns, Request, Shape, TraceFile
 from moeplace.scenarios.traces.opening import open_trace
 
@@ -356,6 +357,8 @@ def import_traces(
     cut_layers = 0
     if scenario.models:
         cut_layers = find_architecture(scenario.models[0].partition(":")[0]).moe_layers - model.layers
+    elif scenario.config is not None:
+        cut_layers = read_model_config(scenario.config, scenario.expert_bytes).architecture.moe_layers - model.layers
     shape = Shape(model.layers, model.experts, model.top_k, skip_layers, cut_layers)
     traces = [open_trace(path, shape, columns, block) for path in paths]
     report = Report()
@@ -416,6 +419,7 @@ def _source(
         "rows_counted": report.counted,
         "rows_dropped": sum(report.dropped.values()),
         "models": " ".join(scenario.models),
+        "config": "" if scenario.config is None else Path(scenario.config).name,
         "capacity": scenario.capacity,
         "seed": scenario.seed,
     }

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct
 
 from moeplace.base.documents import parse, show
 from moeplace.base.errors import InputError
@@ -26,6 +26,7 @@ from moeplace.caching.instance import Instance
 from moeplace.caching.scenarios.assembly import Part, assemble, catalogue_model, mean_bytes, storage
 from moeplace.scenarios.catalogue import HIDDEN_BITS, Architecture, find_architecture
 from moeplace.scenarios.counting import SetCounts
+from moeplace.scenarios.model_config import Published, read_model_config
 from moeplace.scenarios.routing import Routing
 from moeplace.scenarios.topology import Access, Links, Topology, from_graphml, from_positions, generated
 
@@ -49,15 +50,19 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one generated instance is made of; each field is described where it stands."""
 
     models: Annotated[
-        list[str], Meta(description="A model of the catalogue: NAME or NAME:PRECISION (bf16, int8, int4, mxfp4)")
+        list[str], Meta(description="A model of the catalogue: NAME or NAME:PRECISION (bf16, fp8, int8, int4, mxfp4)")
     ] = []
+    config: Annotated[str, Meta(description="config.json file of a published model (Hugging Face form)")] | None = None
     layers: (
-        Annotated[int, _count(10**4, "MoE layers: the first so many of a catalogue's model, or of a shape of its own")]
+        Annotated[int, _count(10**4, "MoE layers: the first so many of a published model, or of a shape of its own")]
         | None
     ) = None
     experts: Annotated[int, _count(32767, "Experts of a layer, for a shape of its own")] | None = None
     top_k: Annotated[int, _count(1000, "Experts of a token at a layer, for a shape of its own")] | None = None
-    expert_bytes: Annotated[int, _count(10**12, "Size of an expert, bytes, for a shape of its own")] | None = None
+    expert_bytes: (
+        Annotated[int, _count(10**12, "Size of an expert, bytes, for a shape of its own, or instead of config's")]
+        | None
+    ) = None
     hidden_size: (
         Annotated[int, _count(10**6, f"Width of the hidden state, for a shape of its own (left out: {HIDDEN_SIZE})")]
         | None
@@ -148,8 +153,8 @@ class _Shape(Struct, frozen=True):
     label: str
 
 
-def default_name(scenario: Scenario) -> str:
-    """Return the name that says what an instance is.
+def default_name(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> str:
+    """Return the name that says what an instance is; the scenario's files are relative to the folder.
 
     ``MODELS[-PRECISION][_lLAYERS][_PLACE][_FEATURE...]_sSTATIONS_uUSERS_cCAPACITY_seedSEED``; the precision where it
     is not the one that the model was published in, layers where they are cut.
@@ -161,8 +166,8 @@ def default_name(scenario: Scenario) -> str:
     >>> default_name(Scenario(layers=4, experts=8, top_k=2, expert_bytes=1000, latency_model="sum", storage="mixed"))
     'l04e008k2_sum_storage_s5_u50_c060_seed0'
     """
-    parts = ["+".join(shape.label for shape in _shapes(scenario))]
-    if scenario.models and scenario.layers is not None:
+    parts = ["+".join(shape.label for shape in _shapes(scenario, folder))]
+    if (scenario.models or scenario.config) and scenario.layers is not None:
         parts.append(f"l{scenario.layers:02}")
     if place := scenario.network or scenario.station_file:
         parts.append(re.sub(r"[^a-z0-9.+-]+", "-", Path(place).name.partition(".")[0].lower()))
@@ -217,7 +222,7 @@ def generate(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Instan
         device = _most_used(counts, scenario.device_experts) if scenario.device_experts else None
         parts.append(Part(model, message_bits[m], counts, user, device))
     return assemble(
-        scenario.name or default_name(scenario),
+        scenario.name or default_name(scenario, folder),
         parts,
         topology,
         storage(models, scenario.capacity, shares),
@@ -238,8 +243,8 @@ class Setting(NamedTuple):
 
 def setting(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Setting:
     """Make everything of a scenario but its routing; raises as :func:`generate` does."""
-    check_scenario(scenario)
-    shapes = _shapes(scenario)
+    check_scenario(scenario, folder)
+    shapes = _shapes(scenario, folder)
     topology = _topology(scenario, Path(folder))
     models = [_sized(shape.model, scenario, m) for m, shape in enumerate(shapes)]
     shares = [1] * scenario.stations
@@ -249,8 +254,8 @@ def setting(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Setting
     return Setting(models, [shape.message_bits for shape in shapes], topology, shares)
 
 
-def check_scenario(scenario: Scenario) -> None:
-    """Refuse a scenario that contradicts itself, without making anything.
+def check_scenario(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> None:
+    """Refuse a scenario that contradicts itself, without making anything; its files are relative to the folder.
 
     Raises
     ------
@@ -261,7 +266,7 @@ def check_scenario(scenario: Scenario) -> None:
         raise InputError(
             f"expected letters, digits and . _ + - (it names a file), found {show(scenario.name)}", place="name"
         )
-    shapes = _shapes(scenario)
+    shapes = _shapes(scenario, folder)
     names = [shape.model.name for shape in shapes]
     for name in names:
         if names.count(name) > 1:
@@ -313,11 +318,11 @@ def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, dict[str, Scenario]
             for values in _combinations(suite.defaults | family, f"family[{i}]"):
                 try:
                     scenario = parse(values, Scenario)
-                    check_scenario(scenario)
+                    check_scenario(scenario, Path(path).parent)
                 except InputError as error:
                     place = ".".join(filter(None, (f"family[{i}]", error.place)))
                     raise InputError(error.message, place=place) from None
-                name = scenario.name or default_name(scenario)
+                name = scenario.name or default_name(scenario, Path(path).parent)
                 if name in scenarios:
                     raise InputError(f"a second scenario called {name}; give it another name", place=f"family[{i}]")
                 scenarios[name] = scenario
@@ -364,8 +369,14 @@ def _random(scenario: Scenario, purpose: int, index: int = 0) -> np.random.Gener
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((scenario.seed, purpose, index))))
 
 
-def _shapes(scenario: Scenario) -> list[_Shape]:
+def _shapes(scenario: Scenario, folder: str | os.PathLike[str]) -> list[_Shape]:
     own = {key: getattr(scenario, key) for key in ("experts", "top_k", "expert_bytes", "hidden_size")}
+    if scenario.config is not None:
+        for key, value in {"models": scenario.models or None, **own}.items():
+            if value is not None and key != "expert_bytes":
+                raise InputError("config describes the model already", place=key)
+        published = read_model_config(Path(folder) / scenario.config, scenario.expert_bytes)
+        return [_config_shape(published, scenario.layers)]
     if scenario.models:
         for key, value in own.items():
             if value is not None:
@@ -374,7 +385,8 @@ def _shapes(scenario: Scenario) -> list[_Shape]:
     del own["hidden_size"]
     if scenario.layers is None and all(value is None for value in own.values()):
         raise InputError(
-            "is missing: a model of the catalogue, or layers, experts, ... of a shape of its own", place="models"
+            "is missing: a model of the catalogue, a config.json, or layers, experts, ... of a shape of its own",
+            place="models",
         )
     for key, value in ({"layers": scenario.layers} | own).items():
         if value is None:
@@ -390,19 +402,40 @@ def _catalogue_shape(text: str, layers: int | None) -> _Shape:
     name, colon, precision = text.partition(":")
     try:
         architecture: Architecture = find_architecture(name)
-        precision = precision if colon else architecture.default_precision
-        label = architecture.name + (f"-{precision}" if precision != architecture.default_precision else "")
+        precision = precision if colon else architecture.published
+        label = architecture.name + (f"-{precision}" if precision != architecture.published else "")
         return _Shape(catalogue_model(architecture, precision, layers), architecture.message_bits(), label)
     except InputError as error:
         raise InputError(error.message, place="models") from None
 
 
+def _config_shape(published: Published, layers: int | None) -> _Shape:
+    architecture = published.architecture
+    layers = layers or architecture.moe_layers
+    if layers > architecture.moe_layers:
+        raise InputError(f"{layers}, the model has {architecture.moe_layers} with experts", place="layers")
+    sizes: int | list[int] = published.expert_bytes[:layers]
+    if isinstance(sizes, list) and len(set(sizes)) == 1:
+        sizes = sizes[0]
+    numbers = published.layer_index[:layers]
+    model = Model(
+        name=architecture.name,
+        layers=layers,
+        experts=architecture.experts,
+        top_k=architecture.top_k,
+        expert_bytes=sizes,
+        # Layers without any dense one between them are numbered as an instance numbers them anyway.
+        layer_index=UNSET if numbers == list(range(layers)) else numbers,
+    )
+    return _Shape(model, architecture.message_bits(), architecture.name)
+
+
 def _sized(model: Model, scenario: Scenario, m: int) -> Model:
     if scenario.sizes == "equal":
         return model
-    (size, *_) = layer_bytes(model)
     quarters = _random(scenario, _SIZES, m).integers(0, len(SIZE_QUARTERS), model.layers).tolist()
-    return msgspec.structs.replace(model, expert_bytes=[-(-size * SIZE_QUARTERS[q] // 4) for q in quarters])
+    sizes = [-(-size * SIZE_QUARTERS[q] // 4) for size, q in zip(layer_bytes(model), quarters, strict=True)]
+    return msgspec.structs.replace(model, expert_bytes=sizes)
 
 
 def _topology(scenario: Scenario, folder: Path) -> Topology:
@@ -471,6 +504,8 @@ def _source(scenario: Scenario, topology: Topology, fitted_to: list[str]) -> dic
         value = getattr(scenario, key)
         if isinstance(value, list):
             value = " ".join(map(str, value))
+        if key == "config" and value is not None:
+            value = Path(value).name
         if key not in _NOT_IN_SOURCE and value not in (None, ""):
             values[key] = value
     return values | scenario.links.said()
