@@ -18,8 +18,9 @@ from moeplace import InputError
 from moeplace.base.documents import UNREACHABLE
 from moeplace.library import instance_files
 from moeplace.scenarios.geometry import Fibre, distance_squared, great_circle_m, k_median, users_around
-from moeplace.scenarios.places import read_graphml, read_positions
-from moeplace.scenarios.topology import Links, from_graphml, from_positions, generated
+from moeplace.scenarios.networks import read_network
+from moeplace.scenarios.places import read_positions
+from moeplace.scenarios.topology import Links, from_network, from_positions, generated
 
 ROOT = Path(__file__).resolve().parents[2]
 REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
@@ -124,7 +125,7 @@ LINE = {"a": (0, 0), "b": (0, 0.01), "c": (0, 0.02)}
 class TestNetwork:
     def test_two_quick_links_beat_a_slow_one(self, tmp_path: Path) -> None:
         path = network(tmp_path / "n.graphml", LINE, [("a", "b", 1e9), ("b", "c", 1e9), ("a", "c", 1e7)])
-        topology = from_graphml(path, n_users=3, rng=rng())
+        topology = from_network(path, n_users=3, rng=rng())
         assert topology.stations == ("A", "B", "C")
         # a link: 2 (1112 m x 1.5 / 200 + 32768 bit / 1000 + 100) = 2 (8.34 + 32.77 + 100) = 282.2 us, twice: 564.4;
         # the direct one 2 (16.68 + 3276.8 + 100) = 6787 us
@@ -137,24 +138,24 @@ class TestNetwork:
     def test_one_link_beats_two_hops(self, tmp_path: Path) -> None:
         path = network(tmp_path / "n.graphml", LINE, [("a", "b", 1e9), ("b", "c", 1e9), ("a", "c", 1e9)])
         # 2 (16.68 + 32.77 + 100) = 298.9 us
-        assert from_graphml(path, n_users=3, rng=rng()).backhaul_ns(BITS)[0, 2] == 300_000
+        assert from_network(path, n_users=3, rng=rng()).backhaul_ns(BITS)[0, 2] == 300_000
 
     def test_the_quicker_of_parallel_links_counts(self, tmp_path: Path) -> None:
         for edges in ([1e6, None], [None, 1e6]):
             path = network(tmp_path / "n.graphml", LINE, [("a", "b", s) for s in edges] + [("b", "c", None)])
-            assert from_graphml(path, n_users=1, rng=rng()).backhaul_ns(BITS)[0, 1] == 300_000
+            assert from_network(path, n_users=1, rng=rng()).backhaul_ns(BITS)[0, 1] == 300_000
 
     def test_a_node_without_station_still_forwards(self, tmp_path: Path) -> None:
         ends = {"a": (0, 0), "b": (0, 0.5), "c": (0, 1.0), "d": (0, 1.001)}
         path = network(tmp_path / "n.graphml", ends, [("a", "b", None), ("b", "c", None), ("c", "d", None)])
-        topology = from_graphml(path, n_users=4, n_stations=2, rng=rng())
+        topology = from_network(path, n_users=4, n_stations=2, rng=rng())
         assert len(topology.stations) == 2
         assert "B" not in topology.stations or "A" not in topology.stations
         assert (topology.backhaul_ns(BITS)[~np.eye(2, dtype=bool)] > 0).all()
 
     def test_users_are_dealt_evenly_and_stay_near(self, tmp_path: Path) -> None:
         path = network(tmp_path / "n.graphml", LINE, [("a", "b", None), ("b", "c", None)])
-        topology = from_graphml(path, n_users=11, rng=rng(3), cell_radius_m=120)
+        topology = from_network(path, n_users=11, rng=rng(3), cell_radius_m=120)
         assert sorted(np.bincount(topology.home).tolist()) == [3, 4, 4]
         apart = distance_squared(topology.user_m, topology.station_m)[np.arange(11), topology.home]
         assert apart.max() <= 120**2
@@ -162,7 +163,7 @@ class TestNetwork:
     def test_labels_that_repeat_get_the_id(self, tmp_path: Path) -> None:
         path = network(tmp_path / "n.graphml", LINE, [("a", "b", None), ("b", "c", None)])
         path.write_text(path.read_text().replace(">B<", ">A<"))
-        assert read_graphml(path)[0] == ["A (a)", "A (b)", "C"]
+        assert read_network(path).names == ["A (a)", "A (b)", "C"]
 
     def test_great_circle(self) -> None:
         assert great_circle_m((0, 0), (0, 180)) == round(math.pi * 6_371_000)
@@ -174,7 +175,7 @@ class TestNetwork:
         path = REALDATA / "internet-topology-zoo" / f"{name}.graphml"
         if not path.exists():
             pytest.skip(f"no file {path} (MOEPLACE_REALDATA names another folder)")
-        topology = from_graphml(path, n_users=20, rng=rng())
+        topology = from_network(path, n_users=20, rng=rng())
         backhaul = topology.backhaul_ns(BITS)
         assert (backhaul == backhaul.T).all()
         assert (np.diag(backhaul) == 0).all()
@@ -209,7 +210,7 @@ def test_broken_networks_are_one_line(tmp_path: Path, case: str) -> None:
     else:
         network(path, content, [("a", "b", None)])
     with pytest.raises(InputError, match="^" + str(path) + ": " + message) as caught:
-        from_graphml(path, n_users=2, rng=rng())
+        from_network(path, n_users=2, rng=rng())
     assert "\n" not in str(caught.value)
 
 
@@ -217,15 +218,15 @@ def test_broken_networks_are_one_line(tmp_path: Path, case: str) -> None:
 def test_impossible_link_rates_are_one_line(tmp_path: Path, speed: str) -> None:
     path = network(tmp_path / "n.graphml", LINE, [("a", "b", None), ("b", "c", speed)])
     with pytest.raises(InputError, match=r'n\.graphml: link "B" to "C": expected LinkSpeedRaw in bit/s'):
-        from_graphml(path, n_users=2, rng=rng())
+        from_network(path, n_users=2, rng=rng())
 
 
 def test_more_stations_than_nodes(tmp_path: Path) -> None:
     path = network(tmp_path / "n.graphml", LINE, [("a", "b", None), ("b", "c", None)])
     with pytest.raises(InputError, match=r"n\.graphml: 4 stations asked for, there are 3"):
-        from_graphml(path, n_stations=4, n_users=2, rng=rng())
+        from_network(path, n_stations=4, n_users=2, rng=rng())
     with pytest.raises(InputError, match=r"nowhere: cannot be read: No such file"):
-        from_graphml(tmp_path / "nowhere", n_users=2, rng=rng())
+        from_network(tmp_path / "nowhere", n_users=2, rng=rng())
 
 
 def positions(path: Path, points: list[tuple[float, float]], heading: str = "ID,LATITUDE,LONGITUDE") -> Path:
@@ -302,10 +303,13 @@ class TestPositions:
 BROKEN_POSITIONS = {
     "empty": ("", r"is empty; a heading with LATITUDE and LONGITUDE was expected"),
     "heading-only": ("LATITUDE,LONGITUDE\n", r"has a heading but no positions"),
-    "wrong-columns": ("X,Y\n1,2\n", r'line 1: expected columns LATITUDE and LONGITUDE, found \["X", "Y"\]'),
+    "wrong-columns": (
+        "A,B\n1,2\n",
+        r'line 1: expected columns LATITUDE and LONGITUDE, or X and Y .*, found \["A", "B"\]',
+    ),
     "one-column": ("LATITUDE\n1\n", r"line 1: expected columns LATITUDE and LONGITUDE"),
-    "nan": ("LAT,LON\n1,2\nnan,3\n", r"line 3: expected a latitude from -90 to 90, found nan"),
-    "infinite": ("LAT,LON\n1,inf\n", r"line 2: expected a longitude from -180 to 180, found inf"),
+    "nan": ("LAT,LON\n1,2\nnan,3\n", r'line 3: expected a latitude in degrees, found "nan"'),
+    "infinite": ("LAT,LON\n1,inf\n", r'line 2: expected a longitude in degrees, found "inf"'),
     "range": ("LAT,LON\n1,2\n\n-91,3\n", r"line 4: expected a latitude from -90 to 90, found -91.0"),
     "word": ("LAT,LON\n1,east\n", r'line 2: expected a longitude in degrees, found "east"'),
     "short-row": ("LAT,LON\n1\n", r"line 2: the longitude is missing"),
@@ -336,7 +340,7 @@ def test_a_byte_order_mark_is_no_column(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([("LATITUDE", "LONGITUDE"), (1, 2)])
-    assert read_positions(path).tolist() == [[1.0, 2.0]]
+    assert read_positions(path).points.tolist() == [[1.0, 2.0]]
 
 
 class TestGenerated:
