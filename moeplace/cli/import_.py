@@ -194,7 +194,9 @@ def _show(instance: Instance, report: Report, output: str) -> None:
         ("counted", f"{counted}, {number(report.tokens, 'token')}; {number(len(instance.rows), 'distinct row')}"),
     ]
     if report.unselected:
-        lines.append(("other part", f"{number(report.unselected, 'row')} of requests that were not selected"))
+        others = " or whose users are left out" if report.left_out else ""
+        rows = number(report.unselected, "row")
+        lines.append(("other part", f"{rows} of requests that were not selected{others}"))
     if report.skipped:
         lines.append(("layers", f"{number(report.skipped, 'row')} of layers that are left out"))
     if empty := len(report.empty_layers):
@@ -210,7 +212,7 @@ def _show(instance: Instance, report: Report, output: str) -> None:
         more = f" and {len(report.profiles) - 12} more" if len(report.profiles) > 12 else ""
         lines.append(("profiles", f"users of each: {users}{more}"))
     if report.left_out:
-        lines.append(("left out", f"{number(len(report.left_out), 'user')} with their requests (--far-users)"))
+        lines.append(("left out", f"{number(len(report.left_out), 'user')} too far (--far-users)"))
     if report.idle:
         idle = number(len(report.idle), "user")
         lines.append(("users", f"{idle} without a request left out: fewer requests than users"))

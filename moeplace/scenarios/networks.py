@@ -221,11 +221,12 @@ def _labelled_speed(label: str) -> float | None:
     --------
     >>> _labelled_speed("45 Mbps DS-3"), _labelled_speed("Lit Fibre (10 Gbps)")
     (45.0, 10000.0)
-    >>> [_labelled_speed(text) for text in ("< 10 Gbps", "100-155 Mbit/s", "4*2 Mbps", "10 GB/s", "OC-192c")]
+    >>> [_labelled_speed(text) for text in ("< 10 Gbps", "100-155 Mbit/s", "n x 2 Mbps", "10 GB/s", "OC-192c")]
     [None, None, None, None, None]
     """
     match = _LABEL.fullmatch(label)
-    if match is None or _SPEED.search(match["rest"]):
+    multiple = match is not None and label[: match.start(1)].rstrip().endswith(("x", "X"))
+    if match is None or multiple or _SPEED.search(match["rest"]):
         return None
     rate = float(match[1]) * _UNITS[match[2].lower()]
     return rate / 1e6 if 1 <= rate <= 1e18 else None

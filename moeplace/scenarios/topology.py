@@ -306,7 +306,7 @@ class Topology:
             try:
                 at_home[u] = links.access_ns(metres, message_bits)
             except InputError as error:
-                raise InputError(error.message, place=self.users[u]) from None
+                raise InputError(f"{error.message} (--far-users leave-out)", place=self.users[u]) from None
         compute = links.server_compute_ns(expert_bytes)
         if self.access == "home":
             server = at_home[:, None] + self.backhaul_ns(message_bits)[self.home] + compute

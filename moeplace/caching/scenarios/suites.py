@@ -345,7 +345,13 @@ def setting(scenario: Scenario, folder: str | os.PathLike[str] = ".", users: Seq
             shares = _random(scenario, _STORAGE).integers(least, most + 1, n_stations).tolist()
         capacity_bytes = storage(models, percent, shares)
     found = msgspec.structs.replace(scenario, stations=n_stations, users=len(topology.users), capacity=percent)
+    _check_users(found, len(models))
     return Setting(found, models, message_bits, topology, capacity_bytes, left_out, notes)
+
+
+def _check_users(scenario: Scenario, n_models: int) -> None:
+    if n_models > scenario.users * scenario.models_per_user:
+        raise InputError(f"{n_models} models, more than {number(scenario.users, 'user')} ask for", place="users")
 
 
 def scenario_models(scenario: Scenario) -> tuple[list[Model], list[int]]:
@@ -406,8 +412,8 @@ def check_scenario(scenario: Scenario) -> None:
         raise InputError(
             f"{scenario.models_per_user} models of each user, there are {len(shapes)}", place="models_per_user"
         )
-    if len(shapes) > scenario.users * scenario.models_per_user:
-        raise InputError(f"{len(shapes)} models, more than {scenario.users} users ask for", place="users")
+    if scenario.latency is None:
+        _check_users(scenario, len(shapes))
     for shape in shapes:
         if scenario.device_experts > shape.model.experts:
             raise InputError(
