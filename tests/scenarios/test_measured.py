@@ -277,7 +277,7 @@ class TestInstance:
                 TRACE,
                 "name,ann,bob\nsouth,1,2\nnorth,1,2\ncloud,9,9\n",
                 SERVERS,
-                'latency.csv: server "south" of servers.csv is not measured (it is a row: users are rows, servers colum',
+                'latency.csv: server "south" of servers.csv is not measured (it is a row: users are rows',
             ),
         ],
     )
