@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, NamedTuple
 
 from moeplace.base.certificates import Certificate
@@ -18,6 +18,7 @@ from moeplace.base.documents import show
 from moeplace.base.errors import InputError, MoeplaceError
 from moeplace.base.files import read_json
 from moeplace.base.problem import Problem
+from moeplace.base.registry import installed
 
 GROUP = "moeplace.problems"
 
@@ -43,7 +44,7 @@ def problem_names() -> list[str]:
     >>> problem_names()[0]
     'caching'
     """
-    return [*OURS, *sorted({entry.name for entry in entry_points(group=GROUP)} - OURS.keys())]
+    return [*OURS, *sorted({entry.name for entry in installed(GROUP)} - OURS.keys())]
 
 
 def find_problem(name: str) -> Problem:
@@ -58,10 +59,10 @@ def find_problem(name: str) -> Problem:
         module, _, attribute = OURS[name].where.partition(":")
         problem: Problem = getattr(import_module(module), attribute)
         return problem
-    found = entry_points(group=GROUP, name=name)
-    if not found:
-        raise InputError(f"no problem {name!r}; there are {', '.join(problem_names())}")
-    return _load(next(iter(found)))
+    for entry in installed(GROUP):
+        if entry.name == name:
+            return _load(entry)
+    raise InputError(f"no problem {name!r}; there are {', '.join(problem_names())}")
 
 
 def _load(entry: EntryPoint) -> Problem:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
+REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
+"""Real traces and networks, which are not part of the project; tests that need them are skipped without."""
 
 PATIENCE_S = 240
 """Most that another process is waited for: it ends a test that would never end, and no test depends on it."""

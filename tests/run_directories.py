@@ -9,6 +9,7 @@ import msgspec
 
 import moeplace
 from moeplace import Instance, MoeplaceError, Progress
+from moeplace.bench.planning import tasks_of
 from moeplace.bench.records import (
     RUN,
     SOLUTIONS,
@@ -20,6 +21,7 @@ from moeplace.bench.records import (
     Record,
     RecordWriter,
     Run,
+    RunData,
     run_key,
 )
 from moeplace.library import read_best_known
@@ -167,3 +169,18 @@ def _solve(
     )
     made = msgspec.structs.replace(made, solution=f"{SOLUTIONS}/{made.key}.json")
     return made, solution.to_json()
+
+
+def complete(data: RunData) -> None:
+    """Every run of the plan is recorded, each once, and every solution is there and right."""
+    keys = [record.key for record in data.records]
+    assert sorted(keys) == sorted(task.key for task in tasks_of(data.run))
+    assert len(set(keys)) == len(keys)
+    problems = {i.sha256: moeplace.load(data.instance_path(i)) for i in data.run.instances}
+    for record in data.records:
+        if record.status == "ok":
+            solution = data.solution(record)
+            assert solution.objective.latency_ns == record.latency_ns
+            assert moeplace.check(problems[record.sha256], solution).ok
+    names = {f"{record.key}.json" for record in data.records if record.solution}
+    assert {path.name for path in (data.folder / "solutions").iterdir()} == names

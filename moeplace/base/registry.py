@@ -7,8 +7,10 @@ point group ``moeplace.methods``, or as ``module:function``. A formulation is fo
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -73,9 +75,23 @@ def describe(info: MethodInfo) -> Callable[[M], M]:
     return attach
 
 
+def installed(group: str) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group.
+
+    The files of every installed package are read once for each state of ``sys.path``: that takes as long as a small
+    instance takes to solve.
+    """
+    return _installed(group, tuple(sys.path))
+
+
+@functools.lru_cache(maxsize=64)
+def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
 def method_names(group: str = METHODS, order: Sequence[str] = ORDER) -> list[str]:
     """Return the names of all installed methods of a problem, by its entry point group; those in ``order`` first."""
-    names = {entry.name for entry in entry_points(group=group)}
+    names = {entry.name for entry in installed(group)}
     return [name for name in order if name in names] + sorted(names - set(order))
 
 
@@ -91,19 +107,19 @@ def find_method(name: str, group: str = METHODS, order: Sequence[str] = ORDER) -
         if not all(part.isidentifier() for part in name.replace(":", ".").split(".")) or name.count(":") != 1:
             raise InputError(f"{name!r} is not of the form module:function")
         return _load(EntryPoint(name=name, value=name, group=group))
-    found = entry_points(group=group, name=name)
-    if not found:
-        raise InputError(f"no method {name!r}; there are {', '.join(method_names(group, order))}, or module:function")
-    return _load(next(iter(found)))
+    for entry in installed(group):
+        if entry.name == name:
+            return _load(entry)
+    raise InputError(f"no method {name!r}; there are {', '.join(method_names(group, order))}, or module:function")
 
 
 def find_formulation(name: str) -> Callable[..., Any]:
     """Return the function that builds an algebraic model, by its name in ``moeplace.models``."""
-    found = entry_points(group="moeplace.models", name=name)
-    if not found:
-        known = ", ".join(sorted(entry.name for entry in entry_points(group="moeplace.models")))
-        raise InputError(f"no model {name!r}; there are {known}")
-    return _load(next(iter(found)))
+    for entry in installed("moeplace.models"):
+        if entry.name == name:
+            return _load(entry)
+    known = ", ".join(sorted(entry.name for entry in installed("moeplace.models")))
+    raise InputError(f"no model {name!r}; there are {known}")
 
 
 def _load(entry: EntryPoint) -> Callable[..., Any]:

@@ -33,11 +33,20 @@ CHECKPOINTS = 60
 """Of the concave bound."""
 
 INSTANCES = (
+    "tiny/tiny_pair_across_servers.json",
+    "tiny/tiny_two_models_two_sizes.json",
     "small/small_device_l04e08k2_s3_u50_c075_seed1.json",
     "small/small_l02e06k4_s3_u40_c090_seed2.json",
     "small/small_l03e06k2_s4_u60_c060_seed19.json",
     "small/small_l04e08k2_s3_u60_c120_seed12.json",
+    "small/small_l06e16k1_s5_u80_c075_seed1.json",
+    "small/small_sizes_l04e08k2_s3_u50_c060_seed1.json",
+    "small/small_sum_l06e16k2_s5_u80_c075_seed1.json",
+    "small/small_two_l02e08k2_s3_u40_c060_seed1.json",
+    "medium/moe-llava-phi2_s5_u60_c150_seed1.json.gz",
+    "real/gpt-oss-20b_melbourne_cut_l04_s3_u12_c264.json",
 )
+"""Both latency models, unequal sizes, several models, experts on devices, a generated and a measured routing."""
 
 Key = tuple[str, str, str]
 

@@ -21,6 +21,9 @@ from moeplace.base.stop import stopping
 from moeplace.library import instance_files
 from moeplace.solving import certified
 
+OWN = __name__
+"""The methods of this file are found as ``OWN:name``."""
+
 
 @pytest.fixture(scope="module")
 def instance() -> Instance:
@@ -51,7 +54,7 @@ def instance() -> Instance:
         ({"method": "a:b:c"}, "'a:b:c' is not of the form module:function"),
         ({"method": ":f"}, "is not of the form module:function"),
         ({"method": "no_such_module:f"}, "cannot be loaded: ModuleNotFoundError"),
-        ({"method": "test_solving:no_such_function"}, "cannot be loaded: AttributeError"),
+        ({"method": f"{OWN}:no_such_function"}, "cannot be loaded: AttributeError"),
         ({"method": "milp", "depth": 3}, "method milp has no parameter 'depth'; it has gap, rlt"),
         ({"method": "popular", "gap": 0.5}, "method popular has no parameter 'gap'; it has none"),
     ],
@@ -196,17 +199,17 @@ def thorough(
 
 
 def test_a_placement_is_enough(instance: Instance) -> None:
-    solution = moeplace.solve(instance, "test_solving:empty")
+    solution = moeplace.solve(instance, f"{OWN}:empty")
     objective, status = solution.objective, solution.status
     assert objective.latency_ns == objective.baseline_ns == instance.baseline_ns
     assert (objective.bound_ns, objective.gap, objective.saving_ratio, solution.bound_source) == (None,) * 4
     assert (status.termination, status.solution) == ("completed", "feasible")
-    assert solution.method == "test_solving:empty"
+    assert solution.method == f"{OWN}:empty"
     assert moeplace.check(instance, solution).ok
 
 
 def test_an_outcome_says_more(instance: Instance) -> None:
-    solution = moeplace.solve(instance, "test_solving:described")
+    solution = moeplace.solve(instance, f"{OWN}:described")
     assert (solution.method, solution.picked_because, solution.guarantee) == ("inner", "it rained", "half")
     assert (solution.objective.bound_ns, solution.bound_source) == (1, "a proof")
     assert solution.objective.gap == (instance.baseline_ns - 1) / instance.baseline_ns
@@ -216,7 +219,7 @@ def test_an_outcome_says_more(instance: Instance) -> None:
 
 
 def test_a_bound_that_is_met_is_an_optimum(instance: Instance) -> None:
-    solution = moeplace.solve(instance, "test_solving:proves")
+    solution = moeplace.solve(instance, f"{OWN}:proves")
     assert (solution.status.termination, solution.status.solution) == ("optimal", "optimal")
     assert (solution.objective.gap, solution.objective.saving_ratio) == (0, 1)
     assert moeplace.check(instance, solution).ok
@@ -224,7 +227,7 @@ def test_a_bound_that_is_met_is_an_optimum(instance: Instance) -> None:
 
 @pytest.mark.parametrize("method", ["numpy_bound", "unnamed_bound", "negative_bound"])
 def test_bounds_of_any_integer_type_are_written(instance: Instance, method: str) -> None:
-    solution = moeplace.solve(instance, f"test_solving:{method}")
+    solution = moeplace.solve(instance, f"{OWN}:{method}")
     assert type(solution.objective.bound_ns) is int
     assert solution.objective.bound_ns >= 0
     assert b'"bound_ns":' in solution.to_json()
@@ -251,8 +254,8 @@ def test_bounds_of_any_integer_type_are_written(instance: Instance, method: str)
     ],
 )
 def test_what_a_method_must_not_do(instance: Instance, method: str, message: str) -> None:
-    with pytest.raises(MethodError, match=f"test_solving:{method} .*{message}"):
-        moeplace.solve(instance, f"test_solving:{method}")
+    with pytest.raises(MethodError, match=f"{OWN}:{method} .*{message}"):
+        moeplace.solve(instance, f"{OWN}:{method}")
 
 
 def test_a_claim_that_cannot_be_is_dropped_and_said_and_the_placement_kept(instance: Instance) -> None:
@@ -260,8 +263,8 @@ def test_a_claim_that_cannot_be_is_dropped_and_said_and_the_placement_kept(insta
         ("false_bound", "claims the bound [0-9]+, but its own placement costs [0-9]+; the claim is not taken", None),
         ("unproven_optimum", "calls its placement optimal, but its bound is 0", 0),
     ):
-        solution, certificate = certified(instance, f"test_solving:{method}")
-        assert re.search(f"test_solving:{method} {said}", str(solution.details["refused_claim"])), method
+        solution, certificate = certified(instance, f"{OWN}:{method}")
+        assert re.search(f"{OWN}:{method} {said}", str(solution.details["refused_claim"])), method
         assert solution.warnings == [solution.details["refused_claim"]], method
         assert (solution.objective.bound_ns, solution.status.termination) == (bound, "completed"), method
         assert (certificate is None) == (bound is None), method
@@ -271,9 +274,9 @@ def test_a_claim_that_cannot_be_is_dropped_and_said_and_the_placement_kept(insta
 
 def test_progress_is_always_there_and_takes_a_bare_cost(instance: Instance) -> None:
     for method, elapsed in (("tells_an_int", None), ("tells_numpy", None), ("tells_a_progress", 0.5)):
-        moeplace.solve(instance, f"test_solving:{method}")  # nobody listens
+        moeplace.solve(instance, f"{OWN}:{method}")  # nobody listens
         told: list[Progress] = []
-        moeplace.solve(instance, f"test_solving:{method}", progress=told.append)
+        moeplace.solve(instance, f"{OWN}:{method}", progress=told.append)
         (progress,) = told
         assert (progress.latency_ns, type(progress.latency_ns), progress.bound_ns) == (12, int, None), method
         assert elapsed is None or progress.elapsed_s == elapsed, method
@@ -295,9 +298,9 @@ def test_a_warning_where_no_expert_fits_on_any_server() -> None:
 
 def test_typed_errors_of_methods_pass_and_others_keep_their_cause(instance: Instance) -> None:
     with pytest.raises(MethodLimitError, match="only Tuesdays"):
-        moeplace.solve(instance, "test_solving:limited")
+        moeplace.solve(instance, f"{OWN}:limited")
     with pytest.raises(MethodError) as failure:
-        moeplace.solve(instance, "test_solving:fails")
+        moeplace.solve(instance, f"{OWN}:fails")
     assert isinstance(failure.value.__cause__, ZeroDivisionError)
 
 
@@ -306,7 +309,7 @@ def test_everything_reaches_the_method(instance: Instance) -> None:
     start = moeplace.solve(instance, "popular")
     solution = moeplace.solve(
         instance,
-        "test_solving:thorough",
+        f"{OWN}:thorough",
         time_limit=7.5,
         seed=11,
         threads=2,

@@ -23,16 +23,16 @@ import msgspec
 import psutil
 import pytest
 from cases import PATIENCE_S
+from run_directories import complete
 
-import moeplace
 from moeplace.base.errors import InputError, MoeplaceError, OutputError
 from moeplace.base.registry import find_method, method_info
 from moeplace.bench.environment import _git, capture
 from moeplace.bench.harness import describe_orders, opened
 from moeplace.bench.messages import Description
-from moeplace.bench.planning import method_specification, planned_instances, read_methods, tasks_of
+from moeplace.bench.planning import method_specification, planned_instances, read_methods
 from moeplace.bench.pool import LocalPool
-from moeplace.bench.records import BenchPlan, Record, RecordWriter, RunData, read_run, write_durably
+from moeplace.bench.records import BenchPlan, Record, RecordWriter, read_run, write_durably
 from moeplace.cli import main
 from moeplace.library import best_known, instances_folder
 
@@ -75,21 +75,6 @@ def start(*args: str, **options: Any) -> subprocess.Popen[str]:
         env={**os.environ, "PYTHONPATH": str(TESTS)},
         **options,
     )
-
-
-def complete(data: RunData) -> None:
-    """Every run of the plan is recorded, each once, and every solution is there and right."""
-    keys = [record.key for record in data.records]
-    assert sorted(keys) == sorted(task.key for task in tasks_of(data.run))
-    assert len(set(keys)) == len(keys)
-    problems = {i.sha256: moeplace.load(data.instance_path(i)) for i in data.run.instances}
-    for record in data.records:
-        if record.status == "ok":
-            solution = data.solution(record)
-            assert solution.objective.latency_ns == record.latency_ns
-            assert moeplace.check(problems[record.sha256], solution).ok
-    names = {f"{record.key}.json" for record in data.records if record.solution}
-    assert {path.name for path in (data.folder / "solutions").iterdir()} == names
 
 
 def processes_of(run: Path, kind: str = "", harness: int = 0) -> list[psutil.Process]:

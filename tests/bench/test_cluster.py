@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from cases import PATIENCE_S
-from test_bench import complete
+from run_directories import complete
 
 from moeplace.bench import cluster
 from moeplace.bench.records import read_run

@@ -39,7 +39,7 @@ def test_no_cost_is_below_a_bound(path: Path) -> None:
         bounds["best_known.json"] = known.bound_ns
     for method in method_names():
         try:
-            solution = moeplace.solve(instance, method, time_limit=0.5)
+            solution = moeplace.solve(instance, method, time_limit=0.2)
         except MethodLimitError:
             continue
         assert moeplace.check(instance, solution).violations == ()

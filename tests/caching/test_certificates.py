@@ -9,6 +9,7 @@ import inspect
 import itertools
 import json
 import sys
+from bisect import bisect_left
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -190,12 +191,12 @@ def by_definition(instance: Instance, cut: Cut) -> int:
                 for point, x in points:
                     average = Fraction(point.weights[instance.item_block[row[0]]], cut.weight_unit)
                     values = [cut.unit, *(int(x[near, e].sum()) for e in asked)]
-                    tau = min(values)
-                    while sum(max(0, tau - z) for z in values) < point.smoothing:
-                        tau += 1
-                    over = [max(0, tau - z) for z in values]
+                    smallest = min(values)
+                    taus = range(smallest, smallest + point.smoothing + 1)
+                    at = bisect_left(taus, point.smoothing, key=lambda tau: sum(max(0, tau - z) for z in values))
+                    over = [max(0, taus[at] - z) for z in values]
                     share = [o * 2**SHARE_BITS // sum(over) if sum(over) else 0 for o in over]
-                    share[values.index(min(values))] += 2**SHARE_BITS - sum(share)
+                    share[values.index(smallest)] += 2**SHARE_BITS - sum(share)
                     constant += average * weight * Fraction(share[0], 2**SHARE_BITS)
                     for e, part in zip(asked, share[1:], strict=True):
                         for n in near:

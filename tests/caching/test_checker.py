@@ -173,6 +173,6 @@ def test_recomputes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"moeplace.caching.evaluation.{name}", broken)
     monkeypatch.setattr("moeplace.caching.instance.baseline_ns", broken)
     monkeypatch.setattr("moeplace.caching.terms.aggregate", broken)
-    monkeypatch.setattr("moeplace.base.result.gap", broken)
+    monkeypatch.setattr("moeplace.base.result.relative_gap", broken)
     monkeypatch.setattr("moeplace.base.result.saving_ratio", broken)
     assert check(replace(instance, baseline_ns=-1), solution).ok

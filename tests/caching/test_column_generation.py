@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import looped
 from random_instances import brute_force, random_document, random_instance, random_placement
 from scipy.optimize import linprog
 
@@ -68,7 +69,7 @@ def wide_document(seed: int, experts: int = 18, users: int = 5, tokens: int = 40
 # --- columns -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(60))
+@looped("seed", range(60))
 def test_peeling_all_servers_equals_recomputation(seed: int) -> None:
     instance = random_instance(seed, max_variables=24)
     rng = np.random.default_rng(seed)
@@ -85,7 +86,7 @@ def test_peeling_all_servers_equals_recomputation(seed: int) -> None:
             assert worths[i] == pytest.approx(savings[i] - cost @ held.sum(axis=1), abs=1e-3)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@looped("seed", range(40))
 def test_priced_columns_fit_and_are_valued_exactly(seed: int) -> None:
     instance = random_instance(seed, max_variables=24)
     rng = np.random.default_rng(seed)
@@ -173,7 +174,7 @@ def random_master(seed: int) -> Master:
     return Master(np.repeat(np.arange(layers), each), saving, load, rng.integers(0, 40, servers))
 
 
-@pytest.mark.parametrize("seed", range(25))
+@looped("seed", range(25))
 def test_a_merge_is_the_best_combination(seed: int) -> None:
     master = random_master(seed)
     groups = [np.flatnonzero(master.layer == i).tolist() for i in range(master.layer[-1] + 1)]
@@ -193,7 +194,7 @@ def test_a_merge_is_the_best_combination(seed: int) -> None:
     assert master.merge(np.arange(len(master.layer)), empty, 10_000, lambda: True) is None
 
 
-@pytest.mark.parametrize("seed", range(25))
+@looped("seed", range(25))
 def test_prices_are_the_duals_of_the_linear_program(seed: int) -> None:
     master = random_master(seed)
     prices = master.prices(lambda: False)
@@ -216,7 +217,7 @@ def test_prices_are_the_duals_of_the_linear_program(seed: int) -> None:
 # --- the methods ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(60))
+@looped("seed", range(60))
 def test_the_optimum_is_between_bound_and_cost(seed: int) -> None:
     instance = random_instance(seed)
     optimum = brute_force(instance)

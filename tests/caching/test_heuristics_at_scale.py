@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_instances import REALDATA, SCRIPTS
+from cases import REALDATA, SCRIPTS
 
 import moeplace
 from moeplace import Instance, load, solve

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import looped
 from random_instances import brute_force, random_document, random_instance, random_placement
-from test_exact import assert_honest, assert_optimal, choice, larger, solved
+from solved import assert_honest, assert_optimal, choice, larger, solved
 
 import moeplace
 from moeplace import Instance, MethodLimitError, Placement, Progress
@@ -73,7 +74,7 @@ def all_plans(oracle: LayerOracle, price: Int64) -> dict[tuple[int, ...], int]:
     return values
 
 
-@pytest.mark.parametrize("seed", range(90))
+@looped("seed", range(90))
 def test_a_layer_equals_enumeration(seed: int) -> None:
     instance, rng = random_instance(seed), np.random.default_rng(seed)
     problem = aggregate(instance)
@@ -169,7 +170,7 @@ def assert_optimal_with(instance: Instance, method: str) -> int:
 # --- merging -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(80))
+@looped("seed", range(80))
 def test_merging_equals_enumeration(seed: int) -> None:
     rng = np.random.default_rng(seed)
     layers, servers = int(rng.integers(1, 5)), int(rng.integers(1, 4))

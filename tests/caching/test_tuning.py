@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from moeplace.base.stop import stopping
 from moeplace.caching.bounds import by_layers, proving
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.evaluation import caching_incumbent
+from moeplace.caching.heuristics.knapsack import fill
 from moeplace.caching.methods import auto, column_generation, greedy
 from moeplace.caching.methods.column_generation import generate
 from moeplace.caching.saving import saving_form
@@ -122,3 +124,50 @@ def test_tiny_limits_of_greedy() -> None:
             list(greedy._starts(form, begin, 3, tuning))
         assert told
     assert moeplace.solve(form.instance, "greedy", enumerate=3).placement is not None
+
+
+# --- what the kernels of heuristics keep and try ------------------------------------------------------------------
+
+
+def test_what_is_remembered_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    instances = [random_instance(seed, 24) for seed in range(6)]
+    methods = ("local-search", "column-generation", "greedy")
+    usual = [moeplace.solve(i, method, seed=1).placement for i in instances for method in methods]
+    for most in (1, 2):
+        monkeypatch.setattr("moeplace.caching.heuristics.working_placement.MOST_REMEMBERED", most)
+        assert [moeplace.solve(i, method, seed=1).placement for i in instances for method in methods] == usual
+
+
+def test_layers_too_large_to_try_all_sets_are_peeled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(20):
+        instance = random_instance(seed, 24)
+        held = np.random.default_rng(seed).random((len(instance.servers), instance.n_items)) < 0.5
+        for layer in saving_form(instance).layers:
+            part = np.ascontiguousarray(held[:, layer.items])
+            monkeypatch.undo()
+            peeled, exact = layer.value_function(part, 0), layer.value_function(part, 0, enumerated=20)
+            monkeypatch.setattr("moeplace.caching.saving.MOST_ENUMERATED", layer.n_experts - 1)
+            limited = layer.value_function(part, 0, enumerated=20)
+            assert limited.values.tolist() == peeled.values.tolist(), seed
+            assert (limited.values <= exact.values).all(), seed
+            assert (limited.values == exact.values)[limited.proven].all(), seed
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_knapsack_of_few_entries_keeps_what_it_says(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moeplace.caching.heuristics.knapsack.MOST_ENTRIES", most)
+    rng = np.random.default_rng(most)
+    for case in range(40):
+        sizes = rng.choice([3, 5, 7, 11, 13], int(rng.integers(1, 6)), replace=False).tolist()
+        functions = [np.concatenate(([0], np.cumsum(rng.integers(0, 9, 3)))) for _ in sizes]
+        capacity = int(rng.integers(0, 60))
+        best = max(
+            sum(int(f[q]) for f, q in zip(functions, counts, strict=True))
+            for counts in itertools.product(*(range(len(f)) for f in functions))
+            if sum(s * q for s, q in zip(sizes, counts, strict=True)) <= capacity
+        )
+        filling = fill(functions, sizes, capacity)
+        assert sum(s * q for s, q in zip(sizes, filling.counts, strict=True)) <= capacity, case
+        assert filling.value == sum(int(f[q]) for f, q in zip(functions, filling.counts, strict=True)), case
+        assert 0 <= filling.ratio <= 1, case
+        assert filling.ratio * best <= filling.value <= best, case

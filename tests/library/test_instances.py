@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+from cases import REALDATA, ROOT, SCRIPTS
 from random_instances import brute_force
 
 import moeplace
@@ -21,9 +21,6 @@ from moeplace.caching.document import layout
 from moeplace.caching.scenarios.suites import generate, read_suite
 from moeplace.library import best_known, improved, instance_files, instance_name, instances_folder, set_names
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ROOT / "scripts"
-REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
 FILES = instance_files()
 
 needs_scripts = pytest.mark.skipif(not SCRIPTS.is_dir(), reason="the builders are in the checkout only")

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from bad_documents import DOCUMENT, INSTANCES, SOLUTIONS, solution
 from jsonschema import Draft202012Validator
 from run_directories import solved_run
-from test_bad_input import DOCUMENT, INSTANCES, SOLUTIONS, solution
 
 import moeplace
 from moeplace.base.errors import InputError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from importlib import import_module
 from itertools import pairwise
@@ -12,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import REALDATA
 
 from moeplace.base.errors import InputError
 from moeplace.scenarios import routing
 from moeplace.scenarios.routing import FittedRouting, Routing, fitted
 
 ROOT = Path(__file__).resolve().parents[2]
-REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
 SCRIPTS = ROOT / "scripts"
 
 

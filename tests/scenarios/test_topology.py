@@ -6,14 +6,13 @@ import csv
 import itertools
 import json
 import math
-import os
 from pathlib import Path
 from typing import ClassVar
 
 import msgspec
 import numpy as np
 import pytest
-from cases import looped
+from cases import REALDATA, looped
 
 import moeplace
 from moeplace import InputError
@@ -25,7 +24,6 @@ from moeplace.scenarios.places import read_positions
 from moeplace.scenarios.topology import Links, from_network, from_positions, generated
 
 ROOT = Path(__file__).resolve().parents[2]
-REALDATA = Path(os.environ.get("MOEPLACE_REALDATA", ROOT.parent / "shared" / "realdata"))
 BITS = 2048 * 16
 EXPERT = 30_000_000
 

@@ -194,7 +194,7 @@ def _merge(a: _Node, b: _Node, capacity: int, delta: float) -> tuple[_Node, floa
     while len(keep) > MOST_ENTRIES:
         keep, delta = _thinned(value, needed), max(delta, needed)
         needed *= 2
-    return _Node(weight[keep], value[keep], left[keep], right[keep], (a, b)), 1.0 - delta
+    return _Node(weight[keep], value[keep], left[keep], right[keep], (a, b)), max(0.0, 1.0 - delta)
 
 
 def _thinned(value: Int64, delta: float) -> npt.NDArray[np.int64]:
