@@ -71,6 +71,7 @@ class Measured:
 
     Attributes
     ----------
+    file : str
     stations, users : tuple of str
         Names: servers, users.
     server_ns : int64 array [U, N]
@@ -85,6 +86,7 @@ class Measured:
         What a person should know of the reading, a line each.
     """
 
+    file: str
     stations: tuple[str, ...]
     users: tuple[str, ...]
     server_ns: Int64
@@ -258,6 +260,7 @@ def read_measured(
     if cloud_ms is not None:
         source["cloud_ms"] = cloud_ms
     return Measured(
+        file=times.file,
         stations=names,
         users=tuple(times.of),
         server_ns=server_ns,

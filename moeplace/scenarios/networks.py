@@ -39,6 +39,7 @@ class Network:
 
     Attributes
     ----------
+    file : str
     names : list of str
         The nodes' labels; where several nodes share one, their ids are added.
     degrees : list of (float, float)
@@ -51,6 +52,7 @@ class Network:
         What a person should know of the reading, a line each.
     """
 
+    file: str
     names: list[str]
     degrees: list[tuple[float, float]]
     fibres: list[Fibre]
@@ -140,7 +142,7 @@ def read_network(path: str | os.PathLike[str], unplaced: Unplaced | None = None)
             fibres.append(Fibre(a, b, metres, link.bit_per_us))
     _check_connected([node.name for node in nodes], fibres, file)
     notes += _speed_notes([link for link in links if link.ends[0] != link.ends[1]], file)
-    return Network([node.name for node in nodes], degrees, fibres, forwarding, tuple(notes))
+    return Network(file, [node.name for node in nodes], degrees, fibres, forwarding, tuple(notes))
 
 
 def _some(names: Iterable[str], most: int = 4) -> str:

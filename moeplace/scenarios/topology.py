@@ -41,7 +41,7 @@ from moeplace.scenarios.geometry import (
     users_around,
     whole_metres,
 )
-from moeplace.scenarios.networks import Unplaced, read_network
+from moeplace.scenarios.networks import Network, Unplaced, read_network
 from moeplace.scenarios.places import Positions, read_positions, within_box
 
 Access = Literal["home", "direct"]
@@ -242,7 +242,7 @@ class Topology:
             What they are, for people.
         """
         links = self.links
-        distance = np.sqrt(distance_squared(self.user_m, self.station_m))[np.arange(len(self.users)), self.home]
+        distance = np.sqrt(((self.user_m - self.station_m[self.home]) ** 2).sum(axis=1))
         cloud_ns = links.cloud_ns(message_bits, expert_bytes)
         far = distance > links.range_m
         for u, metres in enumerate(distance.tolist()):
@@ -451,7 +451,7 @@ def _in_metres(places: Positions, reference: Positions) -> Int64:
 
 
 def from_network(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Network,
     *,
     n_stations: int | None = None,
     n_users: int,
@@ -469,8 +469,8 @@ def from_network(
 
     Parameters
     ----------
-    path : path-like
-        GraphML as the Internet Topology Zoo has it, or SNDlib's JSON.
+    path : path-like or Network
+        GraphML as the Internet Topology Zoo has it, or SNDlib's JSON; or what was read of it.
     n_stations : int, optional
         All nodes where left out.
     n_users : int
@@ -478,7 +478,7 @@ def from_network(
     cell_radius_m : int
     links : Links, optional
     unplaced : {"between", "leave-out"}, optional
-        What becomes of nodes without coordinates; refused where it is left out.
+        What becomes of nodes without coordinates while a file is read; refused where it is left out.
 
     Returns
     -------
@@ -490,11 +490,11 @@ def from_network(
         With the file and the node: no such network, missing or impossible coordinates, an impossible rate, a network in
         several parts, fewer nodes than stations asked.
     """
-    network = read_network(path, unplaced)
+    network = path if isinstance(path, Network) else read_network(path, unplaced)
     links = Links() if links is None else links
     sites = [i for i in range(len(network.names)) if i not in network.forwarding]
     n_stations = len(sites) if n_stations is None else n_stations
-    _enough(n_stations, len(sites), "stations", path)
+    _enough(n_stations, len(sites), "stations", network.file)
     degrees = [network.degrees[i] for i in sites]
     apart = np.array([[great_circle_m(a, b) for b in degrees] for a in degrees], dtype=np.int64)
     chosen = k_median(apart, n_stations)
@@ -511,18 +511,18 @@ def from_network(
         fibres=tuple(network.fibres),
         links=links,
         access="home",
-        source={"places": Path(path).name, "cell_radius_m": cell_radius_m, "access": "home"},
-        notes=(*network.notes, *_assumed(network.fibres, links, path)),
+        source={"places": Path(network.file).name, "cell_radius_m": cell_radius_m, "access": "home"},
+        notes=(*network.notes, *_assumed(network.fibres, links, network.file)),
     )
 
 
-def _assumed(fibres: Sequence[Fibre], links: Links, path: object) -> list[str]:
+def _assumed(fibres: Sequence[Fibre], links: Links, file: str) -> list[str]:
     """Say how many links have the rate that is assumed."""
     unknown = sum(fibre.bit_per_us is None for fibre in fibres)
     if not unknown:
         return []
     rate = f"{links.link_mbit_per_s:g} Mbit/s assumed (--link-mbit-per-s)"
-    return [f"{path}: {unknown} of {number(len(fibres), 'link')} without a known speed: {rate}"]
+    return [f"{file}: {unknown} of {number(len(fibres), 'link')} without a known speed: {rate}"]
 
 
 def _on_the_ground(

@@ -16,6 +16,7 @@ from moeplace import InputError
 from moeplace.base.documents import UNREACHABLE
 from moeplace.caching.scenarios.suites import Scenario, generate, generate_suite
 from moeplace.cli import main
+from moeplace.scenarios import csvtable
 from moeplace.scenarios.measured import read_measured, read_servers
 from moeplace.scenarios.topology import Links
 
@@ -292,6 +293,19 @@ class TestInstance:
         assert err.startswith(f"moeplace import: {message}")
         assert err.count("\n") == 1
         assert not Path("no.json").exists()
+
+    def test_tables_are_read_once_and_before_the_trace(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(latency=MATRIX.replace("40", "near"))
+        arguments = ["import", "trace.csv", *MODEL, "--latency", "latency.csv", "-o", "own.json"]
+        assert "latency.csv: line 2: ann, cloud: expected milliseconds" in run(capsys, *arguments, code=2)[1]
+        write(trace=TRACE, latency=MATRIX)
+        read: list[str] = []
+        own = csvtable.read_bytes
+        monkeypatch.setattr(csvtable, "read_bytes", lambda path: read.append(str(path)) or own(path))
+        run(capsys, *arguments)  # a pipe could not be read twice
+        assert read == ["latency.csv"]
 
     def test_servers_that_are_measured_and_not_listed_are_left_out(self) -> None:
         write(latency=MATRIX, servers="name,capacity_gb\nsouth,1\n")

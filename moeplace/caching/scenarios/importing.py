@@ -18,7 +18,7 @@ import numpy.typing as npt
 from moeplace.base.errors import InputError
 from moeplace.caching.instance import Instance
 from moeplace.caching.scenarios.assembly import Part, assemble
-from moeplace.caching.scenarios.suites import Scenario, Setting, default_name, scenario_models, setting
+from moeplace.caching.scenarios.suites import Scenario, Setting, default_name, read_sources, scenario_models, setting
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts, as_int32
 from moeplace.scenarios.traces.common import BLOCK, Batch, Columns, Request, Shape, TraceFile
@@ -396,7 +396,8 @@ def import_traces(
     )
     made = places.setting()
     scenario, topology = made.scenario, made.topology
-    report.left_out, report.notes = made.left_out, made.notes
+    report.left_out = made.left_out
+    report.notes += made.notes
     if names:
         users = list(topology.users)
         for u, name in zip(places.in_order(), names, strict=False):
@@ -420,21 +421,19 @@ def import_traces(
 class _Places:
     """The places of an import, and whose they are: what :func:`count_traces` takes for a line of users.
 
-    What is wrong with them is said before a long trace is read. Only which users of a file of users count depends on
-    the trace, and so that file is read when the trace's users are known.
+    Their files are read before a long trace is, so that what is wrong with them is said at once. Which users of a file
+    count is known when the trace's are.
     """
 
     def __init__(self, scenario: Scenario) -> None:
-        self._scenario = scenario
-        self._made = setting(scenario) if scenario.user_file is None else None
+        self._scenario, self._sources = scenario, read_sources(scenario)
+        self._made: Setting | None = None
 
     def __call__(self, named: list[str]) -> Line:
         """Return the users in the order in which profiles take them, or by name where both sides have names."""
-        if self._made is None or (named and self._made.topology.users_named):
-            self._made = setting(self._scenario, users=named or None)
-        topology = self._made.topology
-        if named and topology.users_named:
-            return {name: u for u, name in enumerate(topology.users)} | dict.fromkeys(self._made.left_out, -1)
+        made = self._made = setting(self._scenario, sources=self._sources, users=named or None)
+        if named and made.topology.users_named:
+            return {name: u for u, name in enumerate(made.topology.users)} | dict.fromkeys(made.left_out, -1)
         return self.in_order()
 
     def in_order(self) -> list[int]:

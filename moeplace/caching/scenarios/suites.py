@@ -29,7 +29,7 @@ from moeplace.caching.scenarios.assembly import Part, all_bytes, assemble, catal
 from moeplace.scenarios.catalogue import HIDDEN_BITS, Architecture, find_architecture
 from moeplace.scenarios.counting import SetCounts
 from moeplace.scenarios.measured import Measured, Servers, given_ms, read_measured, read_servers
-from moeplace.scenarios.networks import Unplaced
+from moeplace.scenarios.networks import Network, Unplaced, read_network
 from moeplace.scenarios.places import Positions, read_positions
 from moeplace.scenarios.routing import Routing
 from moeplace.scenarios.topology import Access, Links, Topology, from_network, from_positions, generated
@@ -315,7 +315,41 @@ class Setting(NamedTuple):
     notes: list[str]
 
 
-def setting(scenario: Scenario, folder: str | os.PathLike[str] = ".", users: Sequence[str] | None = None) -> Setting:
+class Sources(NamedTuple):
+    """What the files of a scenario's places say; None where there is no such file."""
+
+    stations: Positions | None
+    people: Positions | None
+    network: Network | None
+    servers: Servers | None
+    measured: Measured | None
+
+
+def read_sources(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Sources:
+    """Read the files of a scenario's places, each of them once; raises as :func:`generate` does."""
+    check_scenario(scenario)
+    folder = Path(folder)
+    servers = None if scenario.servers is None else read_servers(folder / scenario.servers)
+    if scenario.latency is not None:
+        return Sources(None, None, None, servers, read_measured(folder / scenario.latency, servers, scenario.cloud_ms))
+    if scenario.network is not None:
+        return Sources(None, None, read_network(folder / scenario.network, scenario.unplaced), servers, None)
+    stations = None if scenario.station_file is None else read_positions(folder / scenario.station_file)
+    if servers is not None:
+        if servers.positions is None:
+            raise InputError("has no positions; they are needed where no latency is measured", file=servers.file)
+        stations = dataclasses.replace(servers.positions, notes=servers.notes)
+    people = None if scenario.user_file is None else read_positions(folder / scenario.user_file, of_users=True)
+    return Sources(stations, people, None, servers, None)
+
+
+def setting(
+    scenario: Scenario,
+    folder: str | os.PathLike[str] = ".",
+    *,
+    sources: Sources | None = None,
+    users: Sequence[str] | None = None,
+) -> Setting:
     """Make everything of a scenario but its routing; raises as :func:`generate` does.
 
     Parameters
@@ -323,13 +357,15 @@ def setting(scenario: Scenario, folder: str | os.PathLike[str] = ".", users: Seq
     scenario : Scenario
     folder : path-like
         What the scenario's files are relative to.
+    sources : Sources, optional
+        What its files say, where they have been read.
     users : sequence of str, optional
         The users that a trace names: where a table names users, too, these and no others are taken from it, and it must
         have them all.
     """
     models, message_bits = scenario_models(scenario)
-    servers = None if scenario.servers is None else read_servers(Path(folder) / scenario.servers)
-    topology = _topology(scenario, Path(folder), servers, users)
+    sources = read_sources(scenario, folder) if sources is None else sources
+    topology, servers = _topology(scenario, sources, users), sources.servers
     notes = list(topology.notes)
     topology, left_out = _without_far(scenario, topology, models, message_bits, notes)
     if isinstance(topology, Measured) and topology.device_ns is None and scenario.device_experts:
@@ -593,43 +629,29 @@ def _sized(model: Model, scenario: Scenario, m: int) -> Model:
     return msgspec.structs.replace(model, expert_bytes=[-(-size * SIZE_QUARTERS[q] // 4) for q in quarters])
 
 
-def _topology(
-    scenario: Scenario, folder: Path, servers: Servers | None, users: Sequence[str] | None
-) -> Topology | Measured:
-    if scenario.latency is not None:
-        file = folder / scenario.latency
-        measured = read_measured(file, servers, scenario.cloud_ms)
+def _topology(scenario: Scenario, sources: Sources, users: Sequence[str] | None) -> Topology | Measured:
+    if (measured := sources.measured) is not None:
         if users is None:
             return measured
-        rows = _rows_of(users, measured.users, "measured", file)
-        notes = (*measured.notes, *_idle(measured.users, rows, file))
+        rows = _rows_of(users, measured.users, "measured", measured.file)
+        notes = (*measured.notes, *_idle(measured.users, rows, measured.file))
         return dataclasses.replace(measured.only(rows), notes=notes)
     rng = _random(scenario, _PLACES)
-    if scenario.network is not None:
+    if sources.network is not None:
         return from_network(
-            folder / scenario.network,
+            sources.network,
             n_stations=scenario.stations,
             n_users=scenario.users,
             rng=rng,
             cell_radius_m=scenario.cell_radius_m,
             links=scenario.links,
-            unplaced=scenario.unplaced,
         )
-    stations = _stations(scenario, folder, servers)
-    if stations is not None:
-        people, n_users = None, scenario.users
-        if scenario.user_file is not None:
-            people = read_positions(folder / scenario.user_file, of_users=True)
-            if users is not None and people.names is not None:
-                rows = _rows_of(users, people.names, "there", people.file)
-                notes = (*people.notes, *_idle(people.names, rows, people.file))
-                people = dataclasses.replace(people.only(rows), notes=notes)
-                n_users = len(rows)
-            elif users is not None:
-                said = "has no names: users of the trace take its places in the order of their stations"
-                people = dataclasses.replace(people, notes=(*people.notes, f"{people.file}: {said}"))
+    if sources.stations is not None:
+        people, n_users, servers = sources.people, scenario.users, sources.servers
+        if people is not None and users is not None:
+            people, n_users = _people_of(people, users, n_users)
         topology = from_positions(
-            stations,
+            sources.stations,
             people,
             n_stations=scenario.stations if servers is None else len(servers.names),
             n_users=n_users,
@@ -652,13 +674,14 @@ def _topology(
     )
 
 
-def _stations(scenario: Scenario, folder: Path, servers: Servers | None) -> Positions | None:
-    """Return the places of stations that a file has, None where they are to be generated."""
-    if servers is None:
-        return None if scenario.station_file is None else read_positions(folder / scenario.station_file)
-    if servers.positions is None:
-        raise InputError("has no positions; they are needed where no latency is measured", file=servers.file)
-    return dataclasses.replace(servers.positions, notes=servers.notes)
+def _people_of(people: Positions, users: Sequence[str], n_users: int) -> tuple[Positions, int]:
+    """Return the places of a trace's users, and how many there are; without names, all places and the given number."""
+    if people.names is None:
+        said = f"{people.file}: has no names: users of the trace take its places in the order of their stations"
+        return dataclasses.replace(people, notes=(*people.notes, said)), n_users
+    rows = _rows_of(users, people.names, "there", people.file)
+    notes = (*people.notes, *_idle(people.names, rows, people.file))
+    return dataclasses.replace(people.only(rows), notes=notes), len(rows)
 
 
 def _rows_of(users: Sequence[str], names: Sequence[str], how: str, file: object) -> list[int]:
