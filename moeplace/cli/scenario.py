@@ -56,6 +56,8 @@ def _options(kind: type[Struct]) -> Iterable[click.Option]:
             shape = {"type": float, "nargs": 4, "metavar": "S W N E"}
         elif field == "models":
             shape = {"type": str, "multiple": True, "metavar": "NAME"}
+        elif field.endswith("_ms"):
+            shape["metavar"] = "MS"
         elif field.endswith("file") or field in ("network", "latency", "servers"):
             shape = {"type": file_name, "metavar": "FILE"}
         many = "  [repeatable]" if field == "models" else ""

@@ -312,7 +312,11 @@ def _read_times(path: str | os.PathLike[str]) -> _Times:
     user, server, ms = (table.column(*names) for names in (USER, SERVER, MS))
     if table.heading is None:
         first = table.rows[0]
-        if len(first.cells) != 3 or is_number(first.cells[0]) or any(is_number(row.cells[1]) for row in table.rows):
+        if (
+            len(first.cells) != 3
+            or is_number(first.cells[0])
+            or any(is_number(cell) for row in table.rows for cell in row.cells[1:2])
+        ):
             raise table.error("expected a heading with names: user,server,ms, or user and the servers", first)
         user, server, ms = 0, 1, 2
     if None not in (user, server, ms):

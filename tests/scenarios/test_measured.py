@@ -135,6 +135,7 @@ BROKEN_TIMES = {
     "no pairs": ("user,server,ms\n", "has a heading but no times"),
     "no names": ("0,10.5\n10.4,0\n", "line 1: expected a heading with names: user,server,ms, or user and the servers"),
     "three without names": ("0,10.5,3\n10.4,0,2\n", "line 1: expected a heading with names"),
+    "pairs cut short": ("ann,n,1\nbob\n", "line 2: the server is missing"),
     "blanks between": ("0 10.5 30\n10 0 25\n", "line 1: expected cells with commas, semicolons or tabs between them"),
     "servers in rows": ("server,ann,bob\nnorth,1,2\n", "line 1: expected columns user, server and ms, or a matrix"),
     "no column of times": ("user,server,secs\nann,north,1\n", "line 1: expected columns user, server and ms, or a"),
