@@ -289,6 +289,35 @@ def _seats(rows: list[int], users: int, named: bool) -> list[int]:
     return seats
 
 
+class _Places:
+    """The places of an import, and whose they are: what :func:`count_traces` takes for a line of users.
+
+    Their files are read before a long trace is, so that what is wrong with them is said at once. Which users of a file
+    count is known when the trace's are.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario, self._sources = scenario, read_sources(scenario)
+        self._made: Setting | None = None
+
+    def __call__(self, named: list[str]) -> Line:
+        """Return the users in the order in which profiles take them, or by name where both sides have names."""
+        made = self._made = setting(self._scenario, sources=self._sources, users=named or None)
+        if named and made.topology.users_named:
+            return {name: u for u, name in enumerate(made.topology.users)} | dict.fromkeys(made.left_out, -1)
+        return self.in_order()
+
+    def in_order(self) -> list[int]:
+        """Return the users by their stations: neighbours share interests. Users of the trace keep their order."""
+        home = self.setting().topology.home.tolist()
+        return sorted(range(len(home)), key=lambda u: (home[u], u))
+
+    def setting(self) -> Setting:
+        """Return the setting, once the line was asked for."""
+        assert self._made is not None
+        return self._made
+
+
 def _count(
     batch: Batch, whose: Int64, shape: Shape, counts: SetCounts, report: Report, drop_bad_rows: bool, path: Path
 ) -> None:
@@ -416,35 +445,6 @@ def import_traces(
         notes=f"Routing counted from {', '.join(Path(path).name for path in paths)}.",
     )
     return instance, report
-
-
-class _Places:
-    """The places of an import, and whose they are: what :func:`count_traces` takes for a line of users.
-
-    Their files are read before a long trace is, so that what is wrong with them is said at once. Which users of a file
-    count is known when the trace's are.
-    """
-
-    def __init__(self, scenario: Scenario) -> None:
-        self._scenario, self._sources = scenario, read_sources(scenario)
-        self._made: Setting | None = None
-
-    def __call__(self, named: list[str]) -> Line:
-        """Return the users in the order in which profiles take them, or by name where both sides have names."""
-        made = self._made = setting(self._scenario, sources=self._sources, users=named or None)
-        if named and made.topology.users_named:
-            return {name: u for u, name in enumerate(made.topology.users)} | dict.fromkeys(made.left_out, -1)
-        return self.in_order()
-
-    def in_order(self) -> list[int]:
-        """Return the users by their stations: neighbours share interests. Users of the trace keep their order."""
-        home = self.setting().topology.home.tolist()
-        return sorted(range(len(home)), key=lambda u: (home[u], u))
-
-    def setting(self) -> Setting:
-        """Return the setting, once the line was asked for."""
-        assert self._made is not None
-        return self._made
 
 
 def _name(scenario: Scenario, paths: Sequence[str | os.PathLike[str]], selection: Selection) -> str:
