@@ -261,7 +261,8 @@ class TestInstance:
         assert solution.objective.latency_ns == brute_force(instance)
 
     def test_a_trace_without_users_is_dealt_to_those_measured(self, capsys: pytest.CaptureFixture[str]) -> None:
-        write(trace=TRACE.replace("user", "client"), latency=PAIRS)
+        unnamed = "\n".join(",".join(line.split(",")[:1] + line.split(",")[2:]) for line in TRACE.splitlines())
+        write(trace=unnamed, latency=PAIRS)
         out, err = run(capsys, "import", "trace.csv", *MODEL, "--latency", "latency.csv", "-o", "own.json", "--json")
         assert err == ""
         assert json.loads(out)["notes"] == []
