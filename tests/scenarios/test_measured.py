@@ -82,17 +82,20 @@ class TestTimes:
         assert measured.cloud_ns[0] == 100_000_000
 
     def test_what_is_finer_than_a_nanosecond_is_rounded_and_said(self) -> None:
-        write(latency="user,n,cloud\na,3.3000000000000003,40\nb,1.0000005,40\n")
+        write(latency="user,n,cloud\na,3.3000000000000003,40\nb,1.0000005,40\nc,1.0000006,40\n")
         measured = read_measured("latency.csv")
-        assert measured.server_ns[:, 0].tolist() == [3_300_000, 1_000_000]  # the half goes to the even one
-        assert measured.notes == ("latency.csv: 2 times rounded to the nanosecond",)
+        assert measured.server_ns[:, 0].tolist() == [3_300_000, 1_000_000, 1_000_001]  # the half goes to the even one
+        assert measured.notes == ("latency.csv: 3 times rounded to the nanosecond",)
 
     def test_decimal_commas_between_semicolons(self) -> None:
         write(latency="user;n;cloud\na;3,25;40\n")
         measured = read_measured("latency.csv")
         assert measured.server_ns.tolist() == [[3_250_000]]
         assert measured.notes == ("latency.csv: numbers such as 1,5 are read with a decimal comma",)
-        write(latency="user;n;cloud\na;3,25;1.250\n")  # a thousand, or one and a quarter?
+        write(latency="user\tn\tcloud\na\t3,250\t40\n")  # three thousand, or three and a quarter?
+        with pytest.raises(InputError, match=r'line 2: a, n: expected milliseconds, found "3,250"'):
+            read_measured("latency.csv")
+        write(latency="user;n;cloud\na;3,25;1.250\n")
         with pytest.raises(InputError, match=r'line 2: a, cloud: expected milliseconds, found "1.250"'):
             read_measured("latency.csv")
 
@@ -276,6 +279,12 @@ class TestInstance:
         [
             (TRACE.replace("bob", "carl"), PAIRS, SERVERS, 'latency.csv: user "carl" of the trace is not measured'),
             (TRACE, PAIRS, SERVERS + "west,9\n", 'latency.csv: server "west" of servers.csv is not measured'),
+            (
+                TRACE,
+                "user,north,south,west,cloud\nann,1,2,,9\nbob,1,2,,9\n",  # a column without a time
+                SERVERS + "west,9\n",
+                'latency.csv: server "west" of servers.csv is not measured',
+            ),
             (
                 TRACE,
                 "name,ann,bob\nsouth,1,2\nnorth,1,2\ncloud,9,9\n",

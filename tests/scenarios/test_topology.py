@@ -513,6 +513,9 @@ class TestPositions:
             topology.latencies(BITS, EXPERT)
         kept = topology.only([0])
         assert (kept.users, kept.user_m.tolist(), kept.home.tolist()) == (("near",), [[30, 0]], [0])
+        sites.write_text("x,y\n0,0\n600,0\n")
+        two = from_positions(sites, users).only([2, 0])
+        assert (two.users, two.home.tolist()) == (("far", "near"), [1, 0])
         assert (kept.latencies(BITS, EXPERT)[0] == topology.only([0, 1]).latencies(BITS, EXPERT)[0][:1]).all()
 
     def test_melbourne_is_that_of_the_shipped_instance(self) -> None:
