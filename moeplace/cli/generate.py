@@ -95,10 +95,13 @@ def _write_suite(suite: str, output: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made: {error.strerror}") from None
-    for instance in generate_suite(suite, note=screen.note):
+    notes: list[str] = []
+    for instance in generate_suite(suite, note=notes.append):
         path = folder / f"{instance.name}.json.gz"
         instance.save(path)
         click.echo(said(instance, str(path)))
+        while notes:
+            screen.note(f"{instance.name}: {notes.pop(0)}")
         screen.warn_of(instance)
 
 
