@@ -249,7 +249,7 @@ def read_measured(
         if not own:
             raise InputError(f"no time of user {show(user)}", file=times.file)
     cloud = None if cloud_ms is None else given_ms(cloud_ms)
-    column = _columns(times, cloud, notes)
+    to_cloud, to_device = _columns(times, cloud, notes)
     server_ns = np.array(
         [[own.get(name, UNREACHABLE) for name in names] for own in times.of.values()], dtype=np.int64
     ).reshape(len(times.of), len(names))
@@ -264,8 +264,8 @@ def read_measured(
         stations=names,
         users=tuple(times.of),
         server_ns=server_ns,
-        cloud_ns=column[0],
-        device_ns=column[1],
+        cloud_ns=to_cloud,
+        device_ns=to_device,
         station_m=None if positions is None else _metres(positions),
         source=source,
         notes=tuple(notes),
@@ -290,6 +290,8 @@ def _columns(times: _Times, cloud: int | None, notes: list[str]) -> tuple[Int64,
         )
     if cloud is not None and not without:
         raise InputError("is without effect: every user's time to the cloud is measured", place="cloud_ms")
+    if 0 < len(without) < len(times.of):
+        notes.append(f"{times.file}: {len(without)} of {number(len(times.of), 'user')} with the time of --cloud-ms")
     to_cloud = np.array([own.get(CLOUD, cloud) for own in times.of.values()], dtype=np.int64)
     device = [own[DEVICE] for own in times.of.values() if DEVICE in own]
     if not device:
@@ -310,15 +312,15 @@ def _read_times(path: str | os.PathLike[str]) -> _Times:
             file=table.file,
         )
     user, server, ms = (table.column(*names) for names in (USER, SERVER, MS))
-    if table.heading is None:
-        first = table.rows[0]
-        if (
-            len(first.cells) != 3
-            or is_number(first.cells[0])
-            or any(is_number(cell) for row in table.rows for cell in row.cells[1:2])
-        ):
-            raise table.error("expected a heading with names: user,server,ms, or user and the servers", first)
+    if table.heading is None and _are_pairs(table):
         user, server, ms = 0, 1, 2
+    elif table.heading is None or _is_a_row(table.heading):
+        raise InputError(
+            "expected a heading with names: user,server,ms, or user and the servers; found "
+            f"{show(table.heading or table.rows[0].cells)}",
+            place="line 1",
+            file=table.file,
+        )
     if None not in (user, server, ms):
         return _pairs(table, user, server, ms)  # type: ignore[arg-type]
     return _matrix(table)
@@ -327,6 +329,19 @@ def _read_times(path: str | os.PathLike[str]) -> _Times:
 def _headed(cells: list[str]) -> bool:
     """Tell a heading from a first pair ``client,north,1.2`` and from the first line of a matrix without names."""
     return not (is_number(cells[0]) or (len(cells) == 3 and is_number(cells[2]) and not is_number(cells[1])))
+
+
+def _are_pairs(table: Table) -> bool:
+    """Tell whether the lines of a table without a heading are user, server, time."""
+    cells = table.rows[0].cells
+    if len(cells) != 3 or is_number(cells[0]):
+        return False
+    return not any(is_number(cell) for row in table.rows for cell in row.cells[1:2])
+
+
+def _is_a_row(heading: list[str]) -> bool:
+    """Tell whether what should be a heading is the row of a user: servers may be called by numbers, not then."""
+    return heading[0].lower() not in (*USER, "name", "") and all(map(is_number, filter(None, heading[1:])))
 
 
 class _Reader:

@@ -116,6 +116,16 @@ class TestTimes:
         assert measured.server_ns[0].tolist() == [1_250_000, 3_000_000]
         assert measured.notes == ("latency.csv: has no heading; the columns are taken as user, server, ms",)
 
+    def test_servers_may_be_called_by_numbers(self) -> None:
+        write(latency="user,0,1\nann,2,3\n7,1,2\n")
+        measured = read_measured("latency.csv", cloud_ms="9")
+        assert (measured.stations, measured.users) == (("0", "1"), ("ann", "7"))
+        assert measured.notes == ()
+        write(latency="user,0,cloud\nann,2,3\n7,1,\n")
+        measured = read_measured("latency.csv", cloud_ms="9")
+        assert measured.cloud_ns.tolist() == [3_000_000, 9_000_000]
+        assert measured.notes == ("latency.csv: 1 of 2 users with the time of --cloud-ms",)
+
     def test_devices_of_all_users_or_none(self) -> None:
         write(latency="user,n,Cloud,DEVICE\na,1,40,7.5\nb,2,40,8\n")
         measured = read_measured("latency.csv")
@@ -138,6 +148,8 @@ BROKEN_TIMES = {
     "no pairs": ("user,server,ms\n", "has a heading but no times"),
     "no names": ("0,10.5\n10.4,0\n", "line 1: expected a heading with names: user,server,ms, or user and the servers"),
     "three without names": ("0,10.5,3\n10.4,0,2\n", "line 1: expected a heading with names"),
+    "users and no servers": ("ann,1.2,3.4\nbob,2,1\n", "line 1: expected a heading with names"),
+    "users and no four servers": ("ann,1.2,,3.4,5\nbob,2,1,2,3\n", "line 1: expected a heading with names"),
     "pairs cut short": ("ann,n,1\nbob\n", "line 2: the server is missing"),
     "blanks between": ("0 10.5 30\n10 0 25\n", "line 1: expected cells with commas, semicolons or tabs between them"),
     "servers in rows": ("server,ann,bob\nnorth,1,2\n", "line 1: expected columns user, server and ms, or a matrix"),
