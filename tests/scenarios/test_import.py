@@ -214,6 +214,10 @@ def test_users_of_the_trace_keep_their_requests_and_names(capsys: pytest.Capture
     run(capsys, "named.jsonl", *MODEL, *PLACES, "-o", "named.json")
     instance = moeplace.load("named.json")
     assert {d.user: d.tokens for d in instance.demands} == {"ann": 5 + 7 + 2, "bob": 3 + 6 + 4}
+    # More of them than places: they share, which is said, since their names are lost.
+    _, err = run(capsys, "named.jsonl", *MODEL, "--stations", "1", "--users", "1", "-o", "one.json")
+    assert "note: the trace names 2 users, more than the places (--users): 1; they share these and go by their" in err
+    assert [(d.user, d.tokens) for d in moeplace.load("one.json").demands] == [("user-00", 27)]
 
 
 STATIONS = "name,LATITUDE,LONGITUDE,gpu_gb\nnorth,0.01,0,24\nsouth,0,0,16\n"

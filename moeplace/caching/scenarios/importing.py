@@ -305,6 +305,9 @@ class _Places:
         made = self._made = setting(self._scenario, sources=self._sources, users=named or None)
         if named and made.topology.users_named:
             return {name: u for u, name in enumerate(made.topology.users)} | dict.fromkeys(made.left_out, -1)
+        if len(named) > (places := len(made.topology.users)):
+            more = f"the trace names {len(named)} users, more than the places (--users): {places}"
+            made.notes.append(f"{more}; they share these and go by their names")
         return self.in_order()
 
     def in_order(self) -> list[int]:
