@@ -11,6 +11,7 @@ from moeplace.base.errors import InputError
 from moeplace.base.text import one_line
 from moeplace.caching.scenarios.suites import check_places, generate_suite, read_suite
 from moeplace.caching.scenarios.suites import generate as generated
+from moeplace.cli import screen
 from moeplace.cli.options import check_output, file_name
 from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned, tell_config
 from moeplace.scenarios.topology import Links
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 SECTIONS = {
     "Models": ("models", "config", "layers", "experts", "top_k", "expert_bytes", "hidden_size", "sizes"),
     "Places": (
-        "stations", "site_distance_m", "station_file", "user_file", "box", "network", "cell_radius_m", "access",
+        "stations", "site_distance_m", "station_file", "user_file", "box", "network", "unplaced", "cell_radius_m",
+        "access", "far_users",
     ),
+    "Measured times": ("latency", "cloud_ms", "servers"),
     "Users and routing": (
         "users", "models_per_user", "tokens", "tasks", "main_task", "routing", "device_experts", "latency_model",
     ),
@@ -50,13 +53,14 @@ SECTIONS = {
 def generate(suite: str | None, output: str | None, **values: Any) -> None:
     """Make an instance: models (of the catalogue, a config.json, a shape of its own), places, routing, storage.
 
-    Stations and users are generated, or read from CSV files of positions, or stand around the nodes of a GraphML
-    network.
+    Stations and users are generated, or read from CSV files of positions, or stand around the nodes of a network
+    (GraphML or SNDlib's JSON); or their times are those that were measured.
 
     \b
     moeplace generate --model qwen3-30b --stations 10 --users 100 --seed 3 -o qwen3.json.gz
     moeplace generate --model olmoe-1b-7b:int8 --network Abilene.graphml -o abilene.json.gz
     moeplace generate --config config.json --stations 10 --users 100 -o published.json.gz
+    moeplace generate --model qwen3-30b --latency latency.csv --servers servers.csv -o measured.json.gz
     moeplace generate --layers 4 --experts 8 --top-k 2 --expert-bytes 1000000 -o small.json
     moeplace generate --suite family.toml -o family/
     """  # noqa: D301 - click looks for a real backspace
@@ -71,11 +75,15 @@ def generate(suite: str | None, output: str | None, **values: Any) -> None:
         return
     check_output(output)
     scenario = read_scenario(given)
+    notes: list[str] = []
     with named_as_options():
-        instance = generated(scenario)
+        instance = generated(scenario, note=notes.append)
     instance.save(output)
     tell_config(scenario)
     click.echo(said(instance, output))
+    for text in notes:
+        screen.note(text)
+    screen.warn_of(instance)
 
 
 def _write_suite(suite: str, output: str) -> None:
@@ -89,10 +97,14 @@ def _write_suite(suite: str, output: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made: {error.strerror}") from None
-    for instance in generate_suite(suite):
+    notes: list[str] = []
+    for instance in generate_suite(suite, note=notes.append):
         path = folder / f"{instance.name}.json.gz"
         instance.save(path)
         click.echo(said(instance, str(path)))
+        while notes:
+            screen.note(f"{instance.name}: {notes.pop(0)}")
+        screen.warn_of(instance)
 
 
 def said(instance: Instance, path: str) -> str:

@@ -135,6 +135,7 @@ def import_(
 
     \b
     moeplace import trace.npz --model gpt-oss-20b --stations 8 --users 48 -o all.json.gz
+    moeplace import trace.csv --model qwen3-30b --latency latency.csv --servers servers.csv -o own.json.gz
     moeplace import trace.npz --model gpt-oss-20b --fraction 0.5 -o today.json.gz
     moeplace import trace.npz --model gpt-oss-20b --fraction 0.5 --rest -o tomorrow.json.gz
     """  # noqa: D301 - click looks for a real backspace
@@ -158,6 +159,9 @@ def import_(
         )
     instance.save(output)
     tell_config(scenario)
+    for text in report.notes:
+        screen.note(text)
+    screen.warn_of(instance)
     if as_json:
         document = {"instance": {"name": instance.name, "sha256": instance.sha256}, "output": output}
         click.echo(json.dumps(document | report.document(), indent=2, ensure_ascii=False))
@@ -191,7 +195,9 @@ def _show(instance: Instance, report: Report, output: str) -> None:
         ("counted", f"{counted}, {number(report.tokens, 'token')}; {number(len(instance.rows), 'distinct row')}"),
     ]
     if report.unselected:
-        lines.append(("other part", f"{number(report.unselected, 'row')} of requests that were not selected"))
+        others = " or whose users are left out" if report.left_out else ""
+        rows = number(report.unselected, "row")
+        lines.append(("other part", f"{rows} of requests that were not selected{others}"))
     if report.skipped:
         lines.append(("layers", f"{number(report.skipped, 'row')} of layers that are left out"))
     if empty := len(report.empty_layers):
@@ -206,6 +212,8 @@ def _show(instance: Instance, report: Report, output: str) -> None:
         users = ", ".join(f"{name} {own}" for name, own in list(report.profiles.items())[:12])
         more = f" and {len(report.profiles) - 12} more" if len(report.profiles) > 12 else ""
         lines.append(("profiles", f"users of each: {users}{more}"))
+    if report.left_out:
+        lines.append(("left out", f"{number(len(report.left_out), 'user')} too far (--far-users)"))
     if report.idle:
         idle = number(len(report.idle), "user")
         lines.append(("users", f"{idle} without a request left out: fewer requests than users"))

@@ -22,12 +22,14 @@ def info(instance: str, as_json: bool) -> None:
 
     loaded = moeplace.load(instance)
     problem = problem_of(loaded)
-    document = problem.view.info(loaded)
+    warnings = list(problem.remarks(loaded).values())
+    document = problem.view.info(loaded) | ({"warnings": warnings} if warnings else {})
     methods = _methods(problem, loaded)
     if as_json:
         click.echo(json.dumps(document | {"methods": methods}, indent=2, ensure_ascii=False))
         return
-    lines = [*problem.view.info_lines(document), ("methods", ", ".join(m["name"] for m in methods if m["fits"]))]
+    lines = [*problem.view.info_lines(document), *(("warning", text) for text in warnings)]
+    lines += [("methods", ", ".join(m["name"] for m in methods if m["fits"]))]
     lines += [("", f"not {m['name']}: {m['reason']}") for m in methods if not m["fits"]]
     screen.show(screen.facts([(label, one_line(text)) for label, text in lines]))
 

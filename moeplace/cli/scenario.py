@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from msgspec import Meta, Struct
 
 from moeplace.base.errors import InputError
 from moeplace.base.text import numbers, one_line
-from moeplace.caching.scenarios.suites import Scenario
+from moeplace.caching.scenarios.suites import Scenario, check_effect
 from moeplace.cli.options import file_name
 from moeplace.scenarios.topology import Links
 
@@ -56,7 +57,9 @@ def _options(kind: type[Struct]) -> Iterable[click.Option]:
             shape = {"type": float, "nargs": 4, "metavar": "S W N E"}
         elif field == "models":
             shape = {"type": str, "multiple": True, "metavar": "NAME"}
-        elif field.endswith("file") or field in ("network", "config"):
+        elif field.endswith("_ms"):
+            shape["metavar"] = "MS"
+        elif field.endswith("file") or field in ("network", "config", "latency", "servers"):
             shape = {"type": file_name, "metavar": "FILE"}
         many = "  [repeatable]" if field == "models" else ""
         shown = "" if default in (None, []) else f"  [default: {default:g}]" if isinstance(default, float) else None
@@ -83,7 +86,7 @@ def read_scenario(given: dict[str, Any]) -> Scenario:
     Raises
     ------
     InputError
-        A value out of range, with the option's name.
+        A value out of range, or an option that another one makes ineffective, with the option's name.
     """
     from moeplace.base.documents import parse
 
@@ -94,6 +97,7 @@ def read_scenario(given: dict[str, Any]) -> Scenario:
     }
     document["links"] = {key: value for key, value in given.items() if key in Links.__struct_fields__}
     with named_as_options():
+        check_effect(document)
         return parse(document, Scenario)
 
 
@@ -122,9 +126,10 @@ def named_as_options() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if error.file or not error.place:
+        place = error.place.removeprefix("links.")
+        if error.file or re.split(r"\W", place)[0] not in (*Scenario.__struct_fields__, *Links.__struct_fields__):
             raise
-        raise InputError(error.message, place=option_name(error.place.removeprefix("links."))) from None
+        raise InputError(error.message, place=option_name(place)) from None
 
 
 def option_name(place: str) -> str:

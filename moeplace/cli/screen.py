@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from moeplace.base.documents import Named
     from moeplace.base.problem import Table as Said
     from moeplace.base.result import Progress, ProgressCallback
     from moeplace.base.stop import Stop
@@ -79,6 +80,19 @@ def show(*parts: RenderableType) -> None:
     except UnicodeEncodeError:
         lines = lines.translate(_PLAIN)
     click.echo(lines)
+
+
+def note(text: str) -> None:
+    """Say on stderr, in one line, what was guessed, not read or left out."""
+    click.echo(f"note: {one_line(text)}", err=True)
+
+
+def warn_of(instance: Named) -> None:
+    """Say on stderr what a person should know of an instance itself, a line each."""
+    from moeplace.problems import problem_of
+
+    for remark in problem_of(instance).remarks(instance).values():
+        click.echo(f"warning: {one_line(remark)}", err=True)
 
 
 def progress_line(label: str, tokens: int, stop: Stop) -> AbstractContextManager[ProgressCallback | None]:

@@ -18,15 +18,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import Meta, Struct
 
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError
+from moeplace.base.text import number
 from moeplace.scenarios.geometry import (
     MOST_SITES,
     Fibre,
@@ -39,7 +41,8 @@ from moeplace.scenarios.geometry import (
     users_around,
     whole_metres,
 )
-from moeplace.scenarios.places import read_graphml, read_positions, within_box
+from moeplace.scenarios.networks import Network, Unplaced, read_network
+from moeplace.scenarios.places import Positions, read_positions, within_box
 
 Access = Literal["home", "direct"]
 
@@ -198,6 +201,10 @@ class Topology:
         Whether a user reaches servers through the home station and the backhaul, or each by radio.
     source : dict
         Where the places are from.
+    users_named : bool
+        The users' names are those of a table, by which a trace may name them.
+    notes : tuple of str
+        What a person should know of how the places were read, a line each.
     """
 
     stations: tuple[str, ...]
@@ -210,6 +217,44 @@ class Topology:
     links: Links
     access: Access
     source: dict[str, str | int]
+    users_named: bool = False
+    notes: tuple[str, ...] = ()
+
+    def parameters(self) -> dict[str, str | int]:
+        """Return every parameter that the times depend on, for an instance's ``source``."""
+        return self.links.said()
+
+    def only(self, users: Sequence[int]) -> Topology:
+        """Return the same with some of the users."""
+        chosen = np.array(users, dtype=np.int64)
+        names = tuple(self.users[u] for u in users)
+        return replace(self, users=names, user_m=self.user_m[chosen], home=self.home[chosen])
+
+    def far(self, message_bits: int, expert_bytes: int) -> tuple[npt.NDArray[np.bool_], str]:
+        """Tell which users are too far from their station for its server to be worth much.
+
+        Returns
+        -------
+        bool array [U]
+            The home station is beyond ``range_m``, or its radio alone takes longer than the way from there to the
+            cloud.
+        str
+            What they are, for people.
+        """
+        links = self.links
+        distance = np.sqrt(((self.user_m - self.station_m[self.home]) ** 2).sum(axis=1))
+        cloud_ns = links.cloud_ns(message_bits, expert_bytes)
+        far = distance > links.range_m
+        for u, metres in enumerate(distance.tolist()):
+            try:
+                far[u] |= links.access_ns(metres, message_bits) > cloud_ns
+            except InputError:  # the radio carries nothing
+                far[u] = True
+        what = f"more than {links.range_m:g} m from their station, or by a radio slower than the way to the cloud"
+        if far.any():
+            u = int(np.where(far, distance, -1).argmax())
+            what += f", up to {distance[u]:,.0f} m ({self.users[u]})"
+        return far, what
 
     def backhaul_ns(self, message_bits: int) -> Int64:
         """Return the time of a message between stations and back along the quickest path, ns, int64 [N, N].
@@ -261,7 +306,7 @@ class Topology:
             try:
                 at_home[u] = links.access_ns(metres, message_bits)
             except InputError as error:
-                raise InputError(error.message, place=self.users[u]) from None
+                raise InputError(f"{error.message} (--far-users leave-out)", place=self.users[u]) from None
         compute = links.server_compute_ns(expert_bytes)
         if self.access == "home":
             server = at_home[:, None] + self.backhaul_ns(message_bits)[self.home] + compute
@@ -312,8 +357,8 @@ def generated(
 
 
 def from_positions(
-    station_file: str | os.PathLike[str],
-    user_file: str | os.PathLike[str] | None,
+    station_file: str | os.PathLike[str] | Positions,
+    user_file: str | os.PathLike[str] | Positions | None,
     *,
     n_stations: int | None = None,
     n_users: int | None = None,
@@ -323,16 +368,16 @@ def from_positions(
     links: Links | None = None,
     access: Access = "home",
 ) -> Topology:
-    """Take stations and users from CSV files with columns ``LATITUDE`` and ``LONGITUDE`` (degrees, any case).
+    """Take stations and users from CSV files of positions, see :func:`~moeplace.scenarios.places.read_positions`.
 
     Users are evenly spaced rows of their file; without a file they are drawn around the stations. Stations are the
     k-median of the users (of all stations, without a user file) by greedy choice, then swaps while they help: the
-    choice is deterministic. Fibres are the minimum spanning tree. Positions go on a plane (equirectangular at the
-    middle latitude).
+    choice is deterministic. Fibres are the minimum spanning tree. Degrees go on a plane (equirectangular at the
+    middle latitude). Names are those of the files, numbers where they have none.
 
     Parameters
     ----------
-    station_file, user_file : path-like
+    station_file, user_file : path-like or Positions
         The EUA data set's ``site-*.csv`` and ``users-*.csv`` are such files.
     n_stations, n_users : int, optional
         How many to take; all rows where left out. Without a user file, ``n_users`` is needed.
@@ -353,56 +398,87 @@ def from_positions(
     ------
     InputError
         With the file and the line: missing columns, no number, NaN, degrees out of range, an empty file, fewer rows
-        than asked.
+        than asked; one file in degrees and one in metres.
     """
-    sites = within_box(read_positions(station_file), box, station_file)
-    people = None if user_file is None else within_box(read_positions(user_file), box, user_file)
-    sites_m, people_m = on_plane(sites, sites if people is None else people), None
-    if people is not None:
-        people_m = on_plane(people, people)
-        n_users = len(people_m) if n_users is None else n_users
-        _enough(n_users, len(people_m), "users", user_file)
-        people_m = people_m[:: len(people_m) // n_users][:n_users]
+    sites = station_file if isinstance(station_file, Positions) else read_positions(station_file)
+    sites, people, notes = within_box(sites, box), None, list(sites.notes)
+    if user_file is not None:
+        people = user_file if isinstance(user_file, Positions) else read_positions(user_file, of_users=True)
+        notes += people.notes
+        people = within_box(people, box)
+        if people.degrees != sites.degrees:
+            raise InputError(
+                f"is in {_unit(people)}, {sites.file} in {_unit(sites)}; both must be in the same", file=people.file
+            )
+        n_users = len(people.points) if n_users is None else n_users
+        _enough(n_users, len(people.points), "users", people.file)
+    reference = sites if people is None else people
+    sites_m = _in_metres(sites, reference)
     n_stations = len(sites_m) if n_stations is None else n_stations
-    _enough(n_stations, len(sites_m), "stations", station_file)
-    near = sites_m if people_m is None else people_m
-    station_m = sites_m[k_median(whole_metres(near, sites_m), n_stations)]
-    source: dict[str, str | int] = {"places": Path(station_file).name}
-    if people_m is None:
+    _enough(n_stations, len(sites_m), "stations", sites.file)
+    source: dict[str, str | int] = {"places": Path(sites.file).name}
+    if people is not None and n_users is not None:
+        n_rows = len(people.points)
+        people = people.only(range(n_rows)[:: n_rows // n_users][:n_users])
+        near = people_m = _in_metres(people, reference)
+        source["users"] = Path(people.file).name
+    else:
+        near = sites_m
+    chosen = k_median(whole_metres(near, sites_m), n_stations)
+    station_m = sites_m[chosen]
+    if people is None:
         if n_users is None or rng is None:
             raise InputError("without a file of users their number is needed, and a seed")
         people_m, _ = users_around(station_m, n_users, cell_radius_m, rng)
         source["cell_radius_m"] = cell_radius_m
-    elif user_file is not None:
-        source["users"] = Path(user_file).name
-    return _on_the_ground(station_m, people_m, links, access, source)
+    topology = _on_the_ground(station_m, people_m, links, access, source)
+    if names := sites.only(chosen).names:
+        topology = replace(topology, stations=names)
+    if people is not None and people.names:
+        topology = replace(topology, users=people.names, users_named=True)
+    return replace(topology, notes=tuple(notes))
 
 
-def from_graphml(
-    path: str | os.PathLike[str],
+def _unit(places: Positions) -> str:
+    return "degrees" if places.degrees else "metres"
+
+
+def _in_metres(places: Positions, reference: Positions) -> Int64:
+    if places.degrees:
+        return on_plane(places.points, reference.points)
+    metres: Int64 = np.rint(places.points).astype(np.int64)
+    return metres
+
+
+def from_network(
+    path: str | os.PathLike[str] | Network,
     *,
     n_stations: int | None = None,
     n_users: int,
     rng: np.random.Generator,
     cell_radius_m: int = 300,
     links: Links | None = None,
+    unplaced: Unplaced | None = None,
 ) -> Topology:
-    """Take the backhaul from a GraphML network as the Internet Topology Zoo has them; stations stand at its nodes.
+    """Take the backhaul from a network, with stations at its nodes.
 
-    A link is as long as the great circle between its nodes (``Latitude``, ``Longitude``, degrees), times
-    ``fibre_detour``, and as fast as its ``LinkSpeedRaw`` (bit/s) where that is known. With fewer stations than nodes,
-    stations are the k-median of all nodes; the others still forward. Nothing is known of the population, so every
-    station has as many users as any other (one more or less), uniformly within ``cell_radius_m``.
+    How it is read says :func:`~moeplace.scenarios.networks.read_network`.
+    A link is as long as the reader says, times ``fibre_detour``. With fewer stations than nodes, stations are the
+    k-median of all nodes; the others still forward. Nothing is known of the population, so every station has as many
+    users as any other (one more or less), uniformly within ``cell_radius_m``.
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or Network
+        GraphML as the Internet Topology Zoo has it, or SNDlib's JSON; or what was read of it.
     n_stations : int, optional
         All nodes where left out.
     n_users : int
     rng : numpy.random.Generator
     cell_radius_m : int
     links : Links, optional
+    unplaced : {"between", "leave-out"}, optional
+        What becomes of nodes without coordinates while a file is read; refused where it is left out.
 
     Returns
     -------
@@ -411,29 +487,42 @@ def from_graphml(
     Raises
     ------
     InputError
-        With the file and the node: no GraphML, missing or impossible coordinates, an impossible rate, a network in
+        With the file and the node: no such network, missing or impossible coordinates, an impossible rate, a network in
         several parts, fewer nodes than stations asked.
     """
-    names, degrees, fibres = read_graphml(path)
-    n_stations = len(names) if n_stations is None else n_stations
-    _enough(n_stations, len(names), "stations", path)
+    network = path if isinstance(path, Network) else read_network(path, unplaced)
+    links = Links() if links is None else links
+    sites = [i for i in range(len(network.names)) if i not in network.forwarding]
+    n_stations = len(sites) if n_stations is None else n_stations
+    _enough(n_stations, len(sites), "stations", network.file)
+    degrees = [network.degrees[i] for i in sites]
     apart = np.array([[great_circle_m(a, b) for b in degrees] for a in degrees], dtype=np.int64)
-    node = np.array(k_median(apart, n_stations), dtype=np.int64)
+    chosen = k_median(apart, n_stations)
     points = np.array(degrees)
-    station_m = on_plane(points[node], points)
+    station_m = on_plane(points[chosen], points)
     user_m, home = users_around(station_m, n_users, cell_radius_m, rng)
     return Topology(
-        stations=tuple(names[n] for n in node.tolist()),
+        stations=tuple(network.names[sites[i]] for i in chosen),
         station_m=station_m,
         users=_numbered("user", n_users, 2),
         user_m=user_m,
         home=home,
-        node=node,
-        fibres=tuple(fibres),
-        links=Links() if links is None else links,
+        node=np.array([sites[i] for i in chosen], dtype=np.int64),
+        fibres=tuple(network.fibres),
+        links=links,
         access="home",
-        source={"places": Path(path).name, "cell_radius_m": cell_radius_m, "access": "home"},
+        source={"places": Path(network.file).name, "cell_radius_m": cell_radius_m, "access": "home"},
+        notes=(*network.notes, *_assumed(network.fibres, links, network.file)),
     )
+
+
+def _assumed(fibres: Sequence[Fibre], links: Links, file: str) -> list[str]:
+    """Say how many links have the rate that is assumed."""
+    unknown = sum(fibre.bit_per_us is None for fibre in fibres)
+    if not unknown:
+        return []
+    rate = f"{links.link_mbit_per_s:g} Mbit/s assumed (--link-mbit-per-s)"
+    return [f"{file}: {unknown} of {number(len(fibres), 'link')} without a known speed: {rate}"]
 
 
 def _on_the_ground(
@@ -468,9 +557,3 @@ def _enough(asked: int, there: int, what: str, file: object) -> None:
         raise InputError(
             f"{there} sites to choose from, at most {MOST_SITES} are; a box makes them fewer", file=str(file)
         )
-
-
-# --- geometry -------------------------------------------------------------------------------------------------
-
-
-# --- files ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Read from a folder with the raw data (see ``instances/real/README.md``); the ins
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ from moeplace import Instance
 from moeplace.caching.scenarios.assembly import Part, assemble, catalogue_model, storage
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts
-from moeplace.scenarios.topology import Links, Topology, from_graphml, from_positions
+from moeplace.scenarios.topology import Links, Topology, from_network, from_positions
 
 Int64 = npt.NDArray[np.int64]
 
@@ -185,14 +185,15 @@ def make(recipe: Recipe, realdata: Path) -> Instance:
 
 
 def place(recipe: Recipe, realdata: Path) -> Topology:
-    """Return the stations and users of a recipe."""
+    """Return the stations and users of a recipe; stations of Melbourne have numbers, not the operator's long names."""
     if recipe.place == "melbourne":
-        return from_positions(
+        topology = from_positions(
             realdata / STATIONS, realdata / USERS, n_stations=recipe.stations, n_users=recipe.users, links=Links()
         )
+        return replace(topology, stations=tuple(f"station-{n}" for n in range(recipe.stations)))
     rng = np.random.Generator(np.random.PCG64(0))
     path = realdata / NETWORKS / f"{recipe.place}.graphml"
-    return from_graphml(path, n_stations=recipe.stations, n_users=recipe.users, rng=rng)
+    return from_network(path, n_stations=recipe.stations, n_users=recipe.users, rng=rng)
 
 
 EXPERT_SIZE: Final = {"mxfp4": "MXFP4 weights (4.25 bit), bf16 biases", "bf16": "bf16"}

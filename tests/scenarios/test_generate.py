@@ -343,6 +343,17 @@ class TestSuite:
         again = {instance.name: instance.sha256 for instance in generate_suite(tmp_path / "suite.toml")}
         assert again == {moeplace.load(path).name: moeplace.load(path).sha256 for path in files}
 
+    def test_notes_name_their_instance(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "s.csv").write_text("LAT,LON,OWNER\n0,0,me\n0,0.004,me\n")
+        (tmp_path / "suite.toml").write_text(SUITE.replace("stations = 2", 'stations = 2\nstation_file = "s.csv"'))
+        code, _, err = run(capsys, "--suite", tmp_path / "suite.toml", "-o", tmp_path / "made")
+        assert code == 0
+        lines = err.splitlines()
+        assert len(lines) == 5
+        said = f": {tmp_path / 's.csv'}: columns that are not read: OWNER"
+        assert lines[0] == f"note: l02e006k2_s_s2_u4_c050_seed1{said}"
+        assert all(line.endswith(said) for line in lines)
+
     def test_files_are_relative_to_the_suite(self, tmp_path: Path) -> None:
         (tmp_path / "s.csv").write_text("LAT,LON\n0,0\n0,0.004\n")
         (tmp_path / "suite.toml").write_text(SUITE.replace("stations = 2", 'stations = 2\nstation_file = "s.csv"'))

@@ -214,6 +214,89 @@ def test_users_of_the_trace_keep_their_requests_and_names(capsys: pytest.Capture
     run(capsys, "named.jsonl", *MODEL, *PLACES, "-o", "named.json")
     instance = moeplace.load("named.json")
     assert {d.user: d.tokens for d in instance.demands} == {"ann": 5 + 7 + 2, "bob": 3 + 6 + 4}
+    # More of them than places: they share, which is said, since their names are lost.
+    _, err = run(capsys, "named.jsonl", *MODEL, "--stations", "1", "--users", "1", "-o", "one.json")
+    assert "note: the trace names 2 users, more than the places (--users): 1; they share these and go by their" in err
+    assert [(d.user, d.tokens) for d in moeplace.load("one.json").demands] == [("user-00", 27)]
+
+
+STATIONS = "name,LATITUDE,LONGITUDE,gpu_gb\nnorth,0.01,0,24\nsouth,0,0,16\n"
+PEOPLE = "name,LATITUDE,LONGITUDE\nzoe,0.0101,0\nidle,0.002,0\nbob,0.001,0\nann,0.0099,0\n"
+
+
+def named_trace(*users: str) -> None:
+    table = [{**r, "user": users[r["profile"] == "law"]} for r in rows(tokens())]
+    write_lines(Path("named.jsonl"), table)
+
+
+def at_places(capsys: pytest.CaptureFixture[str], *more: str, code: int = 0) -> tuple[str, str]:
+    files = ["--station-file", "stations.csv", "--user-file", "people.csv", "--stations", "2", "--capacity", "50"]
+    return run(capsys, "named.jsonl", *MODEL, *files, *more, "-o", "named.json", code=code)
+
+
+def test_users_of_the_trace_stand_where_a_table_says(capsys: pytest.CaptureFixture[str]) -> None:
+    named_trace("bob", "zoe")
+    Path("stations.csv").write_text(STATIONS)
+    Path("people.csv").write_text(PEOPLE)
+    _, err = at_places(capsys)
+    assert err.splitlines() == [
+        "note: stations.csv: columns that are not read: gpu_gb",
+        "note: people.csv: 2 users without a request in the trace, not in the instance",
+    ]
+    instance = moeplace.load("named.json")
+    assert {d.user: (d.tokens, d.position_m) for d in instance.demands} == {
+        "zoe": (5 + 7 + 2, [0, 1012]), "bob": (3 + 6 + 4, [0, 0])
+    }  # fmt: skip
+    assert [server.name for server in instance.servers] == ["north", "south"]
+    assert instance.name.endswith("_named_s2_u2_c050_seed0")
+
+
+def test_a_user_of_the_trace_without_a_place_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    named_trace("bob", "carl")
+    Path("stations.csv").write_text(STATIONS)
+    Path("people.csv").write_text(PEOPLE)
+    _, err = at_places(capsys, code=2)
+    assert err == 'moeplace import: people.csv: user "carl" of the trace is not there\n'
+    assert not Path("named.json").exists()
+    # Places without names can only be dealt out, which is said.
+    Path("people.csv").write_text("LAT,LON\n0.0099,0\n0.001,0\n")
+    _, err = at_places(capsys, "--users", "2")
+    assert "note: people.csv: has no names: users of the trace take its places in the order of their stations" in err
+    assert {d.user for d in moeplace.load("named.json").demands} == {"bob", "carl"}
+
+
+def test_a_user_far_away_is_said_or_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    named_trace("bob", "zoe")
+    Path("stations.csv").write_text(STATIONS)
+    Path("people.csv").write_text(PEOPLE.replace("0.001,", "0.0001,0.01").replace("0.010,", "0.01,"))
+    _, err = at_places(capsys)
+    assert "note: far: 1 of 2 users (bob), more than 600 m from their station" in err
+    assert len(moeplace.load("named.json").demands) == 2
+    out, err = at_places(capsys, "--far-users", "leave-out", "--json")
+    assert err.count("note: far: 1 of 2 users (bob)") == 1
+    report = json.loads(out)
+    assert (report["left_out"], report["selected"]) == (["bob"], 3)
+    assert report["counted"] + report["unselected"] == report["rows"]
+    assert [d.user for d in moeplace.load("named.json").demands] == ["zoe"]
+
+
+def test_nothing_fits_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    write_npz(Path("t.npz"), tokens())
+    warning = "warning: no expert fits on any server: the smallest expert has 1,000 bytes, the largest server 80; are"
+    _, err = run(capsys, "t.npz", *MODEL, "--stations", "3", "--users", "4", "--capacity", "1", "-o", "t.json")
+    assert err.count(warning) == 1
+    assert main(["generate", *MODEL, "--stations", "3", "--users", "4", "--capacity", "1", "-o", "g.json"]) == 0
+    assert capsys.readouterr().err.count(warning) == 1
+    assert main(["info", "t.json"]) == 0
+    assert " ".join(capsys.readouterr().out.split()).count(warning.replace(":", "", 1)) == 1
+    assert main(["info", "t.json", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == [warning[9:] + " the units right?"]
+    assert main(["solve", "t.json", "--method", "popular"]) == 0
+    assert warning in capsys.readouterr().err
+    _, err = run(capsys, "t.npz", *MODEL, *PLACES, "-o", "t.json")
+    assert "warning" not in err
+    assert main(["info", "t.json"]) == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_padding_is_dropped_short_rows_count_and_bad_rows_only_on_demand(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -17,8 +19,9 @@ from moeplace import InputError
 from moeplace.base.documents import UNREACHABLE
 from moeplace.library import instance_files
 from moeplace.scenarios.geometry import Fibre, distance_squared, great_circle_m, k_median, users_around
-from moeplace.scenarios.places import read_graphml, read_positions
-from moeplace.scenarios.topology import Links, from_graphml, from_positions, generated
+from moeplace.scenarios.networks import read_network
+from moeplace.scenarios.places import read_positions
+from moeplace.scenarios.topology import Links, from_network, from_positions, generated
 
 ROOT = Path(__file__).resolve().parents[2]
 BITS = 2048 * 16
@@ -122,7 +125,7 @@ LINE = {"a": (0, 0), "b": (0, 0.01), "c": (0, 0.02)}
 class TestNetwork:
     def test_two_quick_links_beat_a_slow_one(self, tmp_path: Path) -> None:
         path = network(tmp_path / "n.graphml", LINE, [("a", "b", 1e9), ("b", "c", 1e9), ("a", "c", 1e7)])
-        topology = from_graphml(path, n_users=3, rng=rng())
+        topology = from_network(path, n_users=3, rng=rng())
         assert topology.stations == ("A", "B", "C")
         # a link: 2 (1112 m x 1.5 / 200 + 32768 bit / 1000 + 100) = 2 (8.34 + 32.77 + 100) = 282.2 us, twice: 564.4;
         # the direct one 2 (16.68 + 3276.8 + 100) = 6787 us
@@ -135,24 +138,24 @@ class TestNetwork:
     def test_one_link_beats_two_hops(self, tmp_path: Path) -> None:
         path = network(tmp_path / "n.graphml", LINE, [("a", "b", 1e9), ("b", "c", 1e9), ("a", "c", 1e9)])
         # 2 (16.68 + 32.77 + 100) = 298.9 us
-        assert from_graphml(path, n_users=3, rng=rng()).backhaul_ns(BITS)[0, 2] == 300_000
+        assert from_network(path, n_users=3, rng=rng()).backhaul_ns(BITS)[0, 2] == 300_000
 
     def test_the_quicker_of_parallel_links_counts(self, tmp_path: Path) -> None:
         for edges in ([1e6, None], [None, 1e6]):
             path = network(tmp_path / "n.graphml", LINE, [("a", "b", s) for s in edges] + [("b", "c", None)])
-            assert from_graphml(path, n_users=1, rng=rng()).backhaul_ns(BITS)[0, 1] == 300_000
+            assert from_network(path, n_users=1, rng=rng()).backhaul_ns(BITS)[0, 1] == 300_000
 
     def test_a_node_without_station_still_forwards(self, tmp_path: Path) -> None:
         ends = {"a": (0, 0), "b": (0, 0.5), "c": (0, 1.0), "d": (0, 1.001)}
         path = network(tmp_path / "n.graphml", ends, [("a", "b", None), ("b", "c", None), ("c", "d", None)])
-        topology = from_graphml(path, n_users=4, n_stations=2, rng=rng())
+        topology = from_network(path, n_users=4, n_stations=2, rng=rng())
         assert len(topology.stations) == 2
         assert "B" not in topology.stations or "A" not in topology.stations
         assert (topology.backhaul_ns(BITS)[~np.eye(2, dtype=bool)] > 0).all()
 
     def test_users_are_dealt_evenly_and_stay_near(self, tmp_path: Path) -> None:
         path = network(tmp_path / "n.graphml", LINE, [("a", "b", None), ("b", "c", None)])
-        topology = from_graphml(path, n_users=11, rng=rng(3), cell_radius_m=120)
+        topology = from_network(path, n_users=11, rng=rng(3), cell_radius_m=120)
         assert sorted(np.bincount(topology.home).tolist()) == [3, 4, 4]
         apart = distance_squared(topology.user_m, topology.station_m)[np.arange(11), topology.home]
         assert apart.max() <= 120**2
@@ -160,7 +163,7 @@ class TestNetwork:
     def test_labels_that_repeat_get_the_id(self, tmp_path: Path) -> None:
         path = network(tmp_path / "n.graphml", LINE, [("a", "b", None), ("b", "c", None)])
         path.write_text(path.read_text().replace(">B<", ">A<"))
-        assert read_graphml(path)[0] == ["A (a)", "A (b)", "C"]
+        assert read_network(path).names == ["A (a)", "A (b)", "C"]
 
     def test_great_circle(self) -> None:
         assert great_circle_m((0, 0), (0, 180)) == round(math.pi * 6_371_000)
@@ -172,13 +175,183 @@ class TestNetwork:
         path = REALDATA / "internet-topology-zoo" / f"{name}.graphml"
         if not path.exists():
             pytest.skip(f"no file {path} (MOEPLACE_REALDATA names another folder)")
-        topology = from_graphml(path, n_users=20, rng=rng())
+        topology = from_network(path, n_users=20, rng=rng())
         backhaul = topology.backhaul_ns(BITS)
         assert (backhaul == backhaul.T).all()
         assert (np.diag(backhaul) == 0).all()
         grid = 1000 * topology.links.grid_us
         for i, j, k in itertools.product(range(len(backhaul)), repeat=3):
             assert backhaul[i, j] <= backhaul[i, k] + backhaul[k, j] + 2 * grid  # each is rounded by itself
+
+
+def speeds(path: Path, *data: dict[str, str]) -> Path:
+    """Write a line of nodes whose links have these data, in any keys."""
+    keys = sorted({key for own in data for key in own})
+    head = "".join(f'<key attr.name="{key}" attr.type="string" for="edge" id="{key}"/>' for key in keys)
+    network(path, {f"n{i}": (0, 0.01 * i) for i in range(len(data) + 1)}, [])
+    edges = "".join(
+        f'<edge source="n{i}" target="n{i + 1}">{"".join(f"<data key={k!r}>{v}</data>" for k, v in own.items())}</edge>'
+        for i, own in enumerate(data)
+    )
+    text = path.read_text().replace("<graph ", f"{head}<graph ").replace("</graph>", f"{edges}</graph>")
+    path.write_text(text)
+    return path
+
+
+class TestSpeeds:
+    def test_a_unit_in_another_attribute(self, tmp_path: Path) -> None:
+        given = [("10", "G"), ("155", "M"), ("64", "k"), ("2.5", "Gbps"), ("622", "Mbit/s"), ("1e9", "bit/s")]
+        path = speeds(tmp_path / "n.graphml", *({"LinkSpeed": a, "LinkSpeedUnits": b} for a, b in given))
+        found = read_network(path)
+        assert [fibre.bit_per_us for fibre in found.fibres] == [10_000, 155, 0.064, 2500, 622, 1000]
+        assert found.notes == ()
+
+    def test_the_one_speed_of_a_label(self, tmp_path: Path) -> None:
+        labels = ["45 Mbps DS-3", "Lit Fibre (10 Gbps)", "2.5Gb/s", "155 Mbit/s radio"]
+        path = speeds(tmp_path / "n.graphml", *({"LinkLabel": label} for label in labels))
+        found = read_network(path)
+        assert [fibre.bit_per_us for fibre in found.fibres] == [45, 10_000, 2500, 155]
+        assert found.notes == (f"{path}: 4 links with the speed that the label says (LinkLabel)",)
+
+    @looped(
+        "data",
+        [
+            *({"LinkLabel": label} for label in ("< 10 Gbps", "100-155 Mbit/s", "34/45 Mbit/s", "4*2 Mbps", "10 GB/s")),
+            *(
+                {"LinkLabel": label}
+                for label in ("OC-192c", "2 x 10 Gbps", "n x 10 Gbps", "10 Gbps or 1 Gbps", ".5 Gbps")
+            ),
+            *({"LinkLabel": label} for label in ("10 Gbps x 2", "0 Mbps", "1,5 Gbps", "10 G")),
+            {"LinkSpeed": "10"},
+            {"LinkSpeed": "34/45", "LinkSpeedUnits": "M"},
+            {"LinkSpeed": "10", "LinkSpeedUnits": "GB/s"},
+        ],
+    )
+    def test_what_is_not_certain_is_not_read_and_said(self, data: dict[str, str], tmp_path: Path) -> None:
+        path = speeds(tmp_path / "n.graphml", {k: v.replace("<", "&lt;") for k, v in data.items()})
+        topology = from_network(path, n_users=1, rng=rng(), links=Links(link_mbit_per_s=200))
+        assert [fibre.bit_per_us for fibre in topology.fibres] == [None]
+        first, second = topology.notes
+        assert "1 link whose label says no speed for certain (" in first
+        assert second == f"{path}: 1 of 1 link without a known speed: 200 Mbit/s assumed (--link-mbit-per-s)"
+
+    def test_links_that_say_nothing_are_counted(self, tmp_path: Path) -> None:
+        path = network(tmp_path / "n.graphml", LINE, [("a", "b", None), ("b", "c", 1e9)])
+        topology = from_network(path, n_users=1, rng=rng())
+        assert topology.notes == (
+            f"{path}: 1 of 2 links without a known speed: 1000 Mbit/s assumed (--link-mbit-per-s)",
+        )
+
+    def test_an_impossible_speed(self, tmp_path: Path) -> None:
+        path = speeds(tmp_path / "n.graphml", {"LinkSpeed": "0", "LinkSpeedUnits": "M"})
+        with pytest.raises(InputError, match='link "N0" to "N1": expected a speed of at least 1 bit/s, found "0 M"'):
+            read_network(path)
+
+
+class TestUnplaced:
+    NODES: ClassVar = {"a": (0, 0), "b": (None, None), "c": (0, 2), "d": (None, None), "e": (None, None)}
+    EDGES: ClassVar = [("a", "b", None), ("b", "c", None), ("c", "d", None), ("d", "e", None)]
+
+    def test_refused_unless_something_is_said(self, tmp_path: Path) -> None:
+        path = network(tmp_path / "n.graphml", self.NODES, self.EDGES)
+        with pytest.raises(InputError, match=r'node "B": the latitude is missing \(--unplaced between or leave-out\)$'):
+            read_network(path)
+
+    def test_between_their_neighbours_without_a_station(self, tmp_path: Path) -> None:
+        path = network(tmp_path / "n.graphml", self.NODES, self.EDGES)
+        found = read_network(path, "between")
+        assert found.degrees == [(0, 0), (0, 1), (0, 2), (0, 2), (0, 2)]
+        assert found.notes[0] == f"{path}: 3 nodes without coordinates placed between their neighbours, " + (
+            "without a station (B, D, E)"
+        )
+        topology = from_network(path, n_users=4, rng=rng(), unplaced="between")
+        assert topology.stations == ("A", "C")
+        assert topology.backhaul_ns(BITS)[0, 1] > 0
+        with pytest.raises(InputError, match="3 stations asked for, there are 2"):
+            from_network(path, n_stations=3, n_users=4, rng=rng(), unplaced="between")
+
+    def test_between_two_sides_of_the_date_line(self, tmp_path: Path) -> None:
+        nodes = {"a": (0, 179), "b": (None, None), "c": (0, -179)}
+        path = network(tmp_path / "n.graphml", nodes, self.EDGES[:2])
+        assert abs(read_network(path, "between").degrees[1][1]) == 180
+
+    def test_left_out(self, tmp_path: Path) -> None:
+        path = network(tmp_path / "n.graphml", self.NODES, [*self.EDGES, ("a", "c", None)])
+        found = read_network(path, "leave-out")
+        assert found.names == ["A", "C"]
+        assert len(found.fibres) == 1
+        assert found.notes[0] == f"{path}: 3 nodes without coordinates left out (B, D, E), with 4 links"
+        network(path, self.NODES, self.EDGES)
+        with pytest.raises(InputError, match='the network is in 2 parts: no path from "A" to "C"'):
+            read_network(path, "leave-out")
+
+    def test_nowhere_at_all(self, tmp_path: Path) -> None:
+        nodes = {"a": (None, None), "b": (None, None)}
+        path = network(tmp_path / "n.graphml", nodes, self.EDGES[:1])
+        with pytest.raises(InputError, match="no path to a node with coordinates from A, B"):
+            read_network(path, "between")
+        with pytest.raises(InputError, match="no node has coordinates"):
+            read_network(path, "leave-out")
+        network(path, {"a": (0, None), "b": (0, 0)}, self.EDGES[:1])  # half a place is a mistake
+        with pytest.raises(InputError, match=r'node "A": the longitude is missing$'):
+            read_network(path, "between")
+
+
+SNDLIB = {
+    "directed": False,
+    "nodes": [
+        {"id": 0, "name": "A", "pos": [11.6, 48.1]},
+        {"id": 1, "pos": [13.4, 52.5]},
+        {"id": "x", "pos": [8.7, 50]},
+    ],
+    "edges": [{"source": 0, "target": 1, "dist": 700.5}, {"source": 1, "target": "x"}, {"source": 1, "target": 1}],
+}
+
+
+class TestJson:
+    def test_nodes_and_links(self, tmp_path: Path) -> None:
+        path = tmp_path / "n.json"
+        path.write_text(json.dumps(SNDLIB))
+        found = read_network(path)
+        assert found.names == ["A", "1", "x"]
+        assert found.degrees[0] == (48.1, 11.6)
+        assert found.fibres == [
+            Fibre(0, 1, 700_500, None), Fibre(1, 2, great_circle_m((52.5, 13.4), (50, 8.7)), None)
+        ]  # fmt: skip
+        topology = from_network(path, n_users=3, rng=rng())
+        assert "2 of 2 links without a known speed" in topology.notes[0]
+
+    @looped(
+        "case",
+        [
+            ({"nodes": 3}, "not a network: expected lists nodes and edges (SNDlib as JSON)"),
+            ({"nodes": [], "edges": []}, "the network has no nodes"),
+            ({"nodes": [{"pos": [0, 0]}]}, "nodes[0]: expected an object with an id"),
+            ({"nodes": [{"id": 0}, {"id": 0}]}, "nodes[1]: the id 0 stands there twice"),
+            ({"nodes": [{"id": 0, "pos": [1]}]}, "nodes[0]: expected pos [longitude, latitude], found [1]"),
+            ({"nodes": [{"id": 0, "pos": ["a", 1]}]}, "nodes[0]: expected pos [longitude, latitude]"),
+            ({"edges": [{"source": 0, "target": 9}]}, "edges[0]: expected the id of a node, found 9"),
+            ({"edges": [{"source": [0], "target": 1}]}, "edges[0]: expected the id of a node, found [0]"),
+            ({"edges": [{"source": 0, "target": 1, "dist": -1}]}, "edges[0]: expected dist in km, found -1"),
+            ({"edges": [3]}, "edges[0]: expected the id of a node"),
+            ({"edges": []}, 'the network is in 3 parts: no path from "A" to "1"'),
+            (
+                {"nodes": [{"id": 0, "pos": [283, 248]}], "edges": []},
+                'node "0": expected a latitude from -90 to 90, found 248; pos is [longitude, latitude] in degrees',
+            ),
+        ],
+    )
+    def test_broken_ones_are_one_line(self, case: tuple[dict[str, object], str], tmp_path: Path) -> None:
+        path = tmp_path / "n.json"
+        path.write_text(json.dumps(SNDLIB | case[0]))
+        with pytest.raises(InputError) as caught:
+            read_network(path)
+        assert str(caught.value).startswith(f"{path}: {case[1]}"), str(caught.value)
+
+    def test_no_json_after_a_brace(self, tmp_path: Path) -> None:
+        (tmp_path / "n.json").write_text("{ graph")
+        with pytest.raises(InputError, match="not JSON"):
+            read_network(tmp_path / "n.json")
 
 
 BROKEN_NETWORKS = {
@@ -207,7 +380,7 @@ def test_broken_networks_are_one_line(tmp_path: Path, case: str) -> None:
     else:
         network(path, content, [("a", "b", None)])
     with pytest.raises(InputError, match="^" + str(path) + ": " + message) as caught:
-        from_graphml(path, n_users=2, rng=rng())
+        from_network(path, n_users=2, rng=rng())
     assert "\n" not in str(caught.value)
 
 
@@ -215,15 +388,15 @@ def test_broken_networks_are_one_line(tmp_path: Path, case: str) -> None:
 def test_impossible_link_rates_are_one_line(tmp_path: Path, speed: str) -> None:
     path = network(tmp_path / "n.graphml", LINE, [("a", "b", None), ("b", "c", speed)])
     with pytest.raises(InputError, match=r'n\.graphml: link "B" to "C": expected LinkSpeedRaw in bit/s'):
-        from_graphml(path, n_users=2, rng=rng())
+        from_network(path, n_users=2, rng=rng())
 
 
 def test_more_stations_than_nodes(tmp_path: Path) -> None:
     path = network(tmp_path / "n.graphml", LINE, [("a", "b", None), ("b", "c", None)])
     with pytest.raises(InputError, match=r"n\.graphml: 4 stations asked for, there are 3"):
-        from_graphml(path, n_stations=4, n_users=2, rng=rng())
+        from_network(path, n_stations=4, n_users=2, rng=rng())
     with pytest.raises(InputError, match=r"nowhere: cannot be read: No such file"):
-        from_graphml(tmp_path / "nowhere", n_users=2, rng=rng())
+        from_network(tmp_path / "nowhere", n_users=2, rng=rng())
 
 
 def positions(path: Path, points: list[tuple[float, float]], heading: str = "ID,LATITUDE,LONGITUDE") -> Path:
@@ -283,6 +456,68 @@ class TestPositions:
         with pytest.raises(InputError, match=r"u\.csv: 2 users asked for, there are 1"):
             from_positions(sites, users, n_users=2)
 
+    @looped(
+        "text",
+        [
+            "NAME;LATITUDE;LONGITUDE\na;0;0\nb;0;0,01\n",
+            "name\tlat\tlon\na\t0\t0\n\nb\t0\t0.01\n",
+            "\ufeffa,0,0\r\nb,0,0.01\r\n",
+            "x,y,Station,Y2\n0,0,a,\n1112,0.4,b,\n",
+        ],
+    )
+    def test_tables_that_people_write(self, text: str, tmp_path: Path) -> None:
+        path = tmp_path / "s.csv"
+        path.write_text(text)
+        topology = from_positions(path, None, n_users=1, rng=rng())
+        assert topology.stations == ("a", "b")
+        assert topology.station_m.tolist() == [[0, 0], [1112, 0]]
+
+    def test_what_is_guessed_or_not_read_is_said(self, tmp_path: Path) -> None:
+        path = tmp_path / "s.csv"
+        path.write_text("48.1,11.5\n48.2,11.5\n")
+        assert read_positions(path).notes == (f"{path}: has no heading; the columns are taken as latitude, longitude",)
+        path.write_text("lat;lon;gpu_gb;\n48,1;11,5;24;\n")
+        assert read_positions(path).notes == (
+            f"{path}: columns that are not read: gpu_gb, (without a name)",
+            f"{path}: numbers such as 1,5 are read with a decimal comma",
+        )
+
+    def test_names_that_repeat(self, tmp_path: Path) -> None:
+        path = tmp_path / "s.csv"
+        path.write_text("name,x,y\nacme,0,0\nacme,9,0\n")
+        topology = from_positions(path, None, n_users=1, rng=rng())
+        assert topology.stations == ("station-0", "station-1")
+        assert topology.notes == (f'{path}: line 3: the name "acme" stands in line 2 already; stations are numbered',)
+        with pytest.raises(InputError, match=r'line 3: the name "acme" stands in line 2 already$'):
+            read_positions(path, of_users=True)
+
+    def test_degrees_and_metres_do_not_mix(self, tmp_path: Path) -> None:
+        sites, users = positions(tmp_path / "s.csv", [(0, 0)]), tmp_path / "u.csv"
+        users.write_text("x,y\n3,4\n")
+        with pytest.raises(InputError, match=r"u\.csv: is in metres, .*s\.csv in degrees; both must be in the same"):
+            from_positions(sites, users)
+        with pytest.raises(InputError, match=r"u\.csv: has x and y in metres; a box is of latitudes and longitudes"):
+            from_positions(users, None, n_users=1, rng=rng(), box=(0, 0, 1, 1))
+
+    def test_users_who_are_far(self, tmp_path: Path) -> None:
+        sites, users = tmp_path / "s.csv", tmp_path / "u.csv"
+        sites.write_text("x,y\n0,0\n")
+        users.write_text("user,x,y\nnear,30,0\nweak,560,0\nfar,900,0\nlost,0,200000\n")
+        topology = from_positions(sites, users)
+        far, what = topology.far(BITS, EXPERT)
+        assert far.tolist() == [False, True, True, True]
+        assert what.endswith("up to 200,000 m (lost)")
+        # 560 m is within 600 m, but the radio takes longer than the 12 ms to the cloud.
+        assert Links().access_ns(560, BITS) > Links().cloud_ns(BITS, EXPERT)
+        with pytest.raises(InputError, match=r"^lost: the radio carries nothing over .* \(--far-users leave-out\)$"):
+            topology.latencies(BITS, EXPERT)
+        kept = topology.only([0])
+        assert (kept.users, kept.user_m.tolist(), kept.home.tolist()) == (("near",), [[30, 0]], [0])
+        sites.write_text("x,y\n0,0\n600,0\n")
+        two = from_positions(sites, users).only([2, 0])
+        assert (two.users, two.home.tolist()) == (("far", "near"), [1, 0])
+        assert (kept.latencies(BITS, EXPERT)[0] == topology.only([0, 1]).latencies(BITS, EXPERT)[0][:1]).all()
+
     def test_melbourne_is_that_of_the_shipped_instance(self) -> None:
         folder = REALDATA / "eua-melbourne"
         if not folder.is_dir():
@@ -300,13 +535,23 @@ class TestPositions:
 BROKEN_POSITIONS = {
     "empty": ("", r"is empty; a heading with LATITUDE and LONGITUDE was expected"),
     "heading-only": ("LATITUDE,LONGITUDE\n", r"has a heading but no positions"),
-    "wrong-columns": ("X,Y\n1,2\n", r'line 1: expected columns LATITUDE and LONGITUDE, found \["X", "Y"\]'),
+    "wrong-columns": (
+        "A,B\n1,2\n",
+        r'line 1: expected columns LATITUDE and LONGITUDE, or X and Y .*, found \["A", "B"\]',
+    ),
     "one-column": ("LATITUDE\n1\n", r"line 1: expected columns LATITUDE and LONGITUDE"),
-    "nan": ("LAT,LON\n1,2\nnan,3\n", r"line 3: expected a latitude from -90 to 90, found nan"),
-    "infinite": ("LAT,LON\n1,inf\n", r"line 2: expected a longitude from -180 to 180, found inf"),
+    "nan": ("LAT,LON\n1,2\nnan,3\n", r'line 3: expected a latitude in degrees, found "nan"'),
+    "infinite": ("LAT,LON\n1,inf\n", r'line 2: expected a longitude in degrees, found "inf"'),
     "range": ("LAT,LON\n1,2\n\n-91,3\n", r"line 4: expected a latitude from -90 to 90, found -91.0"),
     "word": ("LAT,LON\n1,east\n", r'line 2: expected a longitude in degrees, found "east"'),
     "short-row": ("LAT,LON\n1\n", r"line 2: the longitude is missing"),
+    "mixed-decimals": ("LAT;LON\n1,5;2\n1.5;3\n", r'line 3: expected a latitude in degrees, found "1.5"'),
+    "underscore": ("LAT,LON\n1_0,2\n", r'line 2: expected a latitude in degrees, found "1_0"'),
+    "too-many-cells": ("LAT,LON\n1,2,3\n", r"line 2: 3 cells, the heading has 2"),
+    "no-heading-and-more": ("1,2,3\n", r"line 1: no heading: expected latitude,longitude or name,latitude,longitude"),
+    "two-latitudes": ("LAT,LAT,LON\n1,2,3\n", r"heading: the column lat stands there twice"),
+    "half-a-plane": ("X,LON\n1,2\n", r"line 1: expected columns LATITUDE and LONGITUDE, or X and Y"),
+    "far-away": ("X,Y\n1,1e12\n", r"line 2: expected y in metres, found"),
     "empty-cell": ("LAT,LON\n,2\n", r"line 2: the latitude is missing"),
     "quote": ('LAT,LON\n"1,2\n', r"not a CSV file in UTF-8: "),
 }
@@ -334,7 +579,7 @@ def test_a_byte_order_mark_is_no_column(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     with path.open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows([("LATITUDE", "LONGITUDE"), (1, 2)])
-    assert read_positions(path).tolist() == [[1.0, 2.0]]
+    assert read_positions(path).points.tolist() == [[1.0, 2.0]]
 
 
 class TestGenerated:

@@ -18,6 +18,7 @@ from moeplace.caching.instance import Instance
 if TYPE_CHECKING:
     from moeplace.scenarios.catalogue import Architecture
     from moeplace.scenarios.counting import SetCounts
+    from moeplace.scenarios.measured import Measured
     from moeplace.scenarios.topology import Topology
 
 
@@ -106,7 +107,7 @@ def storage(models: Iterable[Model], percent: int, shares: Sequence[int]) -> lis
 def assemble(
     name: str,
     parts: Sequence[Part],
-    topology: Topology,
+    topology: Topology | Measured,
     capacity_bytes: Sequence[int],
     *,
     latency_model: LatencyModel = "max",
@@ -120,7 +121,7 @@ def assemble(
     name : str
     parts : sequence of Part
         The models, with their demands in the instance's order; demands without tokens are left out.
-    topology : Topology
+    topology : Topology or Measured
     capacity_bytes : sequence of int
         Storage of each station.
     latency_model : {"max", "sum"}
@@ -154,8 +155,9 @@ def assemble(
                 "device_ns": int(device_ns[u]),
                 "server_ns": [None if ns == UNREACHABLE else ns for ns in server_ns[u].tolist()],
                 "cloud_ns": int(cloud_ns[u]),
-                "position_m": topology.user_m[u].tolist(),
             }
+            if topology.user_m is not None:
+                demand["position_m"] = topology.user_m[u].tolist()
             if part.device_experts and part.device_experts.get(d):
                 demand["device_experts"] = [list(pair) for pair in part.device_experts[d]]
             demands.append(demand)
@@ -165,18 +167,20 @@ def assemble(
         columns["layer"] += layer.tolist()
         columns["experts"] += [flat[a:b] for a, b in itertools.pairwise(start.tolist())]
         columns["count"] += count.tolist()
+    servers: list[dict[str, Any]] = [
+        {"name": station, "capacity_bytes": capacity}
+        for station, capacity in zip(topology.stations, capacity_bytes, strict=True)
+    ]
+    if topology.station_m is not None:
+        for server, position in zip(servers, topology.station_m.tolist(), strict=True):
+            server["position_m"] = position
     document: dict[str, Any] = {
         "format": "moeplace/instance",
         "version": lowest_version(part.model for part in parts),
         "name": name,
         "latency_model": latency_model,
         "models": [msgspec.to_builtins(part.model) for part in parts],
-        "servers": [
-            {"name": station, "capacity_bytes": capacity, "position_m": position}
-            for station, capacity, position in zip(
-                topology.stations, capacity_bytes, topology.station_m.tolist(), strict=True
-            )
-        ],
+        "servers": servers,
         "demands": demands,
         "activations": columns,
     }

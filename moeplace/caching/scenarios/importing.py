@@ -6,19 +6,19 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.errors import InputError
 from moeplace.caching.instance import Instance
-from moeplace.caching.scenarios.assembly import Part, assemble, storage
-from moeplace.caching.scenarios.suites import Scenario, default_name, setting
+from moeplace.caching.scenarios.assembly import Part, assemble
+from moeplace.caching.scenarios.suites import Scenario, Setting, default_name, read_sources, scenario_models, setting
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts, as_int32
 from moeplace.scenarios.model_config import read_model_config
@@ -26,6 +26,7 @@ from moeplace.scenarios.traces.common import BLOCK, Batch, Columns, Request, Sha
 from moeplace.scenarios.traces.opening import open_trace
 
 Int64 = npt.NDArray[np.int64]
+Line: TypeAlias = Sequence[int] | Mapping[str, int]
 
 REASONS: Final = {
     1: "expert out of range",
@@ -109,8 +110,12 @@ class Report:
         Tokens counted.
     idle : list of str
         Users of the topology without any token; they are not in the instance.
+    left_out : list of str
+        Users who are left out, with their requests, because no server is worth much to them.
     empty_layers : list of int
         Layers of the model without any row that counts.
+    notes : list of str
+        What a person should know of how places and tables were read, a line each.
     seconds : float
         Wall time of reading and counting.
     """
@@ -127,7 +132,9 @@ class Report:
     profiles: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     idle: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     empty_layers: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def document(self) -> dict[str, Any]:
@@ -138,7 +145,7 @@ class Report:
 def count_traces(
     traces: Sequence[TraceFile],
     shape: Shape,
-    line: Sequence[int],
+    line: Line | Callable[[list[str]], Line],
     *,
     selection: Selection | None = None,
     seed: int = 0,
@@ -156,8 +163,10 @@ def count_traces(
     ----------
     traces : sequence of TraceFile
     shape : Shape
-    line : sequence of int
-        The users in the order in which profiles take them; neighbours in it share interests.
+    line : sequence of int, mapping of str to int, or callable
+        The users in the order in which profiles take them; neighbours in it share interests. Where users have names by
+        which the trace calls them: the user of each name, -1 for one whose requests are left out. A function is given
+        the names of the trace's users (none: an empty list) and returns either.
     selection : Selection, optional
     seed : int
         Chooses the requests of a selection; nothing else.
@@ -193,6 +202,8 @@ def count_traces(
         report.files.append(str(trace.path))
     requests = [request for own in found for request in own]
     report.requests = len(requests)
+    if callable(line):
+        line = line(_named(requests))
     whose, names = _deal(requests, line, selection or Selection(), seed, report)
     if not (whose >= 0).any():
         number = f"there is {len(requests)}" if len(requests) == 1 else f"there are {len(requests)}"
@@ -223,22 +234,34 @@ def _warm_up() -> None:
     SetCounts(1, 1, 1).add(0, one[None])
 
 
-def _deal(
-    requests: list[Request], line: Sequence[int], selection: Selection, seed: int, report: Report
-) -> tuple[Int64, list[str]]:
-    """Return the user of every request (-1: not selected) and the users' names."""
-    named = [request for request in requests if request.user is not None]
+def _named(requests: list[Request]) -> list[str]:
+    """Return the users that a trace names, in its order."""
+    named = [request.user for request in requests if request.user is not None]
     if named and len(named) != len(requests):
         raise InputError(f"{len(named)} of {len(requests)} requests name a user; all or none must")
+    return list(dict.fromkeys(named))
+
+
+def _deal(
+    requests: list[Request], line: Line, selection: Selection, seed: int, report: Report
+) -> tuple[Int64, list[str]]:
+    """Return the user of every request (-1: not selected) and the users' names."""
+    named = _named(requests)
     label = [request.user if named else request.profile for request in requests]
     groups: dict[str, list[int]] = {}
     for i, name in enumerate(label):
         groups.setdefault(name or "", []).append(i)
-    seats = _seats([sum(requests[i].rows for i in own) for own in groups.values()], len(line), bool(named))
+    seats: list[int] = []
+    if not isinstance(line, Mapping):
+        seats = _seats([sum(requests[i].rows for i in own) for own in groups.values()], len(line), bool(named))
     whose = np.full(len(requests), -1, dtype=np.int64)
     first = 0
     for g, (name, own) in enumerate(groups.items()):
         chosen = np.array(own)[selection.keep(len(own), np.uint64((seed * 0x9E3779B97F4A7C15 + g + 1) % 2**64))]
+        if isinstance(line, Mapping):
+            whose[chosen] = line[name]
+            report.selected += len(chosen) if line[name] >= 0 else 0
+            continue
         report.selected += len(chosen)
         # More groups than users: they share, in turn.
         own_users = np.array(line[first : first + seats[g]] if seats[g] else [line[g % len(line)]])
@@ -246,6 +269,8 @@ def _deal(
         first += seats[g]
         if not named:
             report.profiles[name] = len(own_users)
+    if isinstance(line, Mapping):
+        return whose, []
     return whose, list(groups) if named and len(groups) <= len(line) else []
 
 
@@ -263,6 +288,38 @@ def _seats(rows: list[int], users: int, named: bool) -> list[int]:
     while sum(seats) < users:
         seats[max(range(len(rows)), key=lambda g: (users * rows[g] - seats[g] * total, -g))] += 1
     return seats
+
+
+class _Places:
+    """The places of an import, and whose they are: what :func:`count_traces` takes for a line of users.
+
+    Their files are read before a long trace is, so that what is wrong with them is said at once. Which users of a file
+    count is known when the trace's are.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario, self._sources = scenario, read_sources(scenario)
+        self._made: Setting | None = None
+
+    def __call__(self, named: list[str]) -> Line:
+        """Return the users in the order in which profiles take them, or by name where both sides have names."""
+        made = self._made = setting(self._scenario, sources=self._sources, users=named or None)
+        if named and made.topology.users_named:
+            return {name: u for u, name in enumerate(made.topology.users)} | dict.fromkeys(made.left_out, -1)
+        if len(named) > (places := len(made.topology.users)):
+            more = f"the trace names {len(named)} users, more than the places (--users): {places}"
+            made.notes.append(f"{more}; they share these and go by their names")
+        return self.in_order()
+
+    def in_order(self) -> list[int]:
+        """Return the users by their stations: neighbours share interests. Users of the trace keep their order."""
+        home = self.setting().topology.home.tolist()
+        return sorted(range(len(home)), key=lambda u: (home[u], u))
+
+    def setting(self) -> Setting:
+        """Return the setting, once the line was asked for."""
+        assert self._made is not None
+        return self._made
 
 
 def _count(
@@ -352,8 +409,8 @@ def import_traces(
     selection = selection or Selection()
     if len(scenario.models) > 1:
         raise InputError(f"{len(scenario.models)} models; a trace is of one", place="models")
-    models, message_bits, topology, shares = setting(scenario)
-    model = models[0]
+    (model, *_), message_bits = scenario_models(scenario)
+    places = _Places(scenario)
     cut_layers = 0
     if scenario.models:
         cut_layers = find_architecture(scenario.models[0].partition(":")[0]).moe_layers - model.layers
@@ -362,21 +419,23 @@ def import_traces(
     shape = Shape(model.layers, model.experts, model.top_k, skip_layers, cut_layers)
     traces = [open_trace(path, shape, columns, block) for path in paths]
     report = Report()
-    # Profiles take users by their stations: neighbours share interests. Users whom the trace names keep their order.
-    line = sorted(range(scenario.users), key=lambda u: (int(topology.home[u]), u))
     counts, names = count_traces(
         traces,
         shape,
-        line,
+        places,
         selection=selection,
         seed=scenario.seed,
         drop_bad_rows=drop_bad_rows,
         report=report,
         progress=progress,
     )
+    made = places.setting()
+    scenario, topology = made.scenario, made.topology
+    report.left_out = made.left_out
+    report.notes += made.notes
     if names:
         users = list(topology.users)
-        for u, name in zip(line, names, strict=False):
+        for u, name in zip(places.in_order(), names, strict=False):
             users[u] = name
         topology = replace(topology, users=tuple(users))
     tokens = np.zeros(scenario.users, dtype=np.int64)
@@ -386,9 +445,9 @@ def import_traces(
         scenario.name or _name(scenario, paths, selection),
         [Part(model, message_bits[0], counts, range(scenario.users))],
         topology,
-        storage(models, scenario.capacity, shares),
+        made.capacity_bytes,
         latency_model=scenario.latency_model,
-        source=_source(scenario, paths, selection, report) | topology.source | scenario.links.said(),
+        source=_source(scenario, paths, selection, report) | topology.source | topology.parameters(),
         notes=f"Routing counted from {', '.join(Path(path).name for path in paths)}.",
     )
     return instance, report
@@ -420,7 +479,9 @@ def _source(
         "rows_dropped": sum(report.dropped.values()),
         "models": " ".join(scenario.models),
         "config": "" if scenario.config is None else Path(scenario.config).name,
-        "capacity": scenario.capacity,
+        "capacity": scenario.capacity if scenario.servers is None else "",
         "seed": scenario.seed,
+        "far_users": scenario.far_users or "",
+        "unplaced": scenario.unplaced or "",
     }
     return {key: value for key, value in values.items() if value != ""}

@@ -7,11 +7,12 @@ so that scenarios which differ in the capacity alone differ in nothing else.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -21,14 +22,18 @@ from msgspec import UNSET, Meta, Struct
 
 from moeplace.base.documents import parse, show
 from moeplace.base.errors import InputError
+from moeplace.base.text import number
 from moeplace.caching.document import LatencyModel, Model, layer_bytes
 from moeplace.caching.instance import Instance
-from moeplace.caching.scenarios.assembly import Part, assemble, catalogue_model, mean_bytes, storage
+from moeplace.caching.scenarios.assembly import Part, all_bytes, assemble, catalogue_model, mean_bytes, storage
 from moeplace.scenarios.catalogue import HIDDEN_BITS, Architecture, find_architecture
 from moeplace.scenarios.counting import SetCounts
+from moeplace.scenarios.measured import Measured, Servers, given_ms, read_measured, read_servers
 from moeplace.scenarios.model_config import Published, read_model_config
+from moeplace.scenarios.networks import Network, Unplaced, read_network
+from moeplace.scenarios.places import Positions, read_positions
 from moeplace.scenarios.routing import Routing
-from moeplace.scenarios.topology import Access, Links, Topology, from_graphml, from_positions, generated
+from moeplace.scenarios.topology import Access, Links, Topology, from_network, from_positions, generated
 
 _PLACES, _STORAGE, _USERS, _SIZES, _ROUTER, _TOKENS = range(6)
 
@@ -75,13 +80,18 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     stations: Annotated[int, _count(1000, "Stations, each with a server")] = 5
     station_file: (
         Annotated[
-            str, Meta(description="CSV file with LATITUDE and LONGITUDE of stations (degrees); left out: generated")
+            str,
+            Meta(description="CSV file with LATITUDE and LONGITUDE, or X and Y (m), of stations; left out: generated"),
         ]
         | None
     ) = None
     user_file: (
         Annotated[
-            str, Meta(description="CSV file with LATITUDE and LONGITUDE of users; left out: drawn around stations")
+            str,
+            Meta(
+                description="CSV file with positions of users, with names if a trace names them; left out: drawn "
+                "around stations"
+            ),
         ]
         | None
     ) = None
@@ -95,7 +105,41 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         | None
     ) = None
     network: (
-        Annotated[str, Meta(description="GraphML file of a network (Internet Topology Zoo) with stations at its nodes")]
+        Annotated[
+            str,
+            Meta(description="Network with stations at its nodes: GraphML (Internet Topology Zoo) or SNDlib's JSON"),
+        ]
+        | None
+    ) = None
+    unplaced: (
+        Annotated[
+            Unplaced,
+            Meta(description="Nodes without coordinates: placed between their neighbours to forward only, or left out"),
+        ]
+        | None
+    ) = None
+    latency: (
+        Annotated[
+            str,
+            Meta(
+                description="CSV file with measured round trips, ms: user,server,ms, or a row a user and a column a "
+                "server; cloud and device stand among the servers"
+            ),
+        ]
+        | None
+    ) = None
+    cloud_ms: (
+        Annotated[str, Meta(description="Round trip to the cloud, ms, of users for whom the latency file has none")]
+        | None
+    ) = None
+    servers: (
+        Annotated[
+            str,
+            Meta(
+                description="CSV file with name and capacity_gb (or capacity_bytes) of the servers, positions if they "
+                "are known"
+            ),
+        ]
         | None
     ) = None
     site_distance_m: Annotated[
@@ -107,6 +151,13 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = "home"
 
     users: Annotated[int, _count(10**6, "Users")] = 50
+    far_users: (
+        Annotated[
+            Literal["leave-out"],
+            Meta(description="Leave out users to whom no server is worth much: beyond the range, worse than the cloud"),
+        ]
+        | None
+    ) = None
     models_per_user: Annotated[int, _count(1000, "Models that each user asks for, in turn")] = 1
     tokens: Annotated[
         int, _count(10**7, "Tokens of a user and model in the mean; drawn from half of it to one and a half")
@@ -169,7 +220,7 @@ def default_name(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> st
     parts = ["+".join(shape.label for shape in _shapes(scenario, folder))]
     if (scenario.models or scenario.config) and scenario.layers is not None:
         parts.append(f"l{scenario.layers:02}")
-    if place := scenario.network or scenario.station_file:
+    if place := scenario.network or scenario.station_file or scenario.latency or scenario.servers:
         parts.append(re.sub(r"[^a-z0-9.+-]+", "-", Path(place).name.partition(".")[0].lower()))
     features = {
         "sum": scenario.latency_model == "sum",
@@ -184,7 +235,9 @@ def default_name(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> st
     return "_".join([*parts, numbers])
 
 
-def generate(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Instance:
+def generate(
+    scenario: Scenario, folder: str | os.PathLike[str] = ".", note: Callable[[str], object] | None = None
+) -> Instance:
     """Make the instance of a scenario: the same everywhere, bit for bit.
 
     Parameters
@@ -192,6 +245,8 @@ def generate(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Instan
     scenario : Scenario
     folder : path-like
         What the scenario's files are relative to.
+    note : callable, optional
+        Called with each line that a person should know of: what was guessed, not read or left out.
 
     Returns
     -------
@@ -202,7 +257,8 @@ def generate(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Instan
     InputError
         The scenario contradicts itself, a model or a file is not there or not usable.
     """
-    models, message_bits, topology, shares = setting(scenario, folder)
+    made = setting(scenario, folder)
+    scenario, models, topology = made.scenario, made.models, made.topology
     main_task = _random(scenario, _USERS).integers(0, scenario.tasks, scenario.users).tolist()
     parts, fitted_to, extrapolated = [], set(), False
     for m, model in enumerate(models):
@@ -220,38 +276,156 @@ def generate(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Instan
                 if tokens:
                     counts.add(d, routing.sample(task, tokens, rng))
         device = _most_used(counts, scenario.device_experts) if scenario.device_experts else None
-        parts.append(Part(model, message_bits[m], counts, user, device))
-    return assemble(
+        parts.append(Part(model, made.message_bits[m], counts, user, device))
+    instance = assemble(
         scenario.name or default_name(scenario, folder),
         parts,
         topology,
-        storage(models, scenario.capacity, shares),
+        made.capacity_bytes,
         latency_model=scenario.latency_model,
         source=_source(scenario, topology, sorted(fitted_to)),
         notes=_notes(scenario, sorted(fitted_to), extrapolated),
     )
+    if note is not None:
+        for line in made.notes:
+            note(line)
+    return instance
 
 
 class Setting(NamedTuple):
-    """A scenario without its routing: models and the bits of their messages, places, the servers' shares of storage."""
+    """A scenario without its routing.
 
+    Attributes
+    ----------
+    scenario : Scenario
+        With the numbers of stations and users, and the percentage of storage, that files say.
+    models : list of Model
+    message_bits : list of int
+        Bits of a message of each model.
+    topology : Topology or Measured
+    capacity_bytes : list of int
+        Storage of each server.
+    left_out : list of str
+        Users who are left out because they are far.
+    notes : list of str
+        What a person should know of the places, a line each.
+    """
+
+    scenario: Scenario
     models: list[Model]
     message_bits: list[int]
-    topology: Topology
-    shares: list[int]
+    topology: Topology | Measured
+    capacity_bytes: list[int]
+    left_out: list[str]
+    notes: list[str]
 
 
-def setting(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Setting:
-    """Make everything of a scenario but its routing; raises as :func:`generate` does."""
+class Sources(NamedTuple):
+    """What the files of a scenario's places say; None where there is no such file."""
+
+    stations: Positions | None
+    people: Positions | None
+    network: Network | None
+    servers: Servers | None
+    measured: Measured | None
+
+
+def read_sources(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Sources:
+    """Read the files of a scenario's places, each of them once; raises as :func:`generate` does."""
+    check_scenario(scenario, folder)
+    folder = Path(folder)
+    servers = None if scenario.servers is None else read_servers(folder / scenario.servers)
+    if scenario.latency is not None:
+        return Sources(None, None, None, servers, read_measured(folder / scenario.latency, servers, scenario.cloud_ms))
+    if scenario.network is not None:
+        return Sources(None, None, read_network(folder / scenario.network, scenario.unplaced), servers, None)
+    stations = None if scenario.station_file is None else read_positions(folder / scenario.station_file)
+    if servers is not None:
+        if servers.positions is None:
+            raise InputError("has no positions; they are needed where no latency is measured", file=servers.file)
+        stations = dataclasses.replace(servers.positions, notes=servers.notes)
+    people = None if scenario.user_file is None else read_positions(folder / scenario.user_file, of_users=True)
+    return Sources(stations, people, None, servers, None)
+
+
+def setting(
+    scenario: Scenario,
+    folder: str | os.PathLike[str] = ".",
+    *,
+    sources: Sources | None = None,
+    users: Sequence[str] | None = None,
+) -> Setting:
+    """Make everything of a scenario but its routing; raises as :func:`generate` does.
+
+    Parameters
+    ----------
+    scenario : Scenario
+    folder : path-like
+        What the scenario's files are relative to.
+    sources : Sources, optional
+        What its files say, where they have been read.
+    users : sequence of str, optional
+        The users that a trace names: where a table names users, too, these and no others are taken from it, and it must
+        have them all.
+    """
+    models, message_bits = scenario_models(scenario, folder)
+    sources = read_sources(scenario, folder) if sources is None else sources
+    topology, servers = _topology(scenario, sources, users), sources.servers
+    notes = list(topology.notes)
+    topology, left_out = _without_far(scenario, topology, models, message_bits, notes)
+    if isinstance(topology, Measured) and topology.device_ns is None and scenario.device_experts:
+        raise InputError("experts on devices, and no time of a device is measured", place="device_experts")
+    n_stations, percent = len(topology.stations), scenario.capacity
+    if servers is not None:
+        capacity_bytes = list(servers.capacity_bytes)
+        percent = round(100 * sum(capacity_bytes) / all_bytes(models))
+    else:
+        shares = [1] * n_stations
+        if scenario.storage == "mixed":
+            least, most = STORAGE_SHARES
+            shares = _random(scenario, _STORAGE).integers(least, most + 1, n_stations).tolist()
+        capacity_bytes = storage(models, percent, shares)
+    found = msgspec.structs.replace(scenario, stations=n_stations, users=len(topology.users), capacity=percent)
+    _check_users(found, len(models))
+    return Setting(found, models, message_bits, topology, capacity_bytes, left_out, notes)
+
+
+def _check_users(scenario: Scenario, n_models: int) -> None:
+    if n_models > scenario.users * scenario.models_per_user:
+        raise InputError(f"{n_models} models, more than {number(scenario.users, 'user')} ask for", place="users")
+
+
+def scenario_models(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> tuple[list[Model], list[int]]:
+    """Return a scenario's models and the bits of their messages; raises as :func:`check_scenario` does."""
     check_scenario(scenario, folder)
     shapes = _shapes(scenario, folder)
-    topology = _topology(scenario, Path(folder))
     models = [_sized(shape.model, scenario, m) for m, shape in enumerate(shapes)]
-    shares = [1] * scenario.stations
-    if scenario.storage == "mixed":
-        least, most = STORAGE_SHARES
-        shares = _random(scenario, _STORAGE).integers(least, most + 1, scenario.stations).tolist()
-    return Setting(models, [shape.message_bits for shape in shapes], topology, shares)
+    return models, [shape.message_bits for shape in shapes]
+
+
+def _without_far(
+    scenario: Scenario,
+    topology: Topology | Measured,
+    models: list[Model],
+    message_bits: list[int],
+    notes: list[str],
+) -> tuple[Topology | Measured, list[str]]:
+    """Say which users are far, and leave them out where the scenario says so."""
+    asked = [topology.far(bits, mean_bytes(model)) for bits, model in zip(message_bits, models, strict=True)]
+    far = np.logical_or.reduce([each for each, _ in asked])
+    if not far.any():
+        return topology, []
+    what = next(what for each, what in asked if each.any())
+    out = [topology.users[u] for u in np.flatnonzero(far).tolist()]
+    names = ", ".join(out[:4]) + (f" and {len(out) - 4} more" if len(out) > 4 else "")
+    said = f"far: {len(out)} of {number(len(far), 'user')} ({names}), {what}"
+    if scenario.far_users is None:
+        notes.append(f"{said}; kept as they are (--far-users leave-out)")
+        return topology, []
+    if len(out) == len(far):
+        raise InputError(f"no user is left: {said}", place="far_users")
+    notes.append(f"{said}; left out")
+    return topology.only(np.flatnonzero(~far).tolist()), out
 
 
 def check_scenario(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> None:
@@ -266,6 +440,10 @@ def check_scenario(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> 
         raise InputError(
             f"expected letters, digits and . _ + - (it names a file), found {show(scenario.name)}", place="name"
         )
+    default = Scenario()
+    check_effect(
+        {key: v for key in Scenario.__struct_fields__ if (v := getattr(scenario, key)) != getattr(default, key)}
+    )
     shapes = _shapes(scenario, folder)
     names = [shape.model.name for shape in shapes]
     for name in names:
@@ -275,8 +453,8 @@ def check_scenario(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> 
         raise InputError(
             f"{scenario.models_per_user} models of each user, there are {len(shapes)}", place="models_per_user"
         )
-    if len(shapes) > scenario.users * scenario.models_per_user:
-        raise InputError(f"{len(shapes)} models, more than {scenario.users} users ask for", place="users")
+    if scenario.latency is None:
+        _check_users(scenario, len(shapes))
     for shape in shapes:
         if scenario.device_experts > shape.model.experts:
             raise InputError(
@@ -290,10 +468,55 @@ def check_scenario(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> 
         if scenario.access == "direct":
             raise InputError("stations of a network are too far apart for access by radio", place="access")
     for key in ("user_file", "box"):
-        if scenario.station_file is None and getattr(scenario, key) is not None:
+        if scenario.station_file is None and scenario.servers is None and getattr(scenario, key) is not None:
             raise InputError("is used together with station_file only", place=key)
+    if scenario.cloud_ms is not None:
+        given_ms(scenario.cloud_ms)
     if scenario.box is not None and not (scenario.box[0] <= scenario.box[2] and scenario.box[1] <= scenario.box[3]):
         raise InputError("expected south, west, north, east in degrees, the smaller first", place="box")
+
+
+_OF_MODELLED_TIMES: Final = (
+    "stations", "station_file", "user_file", "box", "network", "unplaced", "site_distance_m", "cell_radius_m", "access",
+    "users", "hidden_size",
+)  # fmt: skip
+_OF_SHARED_STORAGE: Final = ("capacity", "storage")
+
+
+def check_effect(given: Mapping[str, Any]) -> None:
+    """Refuse keys of a scenario that another key of it makes ineffective.
+
+    Parameters
+    ----------
+    given : mapping
+        The keys that are given, with their values; those of ``links`` in a mapping or a :class:`Links`.
+
+    Raises
+    ------
+    InputError
+        Which key, and why.
+    """
+    if given.get("latency") is not None:
+        for key in _OF_MODELLED_TIMES:
+            if key in given:
+                raise InputError("is without effect: users and times are those of the latency table", place=key)
+        links = given.get("links")
+        if isinstance(links, Links):
+            default = Links()
+            links = {k: v for k in Links.__struct_fields__ if (v := getattr(links, k)) != getattr(default, k)}
+        for key in links or ():
+            raise InputError("is without effect: times are those of the latency table", place=f"links.{key}")
+    elif "cloud_ms" in given:
+        raise InputError("is used together with latency only", place="cloud_ms")
+    if given.get("servers") is not None:
+        for key in _OF_SHARED_STORAGE:
+            if key in given:
+                raise InputError("is without effect: the storage of each server is in the table of servers", place=key)
+        for key in ("stations", "station_file", "network"):
+            if key in given:
+                raise InputError("is without effect: the servers are those of the table", place=key)
+    if given.get("network") is None and "unplaced" in given:
+        raise InputError("is used together with network only", place="unplaced")
 
 
 def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, dict[str, Scenario]]:
@@ -318,6 +541,7 @@ def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, dict[str, Scenario]
             for values in _combinations(suite.defaults | family, f"family[{i}]"):
                 try:
                     scenario = parse(values, Scenario)
+                    check_effect(values)
                     check_scenario(scenario, Path(path).parent)
                 except InputError as error:
                     place = ".".join(filter(None, (f"family[{i}]", error.place)))
@@ -344,11 +568,11 @@ def check_places(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> No
         made.topology.latencies(bits, mean_bytes(model))
 
 
-def generate_suite(path: str | os.PathLike[str]) -> Iterator[Instance]:
-    """Make the instances of a suite file one after the other; see :func:`read_suite`."""
+def generate_suite(path: str | os.PathLike[str], note: Callable[[str], object] | None = None) -> Iterator[Instance]:
+    """Make the instances of a suite file one after the other; see :func:`read_suite` and :func:`generate`."""
     _, scenarios = read_suite(path)
     for scenario in scenarios.values():
-        yield generate(scenario, Path(path).parent)
+        yield generate(scenario, Path(path).parent, note)
 
 
 def _combinations(family: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
@@ -438,29 +662,41 @@ def _sized(model: Model, scenario: Scenario, m: int) -> Model:
     return msgspec.structs.replace(model, expert_bytes=sizes)
 
 
-def _topology(scenario: Scenario, folder: Path) -> Topology:
+def _topology(scenario: Scenario, sources: Sources, users: Sequence[str] | None) -> Topology | Measured:
+    if (measured := sources.measured) is not None:
+        if users is None:
+            return measured
+        rows = _rows_of(users, measured.users, "measured", measured.file)
+        notes = (*measured.notes, *_idle(measured.users, rows, measured.file))
+        return dataclasses.replace(measured.only(rows), notes=notes)
     rng = _random(scenario, _PLACES)
-    if scenario.network is not None:
-        return from_graphml(
-            folder / scenario.network,
+    if sources.network is not None:
+        return from_network(
+            sources.network,
             n_stations=scenario.stations,
             n_users=scenario.users,
             rng=rng,
             cell_radius_m=scenario.cell_radius_m,
             links=scenario.links,
         )
-    if scenario.station_file is not None:
-        return from_positions(
-            folder / scenario.station_file,
-            None if scenario.user_file is None else folder / scenario.user_file,
-            n_stations=scenario.stations,
-            n_users=scenario.users,
+    if sources.stations is not None:
+        people, n_users, servers = sources.people, scenario.users, sources.servers
+        if people is not None and users is not None:
+            people, n_users = _people_of(people, users, n_users)
+        topology = from_positions(
+            sources.stations,
+            people,
+            n_stations=scenario.stations if servers is None else len(servers.names),
+            n_users=n_users,
             rng=rng,
             box=scenario.box,
             cell_radius_m=scenario.cell_radius_m,
             links=scenario.links,
             access=scenario.access,
         )
+        if servers is not None and topology.stations != servers.names:
+            raise InputError("a box leaves servers out; take them out of the table instead", file=servers.file)
+        return topology
     return generated(
         scenario.stations,
         scenario.users,
@@ -469,6 +705,25 @@ def _topology(scenario: Scenario, folder: Path) -> Topology:
         links=scenario.links,
         access=scenario.access,
     )
+
+
+def _people_of(people: Positions, users: Sequence[str], n_users: int) -> tuple[Positions, int]:
+    """Return the places of a trace's users, and how many there are; without names, all places and the given number."""
+    if people.names is None:
+        said = f"{people.file}: has no names: users of the trace take its places in the order of their stations"
+        return dataclasses.replace(people, notes=(*people.notes, said)), n_users
+    rows = _rows_of(users, people.names, "there", people.file)
+    notes = (*people.notes, *_idle(people.names, rows, people.file))
+    return dataclasses.replace(people.only(rows), notes=notes), len(rows)
+
+
+def _rows_of(users: Sequence[str], names: Sequence[str], how: str, file: object) -> list[int]:
+    """Return the rows of a table whose names are those of a trace's users, in the table's order."""
+    if missing := sorted(set(users) - set(names)):
+        more = f" (nor are {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise InputError(f"user {show(missing[0])} of the trace is not {how}{more}", file=str(file))
+    wanted = set(users)
+    return [row for row, name in enumerate(names) if name in wanted]
 
 
 def _tokens(scenario: Scenario, main_task: int, rng: np.random.Generator) -> list[int]:
@@ -496,7 +751,13 @@ def _most_used(counts: SetCounts, number: int) -> dict[int, list[tuple[int, int]
     return {d: [(layer, e) for layer, own in enumerate(layers) for e in own] for d, layers in enumerate(best)}
 
 
-def _source(scenario: Scenario, topology: Topology, fitted_to: list[str]) -> dict[str, str | int]:
+def _idle(names: Sequence[str], rows: Sequence[int], file: object) -> list[str]:
+    """Say how many users of a table the trace does not name."""
+    idle = len(names) - len(rows)
+    return [f"{file}: {number(idle, 'user')} without a request in the trace, not in the instance"] if idle else []
+
+
+def _source(scenario: Scenario, topology: Topology | Measured, fitted_to: list[str]) -> dict[str, str | int]:
     """Return every parameter, defaults too: they may change one day, the file does not."""
     values: dict[str, Any] = {"generator": "moeplace generate", "routing_fitted_to": ", ".join(fitted_to)}
     values |= topology.source
@@ -508,12 +769,18 @@ def _source(scenario: Scenario, topology: Topology, fitted_to: list[str]) -> dic
             value = Path(value).name
         if key not in _NOT_IN_SOURCE and value not in (None, ""):
             values[key] = value
-    return values | scenario.links.said()
+    if scenario.servers is not None:
+        for key in _OF_SHARED_STORAGE:
+            del values[key]
+    return values | topology.parameters()
 
 
 _NOT_IN_SOURCE: Final = frozenset(
-    ("links", "name", "station_file", "user_file", "network", "site_distance_m", "cell_radius_m", "access")
-)
+    (
+        "links", "name", "station_file", "user_file", "network", "site_distance_m", "cell_radius_m", "access",
+        "latency", "cloud_ms", "servers",
+    )
+)  # fmt: skip
 """What the topology says itself, as far as it applies; links are said one by one."""
 
 
