@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from moeplace.base.errors import InputError
+from moeplace.caching.document import lowest_version
 from moeplace.caching.frames import most_counted
 from moeplace.caching.instance import Instance
 
@@ -233,7 +234,7 @@ class Model:
         """
         document: dict[str, Any] = {
             "format": "moeplace/instance",
-            "version": 2 if any("layer_index" in model for model in self._model_documents) else 1,
+            "version": 1,
             "name": self.name,
             "latency_model": self.latency_model,
             "models": self._model_documents,
@@ -241,6 +242,7 @@ class Model:
             "demands": self._demands_document(),
             "activations": self._rows,
         }
+        document["version"] = lowest_version(document)
         if self.notes is not None:
             document["notes"] = self.notes
         if self.source is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -82,9 +82,9 @@ class InstanceDocument(Struct, frozen=True, forbid_unknown_fields=True):
     source: dict[str, str | int] | UnsetType = UNSET
 
 
-def lowest_version(models: Iterable[Model]) -> int:
-    """Return the lowest version of the format that holds an instance of these models: new files are written in it."""
-    return 1 if all(model.layer_index is UNSET for model in models) else 2
+def lowest_version(document: Mapping[str, Any]) -> int:
+    """Return the lowest version of the format that holds what a document says: new files are written in it."""
+    return 2 if any("layer_index" in model for model in document["models"]) else 1
 
 
 def layout(document: dict[str, Any]) -> bytes:

@@ -22,7 +22,7 @@ from moeplace.base.arrays import Int32, Int64
 from moeplace.base.documents import INT64_MAX
 from moeplace.base.errors import InputError
 from moeplace.base.files import no_garbage_collection, read_json, write_bytes
-from moeplace.caching.document import Demand, LatencyModel, Model, Server, layout
+from moeplace.caching.document import Demand, LatencyModel, Model, Server, layout, lowest_version
 from moeplace.caching.reading import read
 from moeplace.caching.rows import Rows
 
@@ -173,9 +173,8 @@ class Instance:
         from moeplace.caching.frames import document_of
 
         found = document_of(models, servers, demands, links, activations, device_experts)
-        version = 2 if any("layer_index" in model for model in found["models"]) else 1
-        document = {"format": "moeplace/instance", "version": version, "name": name, "latency_model": latency_model}
-        document |= found
+        document = {"format": "moeplace/instance", "version": lowest_version(found), "name": name}
+        document |= {"latency_model": latency_model, **found}
         if notes is not None:
             document["notes"] = notes
         if source is not None:

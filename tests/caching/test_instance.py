@@ -106,8 +106,8 @@ def test_layer_numbers_change_the_document_and_nothing_else() -> None:
     assert one.baseline_ns == other.baseline_ns
     assert list(one.models[0].numbers) == [0]
     assert list(other.models[0].numbers) == [3]
-    assert lowest_version(one.models) == 1
-    assert lowest_version(other.models) == 2
+    assert lowest_version(plain) == 1
+    assert lowest_version(numbered) == 2
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(

@@ -176,7 +176,7 @@ def assemble(
             server["position_m"] = position
     document: dict[str, Any] = {
         "format": "moeplace/instance",
-        "version": lowest_version(part.model for part in parts),
+        "version": 1,
         "name": name,
         "latency_model": latency_model,
         "models": [msgspec.to_builtins(part.model) for part in parts],
@@ -184,6 +184,7 @@ def assemble(
         "demands": demands,
         "activations": columns,
     }
+    document["version"] = lowest_version(document)
     if notes is not None:
         document["notes"] = notes
     if source is not None:
