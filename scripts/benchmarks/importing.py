@@ -26,7 +26,7 @@ from pages import machine, table, write
 
 from moeplace.caching.scenarios.importing import Report, count_traces
 from moeplace.scenarios.routing import Routing
-from moeplace.scenarios.traces.common import Batch, Columns, Request, Shape, TraceFile
+from moeplace.scenarios.traces.common import Batch, Request, Shape, TraceFile
 
 MODELS: Final = {"mixtral-8x7b": (32, 8, 2), "gpt-oss-20b": (24, 32, 4)}
 PIECE: Final = 8192
@@ -46,7 +46,7 @@ class GeneratedTrace(TraceFile):
 
     def __init__(self, model: str, tokens: int) -> None:
         self.model, self.tokens = model, tokens
-        super().__init__(f"{model} generated", Shape(*MODELS[model]), Columns(), 512)
+        super().__init__(f"{model} generated", Shape(*MODELS[model]))
 
     def requests(self) -> list[Request]:
         """Return the requests."""
