@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import operator
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -224,55 +223,58 @@ class _RowLines(TableTrace):
 
 
 class _Fast:
-    """Decodes whole blocks of usual rows; of any other block it returns nothing, and somebody else looks closer."""
+    """Reads blocks of usual rows by compiled loops; of any other block it returns nothing, and others look closer."""
 
     def __init__(self, layout: Layout, label_names: Sequence[str], width: int, *, experts: bool) -> None:
-        self._layout, self._labels, self._width, self._experts = layout, label_names, width, experts
-        one: Any = list[int] | None if layout.kind == "list" else int
-        self._names = [*filter(None, (layout.token, layout.layer)), *(layout.experts if experts else ())]
-        names = [*self._names, *layout.labels]
-        types = [one if name in layout.experts else int for name in self._names]
-        self._field = {name: f"f{i}" for i, name in enumerate(names)}
-        fields: list[Any] = [(self._field[n], t) for n, t in zip(self._names, types, strict=True)]
-        fields += [(self._field[n], str | int | float | bool | None, None) for n in layout.labels]
-        row = msgspec.defstruct("Row", fields, rename={f: n for n, f in self._field.items()}, gc=False)
-        self._decode = msgspec.json.Decoder(row).decode_lines
+        from moeplace.scenarios.traces import _table_kernels
+
+        self._kernels = _table_kernels
+        self._layout, self._label_names, self._experts = layout, label_names, experts
+        self._width = width if experts and layout.kind == "list" else 0
+        one = [name for name in (layout.token, layout.layer) if name]
+        self._numbers = [*one, *(layout.experts if experts and layout.kind != "list" else ())]
+        lists = layout.experts if self._width else []
+        slots = [(_table_kernels.NUMBER, self._numbers), (_table_kernels.LIST, lists)]
+        slots += [(_table_kernels.LABEL, layout.labels)]
+        self._kind = np.array([kind for kind, names in slots for _ in names], dtype=np.int64)
+        self._slot = np.array([i for _, names in slots for i, _ in enumerate(names)], dtype=np.int64)
+        keys = [json.dumps(name, ensure_ascii=False)[1:-1].encode() for _, names in slots for name in names]
+        self._keys = np.frombuffer(b"".join(keys), dtype=np.uint8)
+        self._start = np.cumsum([0, *map(len, keys)])
 
     def frame(self, first: int, block: bytes) -> Frame | None:
         """Return a block of lines as a frame, or None where anything is not as usual."""
-        from moeplace.scenarios.traces import _table_kernels
-
-        try:
-            rows = self._decode(block)
-            if not rows or len(rows) != block.count(b"\n") + (not block.endswith(b"\n")):
-                return None
-            n = len(rows)
-            whole = {name: list(map(operator.attrgetter(self._field[name]), rows)) for name in self._field}
-            columns = {
-                name: np.fromiter(whole[name], dtype=np.int64, count=n)
-                for name in self._names if self._layout.kind != "list" or name not in self._layout.experts
-            }  # fmt: skip
-            experts: Int64 | None = None
-            if self._experts and self._layout.kind == "list":
-                lists = whole[self._layout.experts[0]]
-                offsets = np.zeros(n + 1, dtype=np.int64)
-                np.cumsum(np.fromiter(map(len, lists), dtype=np.int64, count=n), out=offsets[1:])
-                flat = itertools.chain.from_iterable(lists)
-                values = np.fromiter(flat, dtype=np.int64, count=int(offsets[-1]))
-                experts = np.full((n, self._width), -1, dtype=np.int64)
-                if _table_kernels.fill_lists(values, offsets, experts) < 0:
-                    return None
-            elif self._experts and self._layout.kind == "one":
-                experts = columns[self._layout.experts[0]]
-            elif self._experts:
-                experts = np.stack([columns[name] for name in self._layout.experts], axis=1)
-        except (msgspec.DecodeError, OverflowError, TypeError, UnicodeDecodeError):
+        layout, most = self._layout, block.count(b"\n") + 1
+        numbers = np.empty((len(self._numbers), most), dtype=np.int64)
+        lists = np.full((most, self._width), -1, dtype=np.int64)
+        runs = np.empty((len(layout.labels), most), dtype=np.int64)
+        spans = np.empty((len(layout.labels), most, 2), dtype=np.int64)
+        data = np.frombuffer(block, dtype=np.uint8)
+        n = self._kernels.scan_objects(
+            data, self._keys, self._start, self._kind, self._slot, numbers, lists, runs, spans
+        )
+        if n < 1:
             return None
+        labels: dict[str, Label] = {}
+        for name, run, span in zip(layout.labels, runs[:, :n], spans, strict=True):
+            try:
+                values = [msgspec.json.decode(block[begin:end]) for begin, end in span[: int(run[-1]) + 1].tolist()]
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                return None
+            coded = _coded(values)
+            labels[name] = Label(coded.code[run], coded.values)
+        column = dict(zip(self._numbers, numbers[:, :n], strict=True))
+        experts: Int64 | None = None
+        if self._width:
+            experts = lists[:n]
+        elif self._experts:
+            columns = [column[name] for name in layout.experts]
+            experts = columns[0] if layout.kind == "one" else np.stack(columns, axis=1)
         return Frame(
-            token=columns[self._layout.token] if self._layout.token else None,
-            layer=columns[self._layout.layer],
+            token=column[layout.token] if layout.token else None,
+            layer=column[layout.layer],
             experts=experts,
-            labels=[_coded(whole[name]) if name in self._layout.labels else None for name in self._labels],
+            labels=[labels.get(name) for name in self._label_names],
             line=np.arange(first, first + n),
             unit="line",
         )
