@@ -18,12 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cases import looped
 
 import moeplace
 from moeplace.base.errors import InputError
 from moeplace.caching.scenarios.importing import Report, Selection, count_traces
 from moeplace.cli import main
 from moeplace.scenarios.traces import common
+from moeplace.scenarios.traces import lines as json_lines
 from moeplace.scenarios.traces.common import Columns, Reading, Shape
 from moeplace.scenarios.traces.opening import open_trace
 
@@ -848,3 +850,39 @@ def test_a_model_of_one_layer_may_be_a_flat_array() -> None:
     np.savez("named.npz", data=tokens()[:, 1], lengths=np.array([20, 7]))
     np.savez("deep.npz", experts=tokens()[:, 1:2])
     assert counted("flat.npy", one)[0] == counted("named.npz", one)[0] == counted("deep.npz", one)[0]
+
+
+@looped("seed", range(200))
+def test_lines_read_in_blocks_and_one_by_one_are_the_same(seed: int) -> None:
+    """Whatever is changed in a file: the compiled loop gives what the careful reader gives, or leaves it to it."""
+    rng = np.random.default_rng(seed)
+    unread = {"note": 'a \\ "b"', "gate": [[0.5, {"x": "]"}], None]}
+    table = [{**row, **unread, "user": "\u00e9va"} for row in rows(tokens())[:12]]
+    data = bytearray("".join(json.dumps(row) + "\n" for row in table).encode())
+    for _ in range(seed % 3):
+        at = int(rng.integers(len(data)))
+        # Of nested values that nobody reads only brackets and strings are looked at.
+        begin = data.find(b'"gate"', data.rfind(b"\n", 0, at) + 1)
+        if not begin <= at < data.find(b'"user"', begin):
+            data[at : at + int(rng.integers(2))] = bytes(
+                rng.choice(list(b'{}[]":,0123456789-.e \t\r\n\\ntfa'), 1).tolist()
+            )
+    Path("t.jsonl").write_bytes(data)
+    trace = json_lines._RowLines("t.jsonl", SHAPE)
+    try:
+        layout = trace._row_layout()
+    except (InputError, StopIteration):
+        return
+    fast = json_lines._Fast(layout, trace.label_names, SHAPE.width, experts=True)
+    frame = fast.frame(1, data.count(b"\n") + 1, bytes(data))
+    if seed % 3 == 0:
+        assert frame is not None
+    if frame is None:
+        return
+    slow = trace._checked([(n, v) for n, v, _ in json_lines._objects(trace)], layout, experts=True)
+    for name in ("token", "layer", "experts", "line"):
+        assert getattr(frame, name).tolist() == getattr(slow, name).tolist(), name
+    for mine, other in zip(frame.labels, slow.labels, strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None and other is not None:
+            assert [mine[i] for i in range(len(mine.code))] == [other[i] for i in range(len(other.code))]

@@ -114,7 +114,7 @@ def count_tokens(group, size, seen, state, token):
 
 
 _QUOTE, _BACKSLASH, _COLON, _NEWLINE, _RETURN = 34, 92, 58, 10, 13
-_OPEN_CURLY, _CLOSE_CURLY = 123, 125
+_OPEN_CURLY, _CLOSE_CURLY, _SMALL_U = 123, 125, 117
 
 NUMBER, LIST, LABEL = 0, 1, 2
 """What a value is read as: an integer, a list of integers, or whatever stands there, to be decoded by others."""
@@ -148,13 +148,28 @@ def _integer(data, i, end):
 def _string(data, i, end):
     """Return the place after a string that begins here, or -1."""
     i += 1
-    while i < end and data[i] != _QUOTE and data[i] != _NEWLINE:
+    while i < end and data[i] != _QUOTE:
+        if data[i] < _SPACE:
+            return -1
         if data[i] == _BACKSLASH:
             i += 1
-            if i < end and data[i] == _NEWLINE:
+            if i >= end:
                 return -1
+            escaped = False
+            for c in b'"\\/bfnrtu':
+                escaped |= data[i] == c
+            if not escaped:
+                return -1
+            if data[i] == _SMALL_U:
+                for _ in range(4):
+                    i += 1
+                    if i >= end:
+                        return -1
+                    c = data[i]
+                    if not (_ZERO <= c <= _ZERO + 9 or 65 <= c <= 70 or 97 <= c <= 102):
+                        return -1
         i += 1
-    return i + 1 if i < end and data[i] == _QUOTE else -1
+    return i + 1 if i < end else -1
 
 
 @compiled

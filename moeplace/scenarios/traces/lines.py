@@ -73,8 +73,8 @@ def _names(value: object, depth: int = 6) -> Iterator[str]:
         yield from _names(value[0], depth - 1)
 
 
-def _blocks(trace: TraceFile) -> Iterator[tuple[int, bytes]]:
-    """Yield whole lines as bytes, with the number of the first."""
+def _blocks(trace: TraceFile) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the number of the first line, how many there are, and whole lines as bytes."""
     opener = gzip.open if trace.path.suffix.lower() == ".gz" else open
     first, parts = 1, []
     with Damage(trace.path), opener(trace.path, "rb") as file:
@@ -84,11 +84,12 @@ def _blocks(trace: TraceFile) -> Iterator[tuple[int, bytes]]:
                 parts.append(data)
                 continue
             whole = b"".join((*parts, data[:cut]))
-            yield first, whole
-            first += whole.count(b"\n")
+            lines = whole.count(b"\n")
+            yield first, lines, whole
+            first += lines
             parts = [data[cut:]]
         if whole := b"".join(parts):
-            yield first, whole
+            yield first, 1, whole
 
 
 def _is_document(trace: TraceFile) -> bool:
@@ -116,7 +117,7 @@ def _objects(trace: TraceFile) -> Iterator[tuple[int, dict[str, Any], bool | Non
             for inner in _each(trace, one, entry):
                 yield entry, inner, False
         return
-    for first, block in _blocks(trace):
+    for first, _, block in _blocks(trace):
         yield from _block_objects(trace, first, block)
 
 
@@ -158,9 +159,9 @@ class _RowLines(TableTrace):
         layout, left_out = self._row_layout(), 0
         self.rows_of_token = self.shape.top_k if layout.kind == "one" else 1
         wanted = {*filter(None, (layout.token, layout.layer)), *layout.experts}
-        fast = _Fast(layout, self._label_names, self.shape.width, experts=experts)
-        for first, block in [(0, b"")] if _is_document(self) else _blocks(self):
-            frame = fast.frame(first, block)
+        fast = _Fast(layout, self.label_names, self.shape.width, experts=experts)
+        for first, lines, block in [(0, 0, b"")] if _is_document(self) else _blocks(self):
+            frame = fast.frame(first, lines, block)
             if frame is None:
                 # Something in the block is not as usual: line by line, to say which, or to pass over it.
                 found = _objects(self) if _is_document(self) else _block_objects(self, first, block)
@@ -187,7 +188,7 @@ class _RowLines(TableTrace):
             labels=[
                 _coded([label_of(value, name, f"{unit} {line}", self.path) for line, value in rows])
                 if name in layout.labels else None
-                for name in self._label_names
+                for name in self.label_names
             ],
             line=np.array([line for line, _ in rows], dtype=np.int64),
             unit=unit,
@@ -242,9 +243,9 @@ class _Fast:
         self._keys = np.frombuffer(b"".join(keys), dtype=np.uint8)
         self._start = np.cumsum([0, *map(len, keys)])
 
-    def frame(self, first: int, block: bytes) -> Frame | None:
-        """Return a block of lines as a frame, or None where anything is not as usual."""
-        layout, most = self._layout, block.count(b"\n") + 1
+    def frame(self, first: int, most: int, block: bytes) -> Frame | None:
+        """Return a block of up to so many lines as a frame, or None where anything is not as usual."""
+        layout = self._layout
         numbers = np.empty((len(self._numbers), most), dtype=np.int64)
         lists = np.full((most, self._width), -1, dtype=np.int64)
         runs = np.empty((len(layout.labels), most), dtype=np.int64)

@@ -112,7 +112,7 @@ class TableTrace(TraceFile):
         counter = _Counter(self)
         for frame in self.frames(experts=False):
             self._check_integers(frame)
-            layers.update(np.unique(frame.layer).tolist() if len(frame.layer) else ())
+            layers.update(np.flatnonzero(np.bincount(frame.layer)).tolist())
             self._deepest = max(layers, default=-1)
             label = self._labelled(frame, new=True)
             token = frame.token if frame.token is not None else counter.tokens(frame, label, self._deepest + 1)
@@ -316,7 +316,7 @@ class TableTrace(TraceFile):
                 raise self._missing(names, columns.token, "--token-column", _TOKEN_NAMES)
         if columns.layer not in names:
             raise self._missing(names, columns.layer, "--layer-column", re.compile(r"(?i).*layer.*"))
-        chosen = {token, columns.layer, columns.experts or "experts", *self._label_names}
+        chosen = {token, columns.layer, columns.experts or "experts", *self.label_names}
         if twice := [name for name in names if name in chosen and names.count(name) > 1]:
             raise self.refuse(f"{names.count(twice[0])} columns {twice[0]}")
         wide = sorted((n for n in names if re.fullmatch(r"expert_\d+", n)), key=lambda n: int(n[7:]))
@@ -330,7 +330,7 @@ class TableTrace(TraceFile):
         if len(experts) > self.shape.width:
             raise self.refuse(f"{len(experts)} columns of experts; the model's top_k is {self.shape.top_k}")
         usual = (Columns.request, Columns.profile, Columns.user)
-        for name, default in zip(self._label_names, usual, strict=True):
+        for name, default in zip(self.label_names, usual, strict=True):
             if name != default and name not in names:
                 raise self._missing(names, name)
         if not token:
@@ -338,7 +338,7 @@ class TableTrace(TraceFile):
             self.note(f"no column with token numbers: the rows of each layer are counted, {rows} a token")
             if kind == "one" and self.shape.fillers:
                 raise self.refuse("--filler needs a column with token numbers where a row has one expert")
-        result = Layout(token, columns.layer, experts, kind, [name for name in self._label_names if name in names])
+        result = Layout(token, columns.layer, experts, kind, [name for name in self.label_names if name in names])
         if unread := [name for name in names if name not in result.names]:
             self.note(f"columns that are not read: {', '.join(unread)}")
         return result
@@ -354,7 +354,8 @@ class TableTrace(TraceFile):
         )
 
     @property
-    def _label_names(self) -> tuple[str, str, str]:
+    def label_names(self) -> tuple[str, str, str]:
+        """The columns of request, profile and user, there or not."""
         return self.reading.columns.request, self.reading.columns.profile, self.reading.columns.user
 
 
@@ -458,7 +459,7 @@ class ArrowTrace(TableTrace):
                     token=self._integers(columns[layout.token], layout.token, line) if layout.token else None,
                     layer=self._integers(columns[layout.layer], layout.layer, line),
                     experts=self._experts(columns, layout, line) if experts else None,
-                    labels=[_label(columns[n]) if n in layout.labels else None for n in self._label_names],
+                    labels=[_label(columns[n]) if n in layout.labels else None for n in self.label_names],
                     line=line,
                     unit="row",
                     section=piece.section,
@@ -569,7 +570,7 @@ class CsvTrace(ArrowTrace):
         from pyarrow import csv as arrow_csv
 
         types: dict[str, Any] = {name: pa.string() if name in self._texts else pa.int64() for name in columns}
-        types |= {name: pa.dictionary(pa.int32(), pa.string()) for name in columns if name in self._label_names}
+        types |= {name: pa.dictionary(pa.int32(), pa.string()) for name in columns if name in self.label_names}
         convert = arrow_csv.ConvertOptions(include_columns=columns, column_types=types)
         first = 1
         for section, data in self._data():
@@ -603,7 +604,7 @@ class CsvTrace(ArrowTrace):
                 rest = whole[cut:]
                 for i, piece in enumerate(self._between_headers(whole[:cut])):
                     section += i > 0
-                    if piece.strip(b"\r\n"):
+                    if piece and not piece.isspace():
                         yield section, piece
                 if not data:
                     return
