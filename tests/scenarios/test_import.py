@@ -215,6 +215,7 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
 }
 
 SAID = {
+    "sglang.jsonl": "3 layers of 2 are the model's, and nothing confirms them",
     "layers.npz": "3 arrays model.layers.0.topk, model.layers.1.topk, model.layers.2.topk are read as the layers",
     "layers_first.npz": "ids [3, 27, 2] is read as [layers, tokens, k]",
     "logits.npz": "the 2 largest of 8 are taken as the experts, which is exact only where",
@@ -538,6 +539,11 @@ BROKEN: dict[str, tuple[str, bytes | str, str]] = {
     "a row without a number missing": ("a.csv", "layer,expert\n0,1\n0,2\n0,3\n1,1\n1,2\n0,4\n", "begins again after 3"),
     "a row missing at the end": ("a.csv", "layer,expert\n0,1\n0,2\n1,3\n", "layer 1 has 1 rows, no multiple"),
     "an expert twice in a counted token": ("a.csv", "layer,expert\n0,1\n0,1\n", "experts [1, 1] of one token, counted"),
+    "a quote that is not closed": (
+        "a.csv", 'token,layer,experts,text\n0,0,1 2,"a\n1,0,3 4,b\n', "a quote is not closed"
+    ),
+    "a document in the place of lines": ("a.jsonl", "[\n{}\n]", "line 1: not JSON: Input data was truncated; a"),
+    "a number for a document": ("a.json", "5", "entry 0: a number; expected an object or a list of them"),
     "a layer beyond all bounds": ("a.csv", csv_of("0,999999999999,1 2"), "row 1: layer 999999999999, the trace has 3"),
     "NaN among logits": ("a.npz", npz(logits=np.full((4, 3, 8), np.nan)), "token 0, layer 0: a logit is NaN"),
     "a layer's array missing": ("a.npz", npz(layer_0=tokens()[:, 0], layer_2=tokens()[:, 0]), "2 arrays [tokens, k]"),
@@ -629,6 +635,7 @@ def test_an_array_of_another_shape_is_refused_whatever_options_stand(
             {"choices": [{"prompt_token_ids": [1] * 9, "token_ids": [1] * 9, "routed_experts": tokens().tolist()}]},
             "has 27 tokens",
         ),
+        "more than the sum": ({**answer(tokens()), "usage": {"total_tokens": 18}}, "says that there are 17 or 18"),
         "doubled": (
             {"choices": [{"routed_experts": np.concatenate((tokens(), tokens())).tolist()}],
              "usage": {"prompt_tokens": 20, "completion_tokens": 8}},
@@ -842,6 +849,25 @@ def test_lines_that_are_no_rows_are_left_out_and_counted() -> None:
     _, report = counted("t.jsonl", reading=Reading(Columns(experts="expert_ids")))
     assert report.counted == 81
     assert report.notes[-1] == "t.jsonl: 2 lines without a layer and experts left out"
+
+
+def test_text_with_line_ends_and_marks_of_byte_order() -> None:
+    table = rows(tokens())
+    write_lines(Path("plain.jsonl"), table)
+    expected, _ = counted("plain.jsonl")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerows([["token", "layer", "text", "experts", "request"]])
+    writer.writerows(
+        [r["token"], r["layer"], 'says "a\nb"' * (i % 3), r["experts"], r["request"]] for i, r in enumerate(table)
+    )
+    for size in (150, 4000, 1 << 24):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(common, "CHUNK_BYTES", size)
+            Path("text.csv").write_bytes(text.getvalue().encode("utf-8-sig"))
+            assert counted("text.csv")[0] == expected
+            Path("mark.jsonl").write_bytes(Path("plain.jsonl").read_text().encode("utf-8-sig"))
+            assert counted("mark.jsonl")[0] == expected
 
 
 def test_a_model_of_one_layer_may_be_a_flat_array() -> None:

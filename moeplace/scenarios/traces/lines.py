@@ -18,6 +18,7 @@ from moeplace.scenarios.traces import common
 from moeplace.scenarios.traces.common import Damage, EitherTrace, Int64, TraceFile
 from moeplace.scenarios.traces.responses import RESPONSE_KEYS, Answer, ResponseTrace, keys_of
 from moeplace.scenarios.traces.tables import (
+    BYTE_ORDER_MARK,
     ONLY_TOTALS,
     TOTALS,
     Frame,
@@ -32,6 +33,9 @@ _STREAM_FIELDS: Final = (b"event:", b"id:", b"retry:", b":")
 
 
 _EXPERTS: Final = re.compile(r"experts?|expert_\d+")
+
+
+_KINDS: Final[dict[type, str]] = {int: "number", float: "number", str: "text", list: "list", bool: "truth value"}
 
 
 class LinesTrace(EitherTrace):
@@ -76,9 +80,11 @@ def _names(value: object, depth: int = 6) -> Iterator[str]:
 def _blocks(trace: TraceFile) -> Iterator[tuple[int, int, bytes]]:
     """Yield the number of the first line, how many there are, and whole lines as bytes."""
     opener = gzip.open if trace.path.suffix.lower() == ".gz" else open
-    first, parts = 1, []
+    first, parts = 1, list[bytes]()
     with Damage(trace.path), opener(trace.path, "rb") as file:
         while data := file.read(common.CHUNK_BYTES // 4):
+            if first == 1 and not parts:
+                data = data.removeprefix(BYTE_ORDER_MARK)
             cut = data.rfind(b"\n") + 1
             if not cut:
                 parts.append(data)
@@ -108,7 +114,7 @@ def _objects(trace: TraceFile) -> Iterator[tuple[int, dict[str, Any], bool | Non
     if _is_document(trace):
         opener = gzip.open if trace.path.suffix.lower() == ".gz" else open
         with Damage(trace.path), opener(trace.path, "rb") as file:
-            data = file.read()
+            data = file.read().removeprefix(BYTE_ORDER_MARK)
         try:
             value = msgspec.json.decode(data)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -135,7 +141,8 @@ def _block_objects(trace: TraceFile, first: int, block: bytes) -> Iterator[tuple
         try:
             value = decode(text)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise trace.refuse(f"not JSON: {error}", f"line {line}") from None
+            hint = "; a document of many lines must be named .json" if text in (b"[", b"{", b"[{") else ""
+            raise trace.refuse(f"not JSON: {error}{hint}", f"line {line}") from None
         for one in _each(trace, value, line):
             yield line, one, streamed
 
@@ -145,9 +152,8 @@ def _each(trace: TraceFile, value: object, line: int) -> list[dict[str, Any]]:
     objects: list[Any] = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
     for one in objects:
         if not isinstance(one, dict):
-            raise trace.refuse(
-                f"a {type(one).__name__}; expected an object or a list of them", f"{_unit(trace)} {line}"
-            )
+            kind = _KINDS.get(type(one), "null")
+            raise trace.refuse(f"a {kind}; expected an object or a list of them", f"{_unit(trace)} {line}")
     return objects
 
 

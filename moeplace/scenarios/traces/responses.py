@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class _Part:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int = 0
+    bare: bool = False
 
 
 class ResponseTrace(TraceFile):
@@ -186,9 +187,10 @@ class ResponseTrace(TraceFile):
                         if there.get(key) is None:
                             continue
                         whole = len(body) == 1 and len(scopes) <= 2  # else the counts are of several arrays
-                        array, start = self._array(answer.place, there[key], known[key] if whole else ())
+                        array, start, bare = self._array(answer.place, there[key], known[key] if whole else ())
                         if not arrays and key == "routed_experts":
                             part.start = start
+                        part.bare |= bare
                         arrays.append(array)
         for part in parts.values():
             part.routed = self._joined(part.routed)
@@ -216,6 +218,11 @@ class ResponseTrace(TraceFile):
             details = there.get("prompt_tokens_details")
             if isinstance(details, dict) and _whole(details.get("cached_tokens")):
                 part.cached_tokens = details["cached_tokens"]
+            total = there.get("total_tokens")
+            if _whole(total) and part.completion_tokens is None:
+                # What only the sum is known of counts as completion: an array has all of it or one less.
+                prompt = part.prompt_tokens or 0
+                part.prompt_tokens, part.completion_tokens = prompt, max(0, total - prompt)
         for name in _PROMPT_LISTS:
             if _length(value.get(name)):
                 part.prompt_tokens = len(value[name])
@@ -237,6 +244,11 @@ class ResponseTrace(TraceFile):
             read = sum(map(len, part.routed))
             whole = len(with_routing) == 1 or part is outer
             own = _possible(part, outer if whole else replace(outer, completion_tokens=None))
+            if part.bare and not own:
+                self.note(
+                    "arrays without a shape, in responses that do not say how many tokens there are: "
+                    f"{self.shape.depth} layers of {self.shape.top_k} are the model's, and nothing confirms them"
+                )
             if own and read + part.start not in own:
                 raise self._other_length(place, "routed_experts", read + part.start, own)
         prompts = sum(len(array) for part in with_routing for array in part.prompt)
@@ -264,8 +276,11 @@ class ResponseTrace(TraceFile):
             place,
         )
 
-    def _array(self, place: str, data: object, known: Sequence[int]) -> tuple[Integers, int]:
-        """Return an array [tokens, layers, k] and its first token; ``known`` numbers of tokens are possible."""
+    def _array(self, place: str, data: object, known: Sequence[int]) -> tuple[Integers, int, bool]:
+        """Return an array [tokens, layers, k], its first token, and whether it came without a shape.
+
+        The numbers of tokens ``known`` are possible; nothing where the response does not say.
+        """
         depth = self.shape.depth
         start, bare = 0, False
         try:
@@ -294,7 +309,7 @@ class ResponseTrace(TraceFile):
             raise self.refuse(f"routed_experts cannot be decoded: {error}", place) from None
         if bare and (reason := _doubt(array, self.shape)):
             raise self.refuse(f"routed_experts has no shape, and read as {list(array.shape)} {reason}", place)
-        return np.asarray(array, dtype=np.int64), start
+        return np.asarray(array, dtype=np.int64), start, bare
 
     def _packed(self, data: dict[str, Any]) -> tuple[Integers, int]:
         raw = data["data"] if isinstance(data["data"], bytes) else base64.b64decode(data["data"], validate=True)
@@ -366,7 +381,7 @@ def _length(value: object) -> int:
     return len(value) if isinstance(value, list | np.ndarray) else 0
 
 
-def _whole(value: object) -> bool:
+def _whole(value: object) -> TypeGuard[int]:
     return type(value) is int and value >= 0
 
 

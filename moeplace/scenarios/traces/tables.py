@@ -554,7 +554,7 @@ class CsvTrace(ArrowTrace):
 
     def _header(self, start: bytes) -> str:
         """Learn the columns from the first bytes of the file; return these as text."""
-        start = start.removeprefix(_BYTE_ORDER_MARK)
+        start = start.removeprefix(BYTE_ORDER_MARK)
         self._line = start.partition(b"\n")[0].removesuffix(b"\r")
         text = self._line.decode("utf-8")
         self._delimiter = max(",;\t", key=text.count)
@@ -598,10 +598,12 @@ class CsvTrace(ArrowTrace):
         with self._open() as file:
             while True:
                 data = file.read(common.CHUNK_BYTES // 4)
-                whole = rest + (data if begun else data.removeprefix(_BYTE_ORDER_MARK))
+                whole = rest + (data if begun else data.removeprefix(BYTE_ORDER_MARK))
                 begun = True
                 cut = _last_line_end(whole) if data else len(whole)
                 rest = whole[cut:]
+                if len(rest) > _LONGEST_FIELD or (not data and whole.count(b'"') % 2):
+                    raise self.refuse("a quote is not closed")
                 for i, piece in enumerate(self._between_headers(whole[:cut])):
                     section += i > 0
                     if piece and not piece.isspace():
@@ -622,15 +624,21 @@ class CsvTrace(ArrowTrace):
         return [*result, data[at:]]
 
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 _LONGEST_HEADER = 2**20
 
 
+_LONGEST_FIELD = 2**26
+
+
 def _last_line_end(data: bytes) -> int:
     """Return where the last line ends whose end is in no quotes; 0 where there is none."""
     end = data.rfind(b"\n") + 1
-    while end and data.count(b'"', 0, end) % 2:
-        end = data.rfind(b"\n", 0, end - 1) + 1
-    return end
+    if data.count(b'"', 0, end) % 2 == 0:
+        return end
+    text = np.frombuffer(data, dtype=np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    outside = np.searchsorted(np.flatnonzero(text == ord('"')), ends) % 2 == 0
+    return int(ends[outside][-1]) + 1 if outside.any() else 0
