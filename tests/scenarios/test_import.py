@@ -769,6 +769,19 @@ def test_several_answers_to_one_prompt_count_it_once() -> None:
         counted("n.jsonl")
 
 
+def test_responses_with_a_part_of_the_tokens_are_said() -> None:
+    for counts, partly in (
+        ({"prompt_tokens": 1, "completion_tokens": 27}, False),
+        ({"prompt_tokens": 0, "completion_tokens": 28}, False),
+        ({"prompt_tokens": 9, "completion_tokens": 27}, True),
+        ({"prompt_tokens": 20, "completion_tokens": 17, "cached_tokens": 10}, True),
+    ):
+        write_lines(Path("p.jsonl"), [answer(tokens(), **counts)])
+        _, report = counted("p.jsonl")
+        assert report.counted == 27 * LAYERS
+        assert any("the completion alone, or without cached ones" in note for note in report.notes) == partly, counts
+
+
 def test_failed_responses_are_dropped_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
     good = responses(tokens(), "lists")
     bad = [
