@@ -172,7 +172,9 @@ def import_(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Make an instance of routing traces: TRACE is .npz, .npy, .csv, .jsonl (both also .gz) or .parquet.
+    """Make an instance of routing traces: TRACE is .npz, .npy, .parquet, .csv, .tsv, .jsonl or .json (these also .gz).
+
+    What is in them, such as the responses of a serving engine, is found out and said.
 
     Users get whole requests. --fraction or --fold makes an instance of one part of the trace; with --rest, of the
     other part, so that a placement found on one can be scored on the other (see moeplace score).

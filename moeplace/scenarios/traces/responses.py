@@ -334,24 +334,27 @@ class ResponseTrace(TraceFile):
         """Give an array without a shape the one that it can have: by what is known of its tokens, else by fillers."""
         depth, top_k = self.shape.depth, self.shape.top_k
         widths = [w for w in range(self.shape.width, top_k - 1, -1) if array.size and array.size % (depth * w) == 0]
+        if not widths:
+            also, rest = divmod(array.size, depth * (top_k + 1))
+            shared = (
+                f"; they are {also} tokens of [{depth}, {top_k + 1}], which a fused shared expert in a further column "
+            )
+            shared += "makes: --filler names its number"
+            raise OtherShape(
+                f"{array.size} numbers without a shape; expected a multiple of {depth} * {top_k}"
+                + shared * (also > 0 and rest == 0)
+            )
         for width in widths:
             shaped = array.reshape(-1, depth, width)
-            if len(widths) > 1 and known and len(shaped) not in known:
+            if known and len(shaped) not in known:
                 continue
-            if width > top_k:
-                try:
+            try:
+                if width > top_k:
                     without_fillers(shaped.reshape(-1, width), self.shape)
-                except FillerRow:
-                    continue
+            except FillerRow:
+                continue
             return shaped
-        if not widths and array.size % (depth * (top_k + 1)) == 0:
-            columns = f"; they are as many as {array.size // (depth * (top_k + 1))} tokens of [{depth}, {top_k + 1}]: "
-            columns += "a fused shared expert in a further column? --filler names its number"
-        else:
-            columns = ""
-        if array.size and widths:
-            return array.reshape(-1, depth, top_k) if top_k in widths else array.reshape(-1, depth, widths[0])
-        raise OtherShape(f"{array.size} numbers without a shape; expected a multiple of {depth} * {top_k}{columns}")
+        return array.reshape(-1, depth, widths[-1])  # which is checked as any other, and refused
 
     def _repeated(self, sequences: Sequence[tuple[Integers, int]], whose: tuple[str | None, ...]) -> list[int]:
         """Return how many first tokens of each sequence an earlier one of the same user has."""
