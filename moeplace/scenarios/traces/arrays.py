@@ -25,6 +25,7 @@ from moeplace.scenarios.traces.common import (
     Request,
     TraceFile,
     layers_first,
+    too_many,
 )
 
 
@@ -224,7 +225,7 @@ class ArrayTrace(TraceFile):
                     raise self.refuse(f"{headers[name]}, and {names[0]} is {first}; layers must be alike", name)
                 self._refuse_fortran(name, headers[name])
             if first.dtype.kind != "f" and not 1 <= first.shape[1] <= self.shape.width:
-                raise self.refuse(f"has {list(first.shape)}: the model's top_k is {self.shape.top_k}", names[0])
+                raise self.refuse(f"has {list(first.shape)}: {too_many(first.shape[1], self.shape)}", names[0])
             if numbers != list(range(len(numbers))):
                 self.note(
                     f"layers {_some(numbers)} of the file are taken as layers 0 to {len(numbers) - 1} of the trace"

@@ -210,6 +210,12 @@ class OtherShape(ValueError):
     """An array cannot be a trace of the model; the message says what was found and what may help."""
 
 
+def too_many(found: int, shape: Shape) -> str:
+    """Return what is wrong with a row of more numbers than the model has experts a token, and what may help."""
+    shared = " (one more may be a fused shared expert: --filler names its number)" * (found == shape.width + 1)
+    return f"{found} experts, the model's top_k is {shape.top_k}{shared}"
+
+
 def layers_first(shape: tuple[int, ...], model: Shape, tokens: Iterable[int] = ()) -> bool:
     """Tell ``[layers, tokens, k]`` from ``[tokens, layers, k]``.
 
@@ -229,8 +235,7 @@ def layers_first(shape: tuple[int, ...], model: Shape, tokens: Iterable[int] = (
     first, second, k = shape
     found = f"{list(shape)}, expected [tokens, {model.depth}, {model.top_k}]"
     if not 1 <= k <= model.width:
-        shared = " (a column more may be a fused shared expert: --filler names its number)" * (k == model.width + 1)
-        raise OtherShape(f"{found}: the model's top_k is {model.top_k}{shared}")
+        raise OtherShape(f"{found}: {too_many(k, model)}")
     if second == model.depth:
         if first == model.layers != model.depth and first not in tokens:
             raise OtherShape(

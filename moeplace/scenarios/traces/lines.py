@@ -15,7 +15,7 @@ import numpy as np
 from moeplace.base.errors import InputError
 from moeplace.base.text import number
 from moeplace.scenarios.traces import common
-from moeplace.scenarios.traces.common import Damage, EitherTrace, Int64, TraceFile
+from moeplace.scenarios.traces.common import Damage, EitherTrace, Int64, TraceFile, too_many
 from moeplace.scenarios.traces.responses import RESPONSE_KEYS, Answer, ResponseTrace, keys_of
 from moeplace.scenarios.traces.tables import (
     BYTE_ORDER_MARK,
@@ -33,9 +33,11 @@ _STREAM_FIELDS: Final = (b"event:", b"id:", b"retry:", b":")
 
 
 _EXPERTS: Final = re.compile(r"experts?|expert_\d+")
+"""The usual names of what a row of a table has."""
 
 
 _KINDS: Final[dict[type, str]] = {int: "number", float: "number", str: "text", list: "list", bool: "truth value"}
+"""What people call values of JSON."""
 
 
 class LinesTrace(EitherTrace):
@@ -220,7 +222,7 @@ class _RowLines(TableTrace):
                 raise self._other(line, names[0] if layout.kind == "list" else "experts", row, "a list of integers")
             if len(row) > self.shape.width:
                 place = f"{_unit(self)} {line}"
-                raise self.refuse(f"{len(row)} experts, the model's top_k is {self.shape.top_k}", place)
+                raise self.refuse(too_many(len(row), self.shape), place)
             result[i, : len(row)] = row
         return result
 

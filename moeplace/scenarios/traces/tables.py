@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ import pyarrow as pa
 from moeplace.base.errors import InputError
 from moeplace.scenarios.counting import as_int32
 from moeplace.scenarios.traces import common
-from moeplace.scenarios.traces.common import Batch, Columns, Int64, Request, TraceFile
+from moeplace.scenarios.traces.common import Batch, Columns, Int64, Request, TraceFile, too_many
 
 TOTALS: Final = re.compile(
     r"(?i)(^|[ _.])(counts?|freq(s|uency|uencies)?|hist(ogram)?|totals?|hits|loads?|utili[sz]ation|per[ _]expert)"
@@ -39,13 +39,15 @@ _TOKEN_NAMES: Final = re.compile(r"(?i)(tok(en)?([ _]?(idx|index|id|no|num|numbe
 _EXPERT_NAMES: Final = re.compile(r"(?i)(?!n_|num_|.*(weight|prob|score|logit)).*(expert|topk|top_k).*")
 
 
-class Label(NamedTuple):
+@dataclass(frozen=True)
+class Label:
     """A column of labels: the value of row ``i`` is ``values[code[i]]``, or nothing where the code is -1."""
 
     code: Int64
     values: list[Any]
 
-    def __getitem__(self, row: Any) -> Any:
+    def __getitem__(self, row: int) -> Any:
+        """Return the value of a row."""
         code = int(self.code[row])
         return None if code < 0 else self.values[code]
 
@@ -177,9 +179,7 @@ class TableTrace(TraceFile):
         if widest > self.shape.width:
             row = int(start[int(np.argmax(size > self.shape.width))])
             raise self.refuse(
-                f"token {token[row]} has {widest} experts at layer {layer[row]}; the model's top_k is "
-                f"{self.shape.top_k}",
-                f"{unit} {line[row]}",
+                f"token {token[row]} at layer {layer[row]} has {too_many(widest, self.shape)}", f"{unit} {line[row]}"
             )
         experts = np.full((end, widest), -1, dtype=np.int64)
         row_of = np.repeat(np.arange(end), size)
@@ -328,7 +328,7 @@ class TableTrace(TraceFile):
         if not experts:
             raise self._missing(names, columns.experts or "with experts", "--expert-column", _EXPERT_NAMES)
         if len(experts) > self.shape.width:
-            raise self.refuse(f"{len(experts)} columns of experts; the model's top_k is {self.shape.top_k}")
+            raise self.refuse(f"columns of {too_many(len(experts), self.shape)}")
         usual = (Columns.request, Columns.profile, Columns.user)
         for name, default in zip(self.label_names, usual, strict=True):
             if name != default and name not in names:
@@ -501,7 +501,7 @@ class ArrowTrace(TableTrace):
         return experts[:, : max(1, most)]
 
     def _too_many(self, found: int, line: int) -> InputError:
-        return self.refuse(f"{found} experts, the model's top_k is {self.shape.top_k}", f"row {line}")
+        return self.refuse(too_many(found, self.shape), f"row {line}")
 
     def _parsed(self, column: Any, line: Int64) -> Int64:
         """Read text such as ``3 17 4`` or ``[3, 17, 4]`` as rows of integers."""
