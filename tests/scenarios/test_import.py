@@ -920,7 +920,7 @@ def test_lines_read_in_blocks_and_one_by_one_are_the_same(seed: int) -> None:
         return
     slow = trace._checked([(n, v) for n, v, _ in json_lines._objects(trace)], layout, experts=True)
     for name in ("token", "layer", "experts", "line"):
-        assert getattr(frame, name).tolist() == getattr(slow, name).tolist(), name
+        assert np.array_equal(getattr(frame, name), getattr(slow, name)), name
     for mine, other in zip(frame.labels, slow.labels, strict=True):
         assert (mine is None) == (other is None)
         if mine is not None and other is not None:
