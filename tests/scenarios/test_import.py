@@ -782,6 +782,24 @@ def test_responses_with_a_part_of_the_tokens_are_said() -> None:
         assert any("the completion alone, or without cached ones" in note for note in report.notes) == partly, counts
 
 
+def test_an_array_that_stands_in_two_places_counts_once() -> None:
+    array = tokens().tolist()
+    for response, said in (
+        (
+            {"meta_info": {"routed_experts": array}, "choices": [{"sgl_ext": {"routed_experts": array}}]},
+            "its choice, too",
+        ),
+        ({"choices": [{"routed_experts": array, "sgl_ext": {"routed_experts": array}}]}, "repeats those before it"),
+    ):
+        write_lines(Path("two.jsonl"), [response])
+        _, report = counted("two.jsonl")
+        assert report.counted == 27 * LAYERS
+        assert said in report.notes[0]
+    end = {"id": "c", "routed_experts": array}
+    Path("end.jsonl").write_text("".join(f"data: {json.dumps(end)}\n\n" for _ in range(2)))
+    assert counted("end.jsonl")[1].counted == 27 * LAYERS
+
+
 def test_failed_responses_are_dropped_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
     good = responses(tokens(), "lists")
     bad = [

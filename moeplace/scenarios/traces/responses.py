@@ -154,6 +154,10 @@ class ResponseTrace(TraceFile):
                 raise self.refuse(f"no response: {keys_of(answer.chunks[0])}", answer.place)
             self._refuse_failed(answer.place, "a response without routed_experts")
             return None
+        outer, *choices = with_routing
+        if outer is parts[0] and any(_same(outer, choice) for choice in choices):
+            self.note("an array that stands in a response and in its choice, too, is read once")
+            with_routing = choices
         self._check_lengths(answer.place, parts, with_routing)
         result = []
         for part in with_routing:
@@ -204,7 +208,7 @@ class ResponseTrace(TraceFile):
             len(a) <= len(b) and a.shape[1:] == b.shape[1:] and bool((b[: len(a)] == a).all())
             for a, b in itertools.pairwise(arrays)
         ]
-        if all(grows) and len(arrays[-1]) > len(arrays[0]):
+        if all(grows) and (len(arrays[-1]) > len(arrays[0]) or len(arrays[0]) >= _LEAST_REPEATED):
             self.note("each chunk of a stream repeats those before it: the last one is read")
             return arrays[-1:]
         return arrays
@@ -381,6 +385,14 @@ class ResponseTrace(TraceFile):
                 self._twice += key in self._seen
                 self._seen[key] = None
         return result
+
+
+def _same(one: _Part, other: _Part) -> bool:
+    """Return whether two parts hold the same arrays."""
+    pairs = list(zip(one.prompt + one.routed, other.prompt + other.routed, strict=False))
+    return len(one.prompt + one.routed) == len(other.prompt + other.routed) and all(
+        a.shape == b.shape and bool((a == b).all()) for a, b in pairs
+    )
 
 
 def _length(value: object) -> int:
