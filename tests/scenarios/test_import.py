@@ -741,6 +741,7 @@ def test_turns_of_a_conversation_count_their_tokens_once() -> None:
     found, report = counted("turns.jsonl")
     assert found == counted("once.jsonl")[0]
     assert report.dropped == {"of tokens that an earlier response has": (6 + 15) * LAYERS}
+    assert report.rows == report.counted + report.dropped.total() == (6 + 15 + 27 + 27) * LAYERS
     assert report.notes == [
         "turns.jsonl: 2 responses with the first tokens of an earlier one (turns of one conversation, or several "
         "answers to one prompt): 21 tokens counted once; --recount-turns counts them each time"

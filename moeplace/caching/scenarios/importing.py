@@ -218,6 +218,7 @@ def count_traces(
                 progress(report)
         first += len(own)
         report.failed += trace.failed
+        report.rows += trace.repeated
         report.dropped.update({REPEATED: trace.repeated} if trace.repeated else {})
         report.notes += [f"{trace.path}: {note}" for note in trace.notes]
     report.tokens = int(counts.tokens.sum())
