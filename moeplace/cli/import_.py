@@ -16,7 +16,7 @@ from moeplace.cli import screen
 from moeplace.cli.generate import SECTIONS, said
 from moeplace.cli.options import check_output, file_name, json_option
 from moeplace.cli.scenario import named_as_options, read_scenario, scenario_options, sectioned, tell_config
-from moeplace.scenarios.traces.common import BLOCK, Columns
+from moeplace.scenarios.traces.common import BLOCK, Columns, Reading
 
 if TYPE_CHECKING:
     from moeplace import Instance
@@ -29,7 +29,19 @@ NOT_OF_A_TRACE = ("models_per_user", "tokens", "tasks", "main_task", "routing", 
 """What of a scenario is about generated routing."""
 
 TRACE_SECTIONS = {
-    "The trace": ("profile", "user", "request", "block", "skip_layers", "drop_bad_rows"),
+    "The trace": (
+        "profile",
+        "user",
+        "request",
+        "token_column",
+        "layer_column",
+        "expert_column",
+        "block",
+        "skip_layers",
+        "filler",
+        "recount_turns",
+        "drop_bad_rows",
+    ),
     "A part of it": ("fraction", "fold", "rest"),
     **{
         heading: tuple(name for name in names if name not in (*NOT_OF_A_TRACE, "suite"))
@@ -85,6 +97,21 @@ def fold(value: str) -> tuple[int, int]:
     show_default=True,
 )
 @click.option(
+    "--token-column",
+    default=Columns.token,
+    metavar="NAME",
+    help="Column with the token's number; without it rows of a layer are counted.",
+    show_default=True,
+)
+@click.option("--layer-column", default=Columns.layer, metavar="NAME", help="Column with the layer.", show_default=True)
+@click.option(
+    "--expert-column",
+    default=Columns.experts,
+    metavar="NAME",
+    help="Column with an expert or a list of them.",
+    show_default="experts, expert, or expert_0, expert_1, ...",
+)
+@click.option(
     "--block",
     type=click.IntRange(1),
     default=BLOCK,
@@ -101,9 +128,21 @@ def fold(value: str) -> tuple[int, int]:
     show_default=True,
 )
 @click.option(
+    "--filler",
+    type=click.IntRange(0),
+    multiple=True,
+    metavar="N",
+    help="A number that is no expert of the model: padding, or a shared expert in a further column. Several times.",
+)
+@click.option(
+    "--recount-turns",
+    is_flag=True,
+    help="Count the tokens of a conversation again in each later turn, as an engine without a prefix cache does.",
+)
+@click.option(
     "--drop-bad-rows",
     is_flag=True,
-    help="Drop and count rows with experts out of range or twice, instead of refusing the trace.",
+    help="Drop and count rows with experts out of range or twice, and responses that failed, instead of refusing them.",
 )
 @click.option("--fraction", type=fraction, metavar="F", help="A share of every profile's requests, chosen by the seed.")
 @click.option("--fold", type=fold, metavar="I/N", help="The I-th of N parts of every profile's requests.")
@@ -118,8 +157,13 @@ def import_(
     profile: str,
     user: str,
     request: str,
+    token_column: str,
+    layer_column: str,
+    expert_column: str,
     block: int,
     skip_layers: int,
+    filler: tuple[int, ...],
+    recount_turns: bool,
     drop_bad_rows: bool,
     fraction: Fraction | None,
     fold: tuple[int, int] | None,
@@ -128,7 +172,9 @@ def import_(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Make an instance of routing traces: TRACE is .npz, .npy, .csv, .jsonl (both also .gz) or .parquet.
+    """Make an instance of routing traces: TRACE is .npz, .npy, .parquet, .csv, .tsv, .jsonl or .json (these also .gz).
+
+    What is in them, such as the responses of a serving engine, is found out and said.
 
     Users get whole requests. --fraction or --fold makes an instance of one part of the trace; with --rest, of the
     other part, so that a placement found on one can be scored on the other (see moeplace score).
@@ -150,9 +196,14 @@ def import_(
         instance, report = import_traces(
             traces,
             scenario,
-            columns=Columns(profile, user, request),
-            block=block,
+            reading=Reading(
+                Columns(profile, user, request, token_column, layer_column, expert_column),
+                block,
+                drop_failed=drop_bad_rows,
+                recount_turns=recount_turns,
+            ),
             skip_layers=skip_layers,
+            fillers=filler,
             selection=selection,
             drop_bad_rows=drop_bad_rows,
             progress=_progress(),
@@ -208,6 +259,10 @@ def _show(instance: Instance, report: Report, output: str) -> None:
     if report.short:
         fewer = f"fewer than {instance.models[0].top_k} experts"
         lines.append(("short", f"{number(report.short, 'row')} with {fewer}, counted as they are"))
+    if report.fillers:
+        lines.append(("fillers", f"{number(report.fillers, 'number')} taken out of rows"))
+    if report.failed:
+        lines.append(("failed", f"{number(report.failed, 'response')} without routing dropped"))
     if report.profiles and list(report.profiles) != [""]:
         users = ", ".join(f"{name} {own}" for name, own in list(report.profiles.items())[:12])
         more = f" and {len(report.profiles) - 12} more" if len(report.profiles) > 12 else ""

@@ -18,13 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cases import looped
 
 import moeplace
 from moeplace.base.errors import InputError
 from moeplace.caching.scenarios.importing import Report, Selection, count_traces
 from moeplace.cli import main
 from moeplace.scenarios.traces import common
-from moeplace.scenarios.traces.common import Columns, Shape
+from moeplace.scenarios.traces import lines as json_lines
+from moeplace.scenarios.traces.common import Columns, Reading, Shape
 from moeplace.scenarios.traces.opening import open_trace
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
@@ -81,6 +83,82 @@ def write_parquet(path: Path, experts: np.ndarray) -> None:
     pq.write_table(pa.Table.from_pylist(rows(experts)), path, row_group_size=20)
 
 
+def packed(part: np.ndarray, kind: str = "<i4") -> str:
+    return base64.b64encode(part.astype(kind).tobytes()).decode()
+
+
+def write_layers(path: Path, experts: np.ndarray) -> None:
+    """Write an array for each layer, as hooks on a model's layers leave them."""
+    layers = {f"model.layers.{layer}.topk": experts[:, layer] for layer in range(LAYERS)}
+    np.savez(path, **layers, lengths=np.array(LENGTHS), profile=np.array(PROFILES))
+
+
+def write_logits(path: Path, experts: np.ndarray) -> None:
+    """Write router logits whose largest are the experts."""
+    logits = np.random.default_rng(3).random((*experts.shape[:2], EXPERTS), dtype=np.float32)
+    np.put_along_axis(logits, experts.astype(np.int64), 2.0 + np.arange(TOP_K, dtype=np.float32), axis=2)
+    np.savez(path, router_logits=logits, lengths=np.array(LENGTHS), profile=np.array(PROFILES))
+
+
+def write_runs(path: Path, experts: np.ndarray) -> None:
+    """Write an activation a line without token numbers, first a prompt layer by layer, then a token at a time."""
+    lines, start = [], np.cumsum([0, *LENGTHS])
+    for r in range(len(LENGTHS)):
+        own = experts[start[r] : start[r + 1]]
+        for tokens in (own[:2], *own[2:, None]):
+            lines += [f"r{r},{PROFILES[r]},{layer},{e}" for layer in range(LAYERS) for t in tokens for e in t[layer]]
+    path.write_text("request,profile,layer,expert\n" + "\n".join(lines) + "\n")
+
+
+def write_joined(path: Path, experts: np.ndarray) -> None:
+    """Write a table for each request, one after the other in a file, each with its header."""
+    table = rows(experts)
+    text = ""
+    for r in range(len(LENGTHS)):
+        own = [row for row in table if row["request"] == f"r{r}"]
+        text += "profile;token;layer;experts\r\n"
+        text += "".join(f"{w['profile']};{w['token']};{w['layer']};{w['experts']}\r\n" for w in own)
+    path.write_bytes(text.encode("utf-8-sig"))
+
+
+def write_absolute(path: Path, experts: np.ndarray) -> None:
+    """Write layers by the model's own numbers, dense ones counted."""
+    write_lines(path, [{**row, "layer": 3 + 2 * row["layer"]} for row in rows(experts)])
+
+
+def write_batch(path: Path, experts: np.ndarray) -> None:
+    """Write the results of a batch."""
+    write_lines(path, [
+        {
+            "id": f"b{r}", "custom_id": f"r{r}", "profile": PROFILES[r], "error": None,
+            "response": {"status_code": 200, "body": {**body, "usage": {
+                "prompt_tokens": 2, "completion_tokens": LENGTHS[r] - 1, "total_tokens": LENGTHS[r] + 1,
+            }}},
+        }
+        for r, body in enumerate(responses(experts, "npy"))
+    ])  # fmt: skip
+
+
+def write_stream(path: Path, experts: np.ndarray, cumulative: bool = False) -> None:
+    """Write the events of streams, each with one or two tokens more, or all so far."""
+    text, start = ": a comment\n\n", np.cumsum([0, *LENGTHS])
+    for r, length in enumerate(LENGTHS):
+        for first in range(0, length, 2):
+            part = experts[start[r] + (0 if cumulative else first) : start[r] + min(length, first + 2)]
+            choice = {"index": 0, "text": "x", "sgl_ext": {"routed_experts": packed(part)}}
+            text += "data: " + json.dumps({"id": f"c{r}", "profile": PROFILES[r], "choices": [choice]}) + "\n\n"
+        usage = {"prompt_tokens": 1, "completion_tokens": length}
+        text += "data: " + json.dumps({"id": f"c{r}", "choices": [], "usage": usage}) + "\n\ndata: [DONE]\n\n"
+    path.write_text(text)
+
+
+def write_nested(path: Path, experts: np.ndarray) -> None:
+    """Write a response a row, with nested lists."""
+    parts = np.split(experts, np.cumsum(LENGTHS)[:-1])
+    table = [{"profile": p, "routed_experts": e.tolist()} for p, e in zip(PROFILES, parts, strict=True)]
+    pq.write_table(pa.Table.from_pylist(table), path)
+
+
 def responses(experts: np.ndarray, form: str) -> list[dict[str, Any]]:
     """Return what a serving engine answers, one request each."""
     result = []
@@ -119,6 +197,31 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
     "vllm_npy.jsonl": lambda path, e: write_lines(path, responses(e, "npy")),
     "vllm_object.jsonl": lambda path, e: write_lines(path, responses(e, "object")),
     "sglang.jsonl": lambda path, e: write_lines(path, responses(e, "bare")),
+    "layers.npz": write_layers,
+    "layers_first.npz": lambda path, e: np.savez(
+        path, ids=np.ascontiguousarray(e.transpose(1, 0, 2)), lengths=np.array(LENGTHS), profile=np.array(PROFILES)
+    ),
+    "logits.npz": write_logits,
+    "runs.csv": write_runs,
+    "joined.csv": write_joined,
+    "absolute.jsonl": write_absolute,
+    "batch.jsonl": write_batch,
+    "stream.jsonl": write_stream,
+    "cumulative.jsonl": lambda path, e: write_stream(path, e, cumulative=True),
+    "a_list.jsonl": lambda path, e: path.write_text(json.dumps(responses(e, "object"))),
+    "a_list.json": lambda path, e: path.write_text(json.dumps(responses(e, "lists"), indent=1)),
+    "rows.json": lambda path, e: path.write_text(json.dumps(rows(e))),
+    "nested.parquet": write_nested,
+}
+
+SAID = {
+    "sglang.jsonl": "3 layers of 2 are the model's, and nothing confirms them",
+    "layers.npz": "3 arrays model.layers.0.topk, model.layers.1.topk, model.layers.2.topk are read as the layers",
+    "layers_first.npz": "ids [3, 27, 2] is read as [layers, tokens, k]",
+    "logits.npz": "the 2 largest of 8 are taken as the experts, which is exact only where",
+    "runs.csv": "no column with token numbers: the rows of each layer are counted, 2 rows a token",
+    "absolute.jsonl": "layers 3 to 7 (3 of them) of the file are taken as layers 0 to 2 of the trace",
+    "cumulative.jsonl": "each chunk of a stream repeats those before it: the last one is read",
 }
 
 
@@ -140,7 +243,6 @@ def test_every_format_gives_the_same_instance(name: str, small_pieces: bool, mon
     WRITERS[name](Path(name), tokens())
     if small_pieces:
         monkeypatch.setattr(common, "CHUNK_BYTES", 600)
-        monkeypatch.setattr(common, "CHUNK_LINES", 7)
     documents = []
     for trace, report in ((name, Report()), ("trace.npz", Report())):
         counts, _ = count_traces([open_trace(trace, SHAPE)], SHAPE, range(4), report=report)
@@ -150,6 +252,21 @@ def test_every_format_gives_the_same_instance(name: str, small_pieces: bool, mon
     assert (tokens_mine == tokens_other).all()
     assert rest_mine == rest_other
     assert rest_mine == [{"law": 2, "code": 1, "poetry": 1}, len(LENGTHS), sum(LENGTHS) * LAYERS]
+
+
+def test_every_format_gives_one_file(capsys: pytest.CaptureFixture[str]) -> None:
+    hashes = {}
+    for name, write in WRITERS.items():
+        path = Path(name.replace(".", "_")) / ("trace" + "".join(Path(name).suffixes))
+        path.parent.mkdir()
+        write(path, tokens())
+        out, error = run(capsys, str(path), *MODEL, *PLACES, "-o", "out.json", "--json")
+        hashes[name] = json.loads(out)["instance"]["sha256"]
+        notes = json.loads(out)["notes"]
+        assert error == "".join(f"note: {note}\n" for note in notes)
+        assert SAID.get(name, "") in error, name
+        assert bool(notes) == (name in SAID), name
+    assert len(set(hashes.values())) == 1, hashes
 
 
 def test_the_instance_counts_what_the_trace_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -457,7 +574,7 @@ BROKEN: dict[str, tuple[str, bytes | str, str]] = {
         "row 2: request 1 has profile code here and law before",
     ),
     "one a line, too many": (
-        "a.csv", "token,layer,expert\n0,0,1\n0,0,2\n0,0,3\n1,0,2\n", "row 1: token 0 has 3 experts at layer 0"
+        "a.csv", "token,layer,expert\n0,0,1\n0,0,2\n0,0,3\n1,0,2\n", "row 1: token 0 at layer 0 has 3 experts, the"
     ),
     "truncated gzip": ("a.csv.gz", gzip.compress(csv_of("0,0,1 2").encode())[:-12], "cannot be read, damaged"),
     "not JSON": ("a.jsonl", '{"token": 0, "layer": 0, "experts": [1, 2]}\n{"token": 1,\n', "line 2: not JSON"),
@@ -469,7 +586,9 @@ BROKEN: dict[str, tuple[str, bytes | str, str]] = {
     ),
     "a list a line": ("a.jsonl", "[1, 2]\n", "line 1: a list; expected an object"),
     "blank lines only": ("a.jsonl", "\n\n", "has no rows"),
-    "a response without routing": ("a.jsonl", '{"choices": [{"text": "hi"}]}\n', "nor a response with routed_experts"),
+    "a response without routing": (
+        "a.jsonl", '{"choices": [{"text": "hi"}]}\n', "line 1: a response without routed_experts (--drop-bad-rows drops"
+    ),
     "routing cut off": ("a.jsonl", '{"meta_info": {"routed_experts": "AAAAAAA"}}\n', "cannot be decoded"),
     "routing of another shape": ("a.jsonl", '{"routed_experts": [[1, 2], [3, 4]]}\n', "expected integers [tokens"),
     "routing out of range": (
@@ -485,12 +604,40 @@ BROKEN: dict[str, tuple[str, bytes | str, str]] = {
     "an object for a label": (
         "a.jsonl", '{"routed_experts": [[[1,2],[1,2],[1,3]]], "user": {"id": 1}}\n', 'line 1: user is {"id": 1}'
     ),
-    "choices that are no list": ("a.jsonl", '{"choices": 5, "outputs": "x"}\n', "nor a response with routed_experts"),
+    "choices that are no list": ("a.jsonl", '{"choices": 5, "outputs": "x"}\n', "a response without routed_experts"),
+    "an object of another kind": ("a.jsonl", '{"steps": [1]}\n', "nor a response with routed_experts, but an object"),
     "lists for labels in Parquet": (
         "a.parquet", parquet(token=[0], layer=[0], experts=[[1]], user=[["x"]]), "column user holds list"
     ),
     "a heading without end": ("a.csv", "x" * 200_000, "field larger than field limit"),
-    "another kind of file": ("a.pt", b"torch", "a pickled dump has to be saved as .npz first"),
+    "another kind of file": ("a.pt", b"torch", "has to be saved as .npz first: numpy.savez("),
+    "a binary dump": ("a.bin", bytes(range(64)), "a binary dump does not say what its numbers are"),
+    "totals": (
+        "a.csv", "layer,expert,count\n0,0,3\n0,1,1\n", "column count: totals: which experts a token used together"
+    ),
+    "totals in a document": ("a.json", '{"maths": {"0": {"event_count": 3}}}', "event_count: totals: which experts"),
+    "a token's number by another name": ("a.csv", "token_idx,layer,experts\n0,0,1 2\n", "(--token-column token_idx?)"),
+    "experts by another name": ("a.csv", "token,layer,expert_ids\n0,0,1 2\n", "(--expert-column expert_ids?)"),
+    "a column twice": ("a.csv", "token,layer,layer,experts\n0,0,0,1 2\n", "2 columns layer"),
+    "a row without a number missing": ("a.csv", "layer,expert\n0,1\n0,2\n0,3\n1,1\n1,2\n0,4\n", "begins again after 3"),
+    "a row missing at the end": ("a.csv", "layer,expert\n0,1\n0,2\n1,3\n", "layer 1 has 1 rows, no multiple"),
+    "an expert twice in a counted token": ("a.csv", "layer,expert\n0,1\n0,1\n", "experts [1, 1] of one token, counted"),
+    "a quote that is not closed": (
+        "a.csv", 'token,layer,experts,text\n0,0,1 2,"a\n1,0,3 4,b\n', "a quote is not closed"
+    ),
+    "a document in the place of lines": ("a.jsonl", "[\n{}\n]", "line 1: not JSON: Input data was truncated; a"),
+    "a number for a document": ("a.json", "5", "entry 0: a number; expected an object or a list of them"),
+    "a layer beyond all bounds": ("a.csv", csv_of("0,999999999999,1 2"), "row 1: layer 999999999999, the trace has 3"),
+    "NaN among logits": ("a.npz", npz(logits=np.full((4, 3, 8), np.nan)), "token 0, layer 0: a logit is NaN"),
+    "a layer's array missing": ("a.npz", npz(layer_0=tokens()[:, 0], layer_2=tokens()[:, 0]), "2 arrays [tokens, k]"),
+    "layers of different lengths": (
+        "a.npz", npz(layer_0=tokens()[:, 0], layer_1=tokens()[1:, 0], layer_2=tokens()[:, 0]), "layers must be alike"
+    ),
+    "mixed streams": (
+        "a.jsonl",
+        "".join(f'data: {{"id": "{i}", "routed_experts": [[[1,2],[1,2],[1,{2 + t}]]]}}\n' for t, i in enumerate("aba")),
+        "line 3: the stream 'a' goes on here",
+    ),
 }  # fmt: skip
 
 
@@ -542,5 +689,341 @@ def test_columns_by_other_names() -> None:
     table = [{"task": r["profile"], **{k: v for k, v in r.items() if k != "profile"}} for r in rows(tokens())]
     write_lines(Path("t.jsonl"), table)
     report = Report()
-    count_traces([open_trace("t.jsonl", SHAPE, Columns(profile="task"))], SHAPE, range(4), report=report)
+    count_traces([open_trace("t.jsonl", SHAPE, Reading(Columns(profile="task")))], SHAPE, range(4), report=report)
     assert report.profiles == {"law": 2, "code": 1, "poetry": 1}
+
+
+def answer(array: np.ndarray, form: str = "bare", **more: Any) -> dict[str, Any]:
+    """Return a response with an array, as bare 32-bit integers or as lists."""
+    return {"meta_info": {"routed_experts": packed(array) if form == "bare" else array.tolist(), **more}}
+
+
+@pytest.mark.parametrize("options", [[], ["--drop-bad-rows"]])
+def test_an_array_of_another_shape_is_refused_whatever_options_stand(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = np.full((27, LAYERS, 1), 5, dtype=np.uint8)
+    wider = np.concatenate((tokens(), shared), axis=2)
+    unlucky = tokens()[:18].copy()
+    unlucky[3, 1] = [7, 9]
+    refused = {
+        # 26 tokens of three columns are as many numbers as 39 of two.
+        "a column more": (answer(wider[:26]), "5 stands after every 2 numbers: [26, 3, 3] with a fused shared"),
+        "more tokens than there are": (
+            answer(tokens(), prompt_tokens=6, completion_tokens=12), "has 27 tokens in the shape [tokens, 3, 2], and"
+        ),
+        "fewer": (answer(tokens(), prompt_tokens=16, completion_tokens=13), "says that there are 12 or 13 or 28 or 29"),
+        "an expert out of range": (answer(unlucky), "1 rows have experts out of range and 0 an expert twice"),
+        "lists longer than their tokens": (
+            {"choices": [{"prompt_token_ids": [1] * 9, "token_ids": [1] * 9, "routed_experts": tokens().tolist()}]},
+            "has 27 tokens",
+        ),
+        "more than the sum": ({**answer(tokens()), "usage": {"total_tokens": 18}}, "says that there are 17 or 18"),
+        "doubled": (
+            {"choices": [{"routed_experts": np.concatenate((tokens(), tokens())).tolist()}],
+             "usage": {"prompt_tokens": 20, "completion_tokens": 8}},
+            "has 54 tokens",
+        ),
+        "the prompt twice": (
+            {"prompt_routed_experts": tokens()[:5].tolist(), "routed_experts": tokens().tolist()},
+            "routed_experts begins with prompt_routed_experts",
+        ),
+        "a prompt of another length": (
+            {"prompt_routed_experts": tokens()[:5].tolist(), "prompt_token_ids": [1, 2, 3]}, "has 5 tokens"
+        ),
+    }  # fmt: skip
+    for case, (response, message) in refused.items():
+        write_lines(Path("a.jsonl"), [response])
+        _, error = run(capsys, "a.jsonl", *MODEL, *PLACES, "-o", "a.json", *options, code=2)
+        assert message in error, case
+        assert error.startswith("moeplace import: a.jsonl: line 1: "), case
+        assert error.count("\n") == 1, case
+        assert not Path("a.json").exists(), case
+
+
+@pytest.mark.parametrize("options", [[], ["--skip-layers", "24"]])
+def test_layers_before_tokens_are_never_taken_for_tokens(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    swapped = np.ascontiguousarray(tokens().transpose(1, 0, 2))
+    np.savez("s.npz", ids=swapped)
+    if not options:
+        out, error = run(capsys, "s.npz", *MODEL, *PLACES, "-o", "s.json")
+        assert "27 tokens" in out
+        assert error == "note: s.npz: ids [3, 27, 2] is read as [layers, tokens, k]\n"
+        return
+    _, error = run(capsys, "s.npz", *MODEL, *PLACES, "-o", "s.json", *options, code=2)
+    assert "its first axis has the model's 3 layers, so it may be [layers, tokens, k]" in error
+    # Three tokens of 27 layers are possible, and an array with the requests' lengths says so.
+    np.savez("s.npz", ids=swapped, lengths=np.array([1, 2]))
+    out, _ = run(capsys, "s.npz", *MODEL, *PLACES, "-o", "s.json", *options)
+    assert "3 tokens" in out
+
+
+def test_a_square_array_is_said_to_be_one() -> None:
+    np.savez("square.npz", experts=tokens()[:LAYERS])
+    trace = open_trace("square.npz", SHAPE)
+    trace.requests()
+    assert trace.notes == ["experts [3, 3, 2] is read as [tokens, layers, k]; its shape does not tell"]
+
+
+def counted(name: str, shape: Shape = SHAPE, reading: Reading | None = None) -> tuple[list[Any], Report]:
+    """Return the rows of a trace with one user as lists, and the report."""
+    report = Report()
+    counts, _ = count_traces([open_trace(name, shape, reading)], shape, range(1), report=report)
+    return [column.tolist() for column in counts.rows()], report
+
+
+def test_fillers_are_taken_out_and_never_experts() -> None:
+    np.savez("plain.npz", experts=tokens())
+    expected, _ = counted("plain.npz")
+    shared = np.full((27, LAYERS, 1), 8, dtype=np.uint8)
+    wider = np.concatenate((tokens(), shared), axis=2)
+    np.savez("last.npz", experts=wider)
+    np.savez("first.npz", experts=np.concatenate((shared, tokens()), axis=2))
+    write_lines(Path("bare.jsonl"), [answer(wider)])
+    write_lines(Path("usage.jsonl"), [answer(wider, prompt_tokens=20, completion_tokens=8)])
+    for name in ("last.npz", "first.npz", "bare.jsonl", "usage.jsonl"):
+        found, report = counted(name, Shape(LAYERS, EXPERTS, TOP_K, fillers=(8,)))
+        assert found == expected, name
+        assert report.fillers == 27 * LAYERS, name
+    # A number that an expert has, too, is a filler in a further column only, where it always stands.
+    inside = np.where(wider == 8, 3, wider)
+    np.savez("inside.npz", experts=inside)
+    assert counted("inside.npz", Shape(LAYERS, EXPERTS, TOP_K, fillers=(3,)))[0] == expected
+    inside[4, 1, 2] = 6
+    np.savez("inside.npz", experts=inside)
+    for name, shape, message in (
+        (
+            "inside.npz",
+            Shape(LAYERS, EXPERTS, TOP_K, fillers=(3,)),
+            "token 4, layer 1: .* the last of 3 must be the filler",
+        ),
+        ("plain.npz", Shape(LAYERS, EXPERTS, TOP_K, fillers=(3,)), "--filler 3 is an expert of the model, too"),
+        ("last.npz", Shape(LAYERS, EXPERTS, TOP_K, fillers=(9,)), "are more experts than the model's top_k of 2"),
+        ("last.npz", SHAPE, "3 experts, .*one more may be a fused shared expert: --filler names its number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            counted(name, shape)
+
+
+def test_padding_may_be_a_filler() -> None:
+    experts = tokens()
+    experts[5:9] = 255
+    np.savez("pad.npz", experts=experts)
+    _, report = counted("pad.npz", Shape(LAYERS, EXPERTS, TOP_K, fillers=(255,)))
+    assert (report.fillers, dict(report.dropped)) == (4 * LAYERS * TOP_K, {"no expert (padding)": 4 * LAYERS})
+
+
+def test_turns_of_a_conversation_count_their_tokens_once() -> None:
+    experts = tokens()
+    turns = [{"routed_experts": experts[:n].tolist()} for n in (6, 15, 27)]
+    other = {"routed_experts": tokens(2).tolist()}
+    write_lines(Path("turns.jsonl"), [turns[0], other, turns[1], turns[2]])
+    write_lines(Path("once.jsonl"), [turns[2], other])
+    found, report = counted("turns.jsonl")
+    assert found == counted("once.jsonl")[0]
+    assert report.dropped == {"of tokens that an earlier response has": (6 + 15) * LAYERS}
+    assert report.rows == report.counted + report.dropped.total() == (6 + 15 + 27 + 27) * LAYERS
+    assert report.notes == [
+        "turns.jsonl: 2 responses with the first tokens of an earlier one (turns of one conversation, or several "
+        "answers to one prompt): 21 tokens counted once; --recount-turns counts them each time"
+    ]
+    _, report = counted("turns.jsonl", reading=Reading(recount_turns=True))
+    assert (report.counted, report.notes) == ((6 + 15 + 27 + 27) * LAYERS, [])
+    # Of other users they are other tokens.
+    write_lines(Path("turns.jsonl"), [{**turn, "user": f"u{i}"} for i, turn in enumerate(turns)])
+    assert counted("turns.jsonl")[1].counted == (6 + 15 + 27) * LAYERS
+    # The same response twice is said; it may be two requests.
+    write_lines(Path("twice.jsonl"), [other, other])
+    _, report = counted("twice.jsonl")
+    assert report.counted == 2 * 27 * LAYERS
+    assert report.notes == ["twice.jsonl: 1 response with the same tokens as an earlier one, all counted"]
+
+
+def test_several_answers_to_one_prompt_count_it_once() -> None:
+    first, second = tokens(1), np.concatenate((tokens(1)[:4], tokens(2)[4:9]))
+    choices = [{"index": i, "routed_experts": part.tolist()} for i, part in enumerate((first, second))]
+    usage = {"prompt_tokens": 4, "completion_tokens": 23 + 5}
+    write_lines(Path("n.jsonl"), [{"choices": choices, "usage": usage}])
+    _, report = counted("n.jsonl")
+    assert (report.counted, report.dropped.total()) == ((27 + 5) * LAYERS, 4 * LAYERS)
+    write_lines(Path("n.jsonl"), [{"choices": choices, "usage": {**usage, "completion_tokens": 12}}])
+    with pytest.raises(InputError, match="routed_experts has 36 tokens"):
+        counted("n.jsonl")
+
+
+def test_responses_with_a_part_of_the_tokens_are_said() -> None:
+    for counts, partly in (
+        ({"prompt_tokens": 1, "completion_tokens": 27}, False),
+        ({"prompt_tokens": 0, "completion_tokens": 28}, False),
+        ({"prompt_tokens": 9, "completion_tokens": 27}, True),
+        ({"prompt_tokens": 20, "completion_tokens": 17, "cached_tokens": 10}, True),
+    ):
+        write_lines(Path("p.jsonl"), [answer(tokens(), **counts)])
+        _, report = counted("p.jsonl")
+        assert report.counted == 27 * LAYERS
+        assert any("the completion alone, or without cached ones" in note for note in report.notes) == partly, counts
+
+
+def test_an_array_that_stands_in_two_places_counts_once() -> None:
+    array = tokens().tolist()
+    for response, said in (
+        (
+            {"meta_info": {"routed_experts": array}, "choices": [{"sgl_ext": {"routed_experts": array}}]},
+            "its choice, too",
+        ),
+        ({"choices": [{"routed_experts": array, "sgl_ext": {"routed_experts": array}}]}, "repeats those before it"),
+    ):
+        write_lines(Path("two.jsonl"), [response])
+        _, report = counted("two.jsonl")
+        assert report.counted == 27 * LAYERS
+        assert said in report.notes[0]
+    end = {"id": "c", "routed_experts": array}
+    Path("end.jsonl").write_text("".join(f"data: {json.dumps(end)}\n\n" for _ in range(2)))
+    assert counted("end.jsonl")[1].counted == 27 * LAYERS
+
+
+def test_failed_responses_are_dropped_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    good = responses(tokens(), "lists")
+    bad = [
+        {"error": {"message": "out of memory", "code": 500}},
+        {"id": "x", "choices": [{"index": 0, "finish_reason": "abort", "routed_experts": None}]},
+        {"custom_id": "y", "response": {"status_code": 429, "body": None}, "error": None},
+    ]
+    write_lines(Path("f.jsonl"), [bad[0], *good[:3], bad[1], *good[3:], bad[2]])
+    _, error = run(capsys, "f.jsonl", *MODEL, *PLACES, "-o", "f.json", code=2)
+    assert error == (
+        "moeplace import: f.jsonl: line 1: a failed response: out of memory (--drop-bad-rows drops and counts it)\n"
+    )
+    out, _ = run(capsys, "f.jsonl", *MODEL, *PLACES, "-o", "f.json", "--drop-bad-rows")
+    assert "3 responses without routing dropped" in out
+    assert "81 rows of 6 requests" in out
+    write_lines(Path("f.jsonl"), bad)
+    _, error = run(capsys, "f.jsonl", *MODEL, *PLACES, "-o", "none.json", "--drop-bad-rows", code=2)
+    assert "has no response with routed_experts" in error
+
+
+def test_arrays_without_a_type_and_from_a_later_token_on() -> None:
+    part = tokens()
+    for kind, name in (("<u1", "uint8"), ("<i2", "int16"), ("<i4", "int32"), ("<i8", "int64")):
+        data = {"data": packed(part, kind), "shape": [27, LAYERS, TOP_K], "start": 3}
+        write_lines(Path("d.jsonl"), [{"routed_experts": data, "prompt_tokens": 20, "completion_tokens": 11}])
+        _, report = counted("d.jsonl")
+        assert report.notes == [f"d.jsonl: dtype is missing; {name} by the number of bytes"]
+        assert report.counted == 27 * LAYERS
+    for change in ({"shape": [28, LAYERS, TOP_K]}, {"start": 5}, {"start": -1}, {"dtype": "text"}, {"shape": 5}):
+        write_lines(
+            Path("d.jsonl"), [{"routed_experts": {**data, **change}, "prompt_tokens": 20, "completion_tokens": 11}]
+        )
+        with pytest.raises(InputError, match=r"routed_experts (cannot be decoded|has 32 tokens)"):
+            counted("d.jsonl")
+
+
+def test_columns_by_every_name(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"request": "problem_id", "profile": "dataset", "token": "token_idx", "layer": "layer_id", "experts": "ids"}
+    options = [
+        "--request", "problem_id", "--profile", "dataset", "--token-column", "token_idx", "--layer-column", "layer_id",
+        "--expert-column", "ids",
+    ]  # fmt: skip
+    table = [{names[key]: value for key, value in row.items()} | {"gate": [0.5, 0.5]} for row in rows(tokens())]
+    write_lines(Path("trace.jsonl"), table)
+    text = [{**row, "ids": " ".join(map(str, row["ids"]))} for row in table]
+    single = [{**row, "ids": e} for row in table for e in row["ids"]]
+    for name, content in (("text.csv", text), ("single.csv", single)):
+        with Path(name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(names.values()), extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(content)
+    pq.write_table(pa.Table.from_pylist(table), "trace.parquet")
+    write_npz(Path("trace.npz"), tokens())
+    expected, _ = counted("trace.npz")
+    reading = Reading(Columns("dataset", "user", "problem_id", "token_idx", "layer_id", "ids"))
+    for name in ("trace.jsonl", "text.csv", "single.csv", "trace.parquet"):
+        found, report = counted(name, reading=reading)
+        assert found == expected, name
+        assert report.requests == len(LENGTHS), name
+    _, error = run(capsys, "trace.jsonl", *MODEL, *PLACES, "-o", "o.json", *options)
+    assert error == "note: trace.jsonl: columns that are not read: gate\n"
+
+
+def test_a_wrong_top_k_of_counted_rows_is_seen() -> None:
+    write_runs(Path("t.csv"), tokens())
+    with pytest.raises(InputError, match="rows, no multiple of the model's top_k of 3"):
+        counted("t.csv", Shape(LAYERS, EXPERTS, 3))
+    four = np.argsort(np.random.default_rng(1).random((27, LAYERS, EXPERTS)), axis=2)[:, :, :4]
+    write_runs(Path("t.csv"), four)
+    _, report = counted("t.csv")
+    assert report.counted == 2 * 27 * LAYERS
+    assert report.notes[-1] == "t.csv: every run of a layer has a multiple of 4 rows: is the model's top_k really 2?"
+
+
+def test_lines_that_are_no_rows_are_left_out_and_counted() -> None:
+    table = [{"layer": row["layer"], "expert_ids": row["experts"]} for row in rows(tokens())]
+    write_lines(Path("t.jsonl"), [{"label": "prompt"}, *table[:9], {"label": "answer"}, *table[9:]])
+    _, report = counted("t.jsonl", reading=Reading(Columns(experts="expert_ids")))
+    assert report.counted == 81
+    assert report.notes[-1] == "t.jsonl: 2 lines without a layer and experts left out"
+
+
+def test_text_with_line_ends_and_marks_of_byte_order() -> None:
+    table = rows(tokens())
+    write_lines(Path("plain.jsonl"), table)
+    expected, _ = counted("plain.jsonl")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerows([["token", "layer", "text", "experts", "request"]])
+    writer.writerows(
+        [r["token"], r["layer"], 'says "a\nb"' * (i % 3), r["experts"], r["request"]] for i, r in enumerate(table)
+    )
+    for size in (150, 4000, 1 << 24):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(common, "CHUNK_BYTES", size)
+            Path("text.csv").write_bytes(text.getvalue().encode("utf-8-sig"))
+            assert counted("text.csv")[0] == expected
+            Path("mark.jsonl").write_bytes(Path("plain.jsonl").read_text().encode("utf-8-sig"))
+            assert counted("mark.jsonl")[0] == expected
+
+
+def test_a_model_of_one_layer_may_be_a_flat_array() -> None:
+    one = Shape(1, EXPERTS, TOP_K)
+    np.save("flat.npy", tokens()[:, 1])
+    np.savez("named.npz", data=tokens()[:, 1], lengths=np.array([20, 7]))
+    np.savez("deep.npz", experts=tokens()[:, 1:2])
+    assert counted("flat.npy", one)[0] == counted("named.npz", one)[0] == counted("deep.npz", one)[0]
+
+
+@looped("seed", range(200))
+def test_lines_read_in_blocks_and_one_by_one_are_the_same(seed: int) -> None:
+    """Whatever is changed in a file: the compiled loop gives what the careful reader gives, or leaves it to it."""
+    rng = np.random.default_rng(seed)
+    unread = {"note": 'a \\ "b"', "gate": [[0.5, {"x": "]"}], None]}
+    table = [{**row, **unread, "user": "\u00e9va"} for row in rows(tokens())[:12]]
+    data = bytearray("".join(json.dumps(row) + "\n" for row in table).encode())
+    for _ in range(seed % 3):
+        at = int(rng.integers(len(data)))
+        # Of nested values that nobody reads only brackets and strings are looked at.
+        begin = data.find(b'"gate"', data.rfind(b"\n", 0, at) + 1)
+        if not begin <= at < data.find(b'"user"', begin):
+            data[at : at + int(rng.integers(2))] = bytes(
+                rng.choice(list(b'{}[]":,0123456789-.e \t\r\n\\ntfa'), 1).tolist()
+            )
+    Path("t.jsonl").write_bytes(data)
+    trace = json_lines._RowLines("t.jsonl", SHAPE)
+    try:
+        layout = trace._row_layout()
+    except (InputError, StopIteration):
+        return
+    fast = json_lines._Fast(layout, trace.label_names, SHAPE.width, experts=True)
+    frame = fast.frame(1, data.count(b"\n") + 1, bytes(data))
+    if seed % 3 == 0:
+        assert frame is not None
+    if frame is None:
+        return
+    slow = trace._checked([(n, v) for n, v, _ in json_lines._objects(trace)], layout, experts=True)
+    for name in ("token", "layer", "experts", "line"):
+        assert np.array_equal(getattr(frame, name), getattr(slow, name)), name
+    for mine, other in zip(frame.labels, slow.labels, strict=True):
+        assert (mine is None) == (other is None)
+        if mine is not None and other is not None:
+            assert [mine[i] for i in range(len(mine.code))] == [other[i] for i in range(len(other.code))]

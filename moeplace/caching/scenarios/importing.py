@@ -22,7 +22,7 @@ from moeplace.caching.scenarios.suites import Scenario, Setting, default_name, r
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts, as_int32
 from moeplace.scenarios.model_config import read_model_config
-from moeplace.scenarios.traces.common import BLOCK, Batch, Columns, Request, Shape, TraceFile
+from moeplace.scenarios.traces.common import Batch, FillerRow, Reading, Request, Shape, TraceFile, without_fillers
 from moeplace.scenarios.traces.opening import open_trace
 
 Int64 = npt.NDArray[np.int64]
@@ -34,6 +34,9 @@ REASONS: Final = {
     3: "no expert (padding)",
 }
 """Why a row may be dropped, by the fault that the kernel reports; padding always is."""
+
+REPEATED: Final = "of tokens that an earlier response has"
+"""Why a row of a later turn of a conversation is dropped."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,10 @@ class Report:
         Rows left out because of what is in them, by reason.
     short : int
         Counted rows with fewer than ``top_k`` experts.
+    fillers : int
+        Fillers taken out of rows.
+    failed : int
+        Responses without routing that were dropped.
     requests, selected : int
         Requests in the files, and those that count.
     profiles : dict
@@ -115,7 +122,7 @@ class Report:
     empty_layers : list of int
         Layers of the model without any row that counts.
     notes : list of str
-        What a person should know of how places and tables were read, a line each.
+        What readers of traces, places and tables guessed, joined or left out, for people, a line each.
     seconds : float
         Wall time of reading and counting.
     """
@@ -127,6 +134,8 @@ class Report:
     skipped: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     short: int = 0
+    fillers: int = 0
+    failed: int = 0
     requests: int = 0
     selected: int = 0
     profiles: dict[str, int] = field(default_factory=dict)
@@ -217,6 +226,10 @@ def count_traces(
             if progress is not None:
                 progress(report)
         first += len(own)
+        report.failed += trace.failed
+        report.rows += trace.repeated
+        report.dropped.update({REPEATED: trace.repeated} if trace.repeated else {})
+        report.notes += [f"{trace.path}: {note}" for note in trace.notes]
     report.tokens = int(counts.tokens.sum())
     if not report.tokens:
         raise InputError("has no row that counts", file=str(traces[0].path))
@@ -334,7 +347,12 @@ def _count(
     report.skipped += int(len(kept) - kept.sum())
     report.unselected += int((kept & (user < 0)).sum())
     kept &= user >= 0
-    experts = as_int32(batch.experts)
+    try:
+        experts, fillers = without_fillers(batch.experts, shape)
+    except FillerRow as error:
+        raise InputError(str(error), place=batch.place(error.row), file=str(path)) from None
+    report.fillers += fillers
+    experts = as_int32(experts)
     fault = _kernels.check_rows(experts, shape.experts)
     bad = kept & (fault > 0)
     if bad.any():
@@ -368,9 +386,9 @@ def import_traces(
     paths: Sequence[str | os.PathLike[str]],
     scenario: Scenario,
     *,
-    columns: Columns | None = None,
-    block: int = BLOCK,
+    reading: Reading | None = None,
     skip_layers: int = 0,
+    fillers: Sequence[int] = (),
     selection: Selection | None = None,
     drop_bad_rows: bool = False,
     progress: Callable[[Report], None] | None = None,
@@ -383,12 +401,12 @@ def import_traces(
         The traces, all of one model.
     scenario : Scenario
         The model (one), the places, users, storage, links. What it says of generated routing is not used.
-    columns : Columns, optional
-        Names of the columns with profiles, users and requests.
-    block : int
-        Tokens of a request where the trace does not say where requests begin.
+    reading : Reading, optional
+        Names of columns, and how traces are read where they do not say it.
     skip_layers : int
         The trace's first so many layers are left out.
+    fillers : sequence of int
+        Numbers in the trace that stand for no expert of the model.
     selection : Selection, optional
         Which requests count.
     drop_bad_rows : bool
@@ -416,8 +434,8 @@ def import_traces(
         cut_layers = find_architecture(scenario.models[0].partition(":")[0]).moe_layers - model.layers
     elif scenario.config is not None:
         cut_layers = read_model_config(scenario.config, scenario.expert_bytes).architecture.moe_layers - model.layers
-    shape = Shape(model.layers, model.experts, model.top_k, skip_layers, cut_layers)
-    traces = [open_trace(path, shape, columns, block) for path in paths]
+    shape = Shape(model.layers, model.experts, model.top_k, skip_layers, cut_layers, tuple(fillers))
+    traces = [open_trace(path, shape, reading) for path in paths]
     report = Report()
     counts, names = count_traces(
         traces,
@@ -448,9 +466,14 @@ def import_traces(
         made.capacity_bytes,
         latency_model=scenario.latency_model,
         source=_source(scenario, paths, selection, report) | topology.source | topology.parameters(),
-        notes=f"Routing counted from {', '.join(Path(path).name for path in paths)}.",
+        notes=f"Routing counted from {', '.join(map(_stem, paths))}.",
     )
     return instance, report
+
+
+def _stem(path: str | os.PathLike[str]) -> str:
+    """Return a trace's name without its endings: the same trace in another form makes the same instance."""
+    return Path(Path(path).name.removesuffix(".gz")).stem
 
 
 def _name(scenario: Scenario, paths: Sequence[str | os.PathLike[str]], selection: Selection) -> str:
@@ -472,7 +495,7 @@ def _source(
         part = f"fold {selection.fold[0]} of {selection.fold[1]}"
     values: dict[str, str | int] = {
         "importer": "moeplace import",
-        "routing": ", ".join(Path(path).name for path in paths),
+        "routing": ", ".join(map(_stem, paths)),
         "part": f"all but {part}" if selection.rest else part,
         "requests": report.selected,
         "rows_counted": report.counted,
