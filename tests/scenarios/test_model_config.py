@@ -429,3 +429,26 @@ def test_published_files_say_what_the_catalogue_says(name: str) -> None:
     for field in ("moe_layers", "layers", "experts", "top_k", "hidden_size", "expert_width", "matrices", "biased"):
         assert getattr(published.architecture, field) == getattr(known, field), field
     assert set(published.expert_bytes) == {known.expert_bytes(known.published)}
+
+
+def test_the_layers_of_a_trace_are_those_of_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shape = {"num_hidden_layers": 4, "mlp_only_layers": [0, 2], "num_experts": 4, "num_experts_per_tok": 2}
+    widths = {"hidden_size": 64, "moe_intermediate_size": 32, "torch_dtype": "bfloat16"}
+    Path("config.json").write_text(json.dumps({"model_type": "qwen3_moe", **shape, **widths}))
+
+    def imported(layers: list[int], code: int = 0) -> str:
+        rows = [f"0,{token},{layer},{token} 3\n" for token in range(3) for layer in layers]
+        Path("trace.csv").write_text("request,token,layer,experts\n" + "".join(rows))
+        arguments = ["import", "trace.csv", "--config", "config.json", "--stations", "2", "--users", "2"]
+        assert main([*arguments, "-o", "out.json"]) == code
+        return capfd.readouterr().err
+
+    imported([0, 1])
+    counted = moeplace.load("out.json").sha256
+    assert "layers 1 to 3 (2 of them) of the file are taken as layers 0 to 1" in imported([1, 3])
+    assert moeplace.load("out.json").sha256 == counted
+    line = "moeplace import: trace.csv: layers 1, 2; the model's own are 1, 3\n"
+    assert imported([1, 2], code=2).endswith(line)

@@ -429,12 +429,16 @@ def import_traces(
         raise InputError(f"{len(scenario.models)} models; a trace is of one", place="models")
     (model, *_), message_bits = scenario_models(scenario)
     places = _Places(scenario)
-    cut_layers = 0
+    own_numbers: tuple[int, ...] = ()
+    whole = model.layers
     if scenario.models:
-        cut_layers = find_architecture(scenario.models[0].partition(":")[0]).moe_layers - model.layers
+        whole = find_architecture(scenario.models[0].partition(":")[0]).moe_layers
     elif scenario.config is not None:
-        cut_layers = read_model_config(scenario.config, scenario.expert_bytes).architecture.moe_layers - model.layers
-    shape = Shape(model.layers, model.experts, model.top_k, skip_layers, cut_layers, tuple(fillers))
+        published = read_model_config(scenario.config, scenario.expert_bytes)
+        whole, own_numbers = published.architecture.moe_layers, tuple(published.layer_index)
+    shape = Shape(
+        model.layers, model.experts, model.top_k, skip_layers, whole - model.layers, tuple(fillers), own_numbers
+    )
     traces = [open_trace(path, shape, reading) for path in paths]
     report = Report()
     counts, names = count_traces(

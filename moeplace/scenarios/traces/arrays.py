@@ -227,6 +227,8 @@ class ArrayTrace(TraceFile):
             if first.dtype.kind != "f" and not 1 <= first.shape[1] <= self.shape.width:
                 raise self.refuse(f"has {list(first.shape)}: {too_many(first.shape[1], self.shape)}", names[0])
             if numbers != list(range(len(numbers))):
+                if wrong := self.shape.foreign_layers(numbers):
+                    raise self.refuse(wrong, names[0])
                 self.note(
                     f"layers {_some(numbers)} of the file are taken as layers 0 to {len(numbers) - 1} of the trace"
                 )

@@ -7,7 +7,7 @@ import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.errors import InputError
+from moeplace.base.text import numbers as numbers_said
 
 Int64 = npt.NDArray[np.int64]
 
@@ -45,6 +46,8 @@ class Shape:
         The trace has so many further layers after the model's; they are left out, too.
     fillers : tuple of int
         Numbers that stand for no expert of the model: padding, or a shared expert in columns beyond ``top_k``.
+    own_numbers : tuple of int
+        The model's own numbers of the trace's layers with experts, where they are known.
     """
 
     layers: int
@@ -53,6 +56,13 @@ class Shape:
     skip_layers: int = 0
     cut_layers: int = 0
     fillers: tuple[int, ...] = ()
+    own_numbers: tuple[int, ...] = ()
+
+    def foreign_layers(self, numbers: Sequence[int]) -> str | None:
+        """Say why these numbers of a trace's layers, which do not count from 0, cannot be the model's own."""
+        if not self.own_numbers or self.skip_layers or tuple(numbers) == self.own_numbers:
+            return None
+        return f"layers {numbers_said(numbers)}; the model's own are {numbers_said(self.own_numbers)}"
 
     @property
     def depth(self) -> int:

@@ -219,6 +219,8 @@ class TableTrace(TraceFile):
         depth = self.shape.depth
         if layers[-1] < depth or len(layers) != depth:
             return
+        if wrong := self.shape.foreign_layers(layers):
+            raise self.refuse(wrong)
         self._layer_of = np.full(layers[-1] + 1, -1, dtype=np.int64)
         self._layer_of[layers] = np.arange(depth)
         gaps = "" if layers[-1] - layers[0] == depth - 1 else f" ({depth} of them)"
