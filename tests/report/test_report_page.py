@@ -21,9 +21,10 @@ from moeplace.report.writing import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"
-)
+pytestmark = [
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"),
+    pytest.mark.xdist_group("page"),  # one process makes the page that all look at
+]
 METHODS = ["cpsat", "greedy", "popular"]
 EVIL = (
     '</title></script><script>document.title="taken over"</script><img src=x onerror="document.title=\'taken over\'">'
