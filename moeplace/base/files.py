@@ -242,4 +242,4 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _packed(path: str | os.PathLike[str], data: bytes) -> bytes:
-    return gzip.compress(data, compresslevel=9, mtime=0) if str(path).endswith(".gz") else data
+    return gzip.compress(data, compresslevel=9, mtime=0) if str(path).lower().endswith(".gz") else data

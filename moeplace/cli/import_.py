@@ -14,7 +14,7 @@ from moeplace.base.errors import InputError
 from moeplace.base.text import number
 from moeplace.cli import screen
 from moeplace.cli.generate import SECTIONS, said
-from moeplace.cli.options import check_output, file_name, json_option
+from moeplace.cli.options import DOCUMENT, check_output, file_name, json_option
 from moeplace.cli.scenario import named_as_options, read_scenario, scenario_options, sectioned, tell_config
 from moeplace.scenarios.traces.common import BLOCK, Columns
 
@@ -143,7 +143,7 @@ def import_(
 
     selection = Selection(fraction, fold, rest)
     scenario = read_scenario({key: value for key, value in values.items() if value not in (None, ())})
-    check_output(output, *traces)
+    check_output(output, *traces, endings=DOCUMENT)
     if len(set(traces)) < len(traces):
         raise InputError("a trace is given twice; its tokens would count twice")
     with named_as_options():

@@ -563,7 +563,7 @@ def test_capacity_is_scaled_exactly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["map", "i.json", "s.json", "-o", "x.gif"], "x.gif: expected a name that ends in .png, .svg, .pdf"),
+        (["map", "i.json", "s.json", "-o", "x.gif"], "x.gif: expected a name that ends in .png, .svg or .pdf"),
         (["map", "i.json", "i.json", "-o", "x.png"], "i.json"),
         (["map", "i.json", "other.json", "-o", "x.png"], "other.json: placement[0].server: the instance has no server"),
         (["map", "none.json", "s.json", "-o", "x.png"], "none.json: cannot be read"),
