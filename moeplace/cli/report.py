@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from moeplace.base.errors import InputError
+from moeplace.base.files import check_folder_writable
 from moeplace.base.text import number, one_line
 from moeplace.cli.options import file_name
 
@@ -63,10 +63,6 @@ def _check_folder(folder: str, runs: tuple[str, ...]) -> None:
         for run in runs:
             if path.resolve() in (Path(run).resolve(), (Path(run) / SOLUTIONS).resolve()):
                 raise InputError("is the run itself; a folder for the report was expected", file=folder)
-        if path.exists() and not path.is_dir():
-            raise InputError("is a file; a folder was expected", file=folder)
-        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", file=folder) from None
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"cannot be written: {existing} is no folder to write to", file=folder)
+    check_folder_writable(path)
