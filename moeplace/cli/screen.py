@@ -95,6 +95,23 @@ def warn_of(instance: Named) -> None:
         click.echo(f"warning: {one_line(remark)}", err=True)
 
 
+@contextmanager
+def solver_log(method: str) -> Iterator[None]:
+    """Show on stderr, in the place of progress, what HiGHS and CP-SAT say; say so where a method asks neither."""
+    from moeplace.solvers.log import listening
+
+    said = [False]
+
+    def show(text: str) -> None:
+        said[0] = True
+        click.echo(text, err=True, nl=False)
+
+    with listening(show):
+        yield
+    if not said[0]:
+        note(f"{method} has no log of its own: it asked neither HiGHS nor CP-SAT")
+
+
 def progress_line(label: str, tokens: int, stop: Stop) -> AbstractContextManager[ProgressCallback | None]:
     """Do what :func:`progress` does for a caching instance of so many tokens."""
     return progress(label, lambda ns: f"{duration(ns / max(tokens, 1))} per token", stop)

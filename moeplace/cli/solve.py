@@ -58,6 +58,7 @@ ENDINGS = {
     "--certificate", type=file_name, metavar="FILE", help="Write what proves the bound here (.json or .json.gz)."
 )
 @click.option("-o", "--output", type=file_name, metavar="FILE", help="Write the solution here (.json or .json.gz).")
+@click.option("--log", is_flag=True, help="Show on stderr what HiGHS and CP-SAT say, in the place of progress.")
 @json_option
 def solve(
     instance: str,
@@ -70,6 +71,7 @@ def solve(
     parameters: tuple[tuple[str, Any], ...],
     certificate: str | None,
     output: str | None,
+    log: bool,
     as_json: bool,
 ) -> int:
     """Find one placement for INSTANCE.
@@ -94,7 +96,8 @@ def solve(
     beginning = _read_start(start, problem, loaded) if start else None
     # From here to the last line written a signal ends the search, not the program.
     with stopping() as stop:
-        with screen.progress(method, lambda amount: problem.view.short(loaded, amount), stop, limit) as progress:
+        shown = screen.progress(method, lambda amount: problem.view.short(loaded, amount), stop, limit)
+        with screen.solver_log(method) if log else shown as progress:
             solution, proof = certified(
                 loaded,
                 method,
