@@ -18,6 +18,7 @@ from moeplace.report.statistics import TARGET
 
 TITLE = "Placement methods compared"
 PAGE, MARKDOWN, SUMMARY, RUNS = "index.html", "index.md", "summary.csv", "runs.csv"
+PAIRS = "pairs.csv"
 PICTURES = {
     "performance": "Performance profiles on the time to come near the best known cost",
     "quality": "Excess over the best known cost",
@@ -89,6 +90,7 @@ def documents(
     looks = style.looks(collection.methods)
     contents = {
         SUMMARY: tables.summary_csv(s for summaries in collection.summaries().values() for s in summaries),
+        PAIRS: tables.pairs_csv(pair for pairs in collection.pairs().values() for pair in pairs),
         RUNS: runs_csv(collection),
     }
     trials = collection.trials
@@ -134,10 +136,14 @@ def markdown(collection: Collection, title: str, introduction: str, target: floa
         parts.append(f"**Bounds that are false** (a checked cost is below each; none counts):\n\n{lines}")
     if collection.notes:
         parts.append("\n".join(f"- {escaped(note)}" for note in collection.notes))
+    pairs = collection.pairs()
     for name, summaries in collection.summaries().items():
         parts.append(f"## {escaped(name)}")
         parts.append(escaped(set_facts(collection, name)) + ".")
         parts.append(tables.markdown(summaries).rstrip())
+        if pairs[name]:
+            parts.append("Methods in pairs:")
+            parts.append(tables.pairs_markdown(pairs[name]).rstrip())
     parts.append("## Pictures")
     parts += [f"{caption}:\n\n![{caption}](pictures/{name}.svg)" for name, caption in PICTURES.items()]
     parts.append("## How to read this")
