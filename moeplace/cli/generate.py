@@ -13,7 +13,15 @@ from moeplace.caching.scenarios.suites import check_places, generate_suite, read
 from moeplace.caching.scenarios.suites import generate as generated
 from moeplace.cli import screen
 from moeplace.cli.options import DOCUMENT, check_output, file_name
-from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned, tell_config
+from moeplace.cli.scenario import (
+    LINKS,
+    named_as_options,
+    option_name,
+    read_scenario,
+    scenario_options,
+    sectioned,
+    tell_config,
+)
 from moeplace.scenarios.topology import Links
 
 if TYPE_CHECKING:
@@ -30,7 +38,7 @@ SECTIONS = {
         "users", "models_per_user", "tokens", "tasks", "main_task", "routing", "device_experts", "latency_model",
     ),
     "Storage": ("capacity", "storage"),
-    "Links and computing": Links.__struct_fields__,
+    LINKS: Links.__struct_fields__,
     "Output": ("seed", "name", "suite", "output"),
 }  # fmt: skip
 """Options in the order of ``--help``; all but the last two are fields of a scenario or its links."""

@@ -23,6 +23,7 @@ import moeplace
 from moeplace.cli import COMMANDS, main
 from moeplace.cli.solve import ended
 from moeplace.library import instance_files, instance_name, instances_folder
+from moeplace.scenarios.topology import Links
 
 TESTS = Path(__file__).resolve().parents[1]
 TOY: dict[str, Any] = {
@@ -430,6 +431,24 @@ def test_export(run: Run, model: str, name: str, expected: str) -> None:
 
 
 # --- help, imports, streams ------------------------------------------------------------------------------------
+
+
+def test_what_few_need_is_listed_apart_and_works(run: Run) -> None:
+    for command in ("generate", "import"):
+        out, _ = run(command, "--help")
+        assert "--help-links" in out
+        assert "--carrier-ghz" not in out
+        links, err = run(command, "--help-links")
+        assert err == ""
+        assert links.startswith("Links and computing:\n  --carrier-ghz X "), command
+        for name in Links.__struct_fields__:
+            assert f"\n  --{name.replace('_', '-')} " in links, (command, name)
+        assert "--stations" not in links
+    small = ["generate", "--layers", "1", "--experts", "4", "--top-k", "2", "--expert-bytes", "999", "--users", "3"]
+    run(*small, "-o", "a.json")
+    run(*small, "--carrier-ghz", "28", "-o", "b.json")
+    assert moeplace.load("a.json").sha256 != moeplace.load("b.json").sha256
+    assert run("info", "--help-links", code=2)[1].startswith("moeplace info: No such option '--help-links'")
 
 
 def test_help_lists_every_command(run: Run) -> None:
