@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -195,7 +194,7 @@ def _warnings(workers: int, plan: BenchPlan, here: Any) -> Iterator[str]:
 @contextmanager
 def _reading(total: int, stop: Stop) -> Iterator[Callable[[int, Path], None]]:
     """Show which instance is being read, on a terminal; give up between two where somebody asks to stop."""
-    with _line() as show:
+    with screen.line() as show:
 
         def reading(done: int, path: Path) -> None:
             if stop:
@@ -222,31 +221,8 @@ def _progress(plan: BenchPlan, workers: int, interrupted: Callable[[], bool]) ->
         parts += [f"{count} {status}" for status, count in sorted(progress.statuses.items()) if status != "ok"]
         return "  ".join(parts) + ("  stopping" if interrupted() else "")
 
-    with _line(text):
+    with screen.line(text):
         yield lambda progress: latest.append((progress, time.monotonic()))
-
-
-@contextmanager
-def _line(text: Callable[[], str] | None = None) -> Iterator[Callable[[str], None]]:
-    """Keep one line on stderr, where that is a terminal, while something goes on."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda said: None
-        return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    shown = [""]
-
-    class Line:
-        def __rich__(self) -> Text:
-            return Text(one_line(text() if text else shown[-1]), no_wrap=True, overflow="ellipsis")
-
-    def show(said: str) -> None:
-        shown[0] = said
-
-    with Live(Line(), console=Console(stderr=True), refresh_per_second=4, transient=True):
-        yield show
 
 
 def _clock(seconds: float) -> str:

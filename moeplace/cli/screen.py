@@ -151,6 +151,29 @@ def progress(
         yield update
 
 
+@contextmanager
+def line(text: Callable[[], str] | None = None) -> Iterator[Callable[[str], None]]:
+    """Keep one line on stderr, where that is a terminal, while something goes on; yield what it is to say."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda said: None
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    shown = [""]
+
+    class Line:
+        def __rich__(self) -> Text:
+            return Text(one_line(text() if text else shown[-1]), no_wrap=True, overflow="ellipsis")
+
+    def show(said: str) -> None:
+        shown[0] = said
+
+    with Live(Line(), console=Console(stderr=True), refresh_per_second=4, transient=True):
+        yield show
+
+
 def _progress_text(progress: Progress, amount: Callable[[int], str]) -> str:
     from moeplace.base.result import relative_gap
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from moeplace.base import style
 from moeplace.base.errors import OutputError
@@ -34,6 +36,13 @@ RUN_FIELDS = [
 """Columns of runs.csv; times of costs are token-ns, what is not known is empty."""
 
 
+Tell: TypeAlias = Callable[[float, str], None]
+
+
+def _nobody(share: float, name: str) -> None:
+    """Tell nobody how far a report is."""
+
+
 def write_report(
     collection: Collection,
     folder: str | os.PathLike[str],
@@ -43,6 +52,7 @@ def write_report(
     target: float = TARGET,
     placements: int = 12,
     page: bool = True,
+    tell: Tell = _nobody,
 ) -> list[Path]:
     """Write tables, pictures and the page of some runs.
 
@@ -59,6 +69,8 @@ def write_report(
         Instances in the page's placement view.
     page : bool
         Whether to write the HTML page.
+    tell : callable
+        Told, before each file is made, which share of them is, and the file's name.
 
     Returns
     -------
@@ -71,7 +83,7 @@ def write_report(
         A file cannot be written.
     """
     contents = documents(
-        collection, title=title, introduction=introduction, target=target, placements=placements, page=page
+        collection, title=title, introduction=introduction, target=target, placements=placements, page=page, tell=tell
     )
     target_folder = Path(folder)
     try:
@@ -84,10 +96,25 @@ def write_report(
 
 
 def documents(
-    collection: Collection, *, title: str, introduction: str, target: float, placements: int, page: bool
+    collection: Collection,
+    *,
+    title: str,
+    introduction: str,
+    target: float,
+    placements: int,
+    page: bool,
+    tell: Tell = _nobody,
 ) -> dict[str, bytes]:
     """Return every file of a report by its name in the folder; the parameters are those of :func:`write_report`."""
     looks = style.looks(collection.methods)
+    kinds = ("png", "svg")
+    made, total = 0, len(PICTURES) * len(kinds) + 1 + page
+
+    def begin(name: str) -> None:
+        nonlocal made
+        tell(made / total, name)
+        made += 1
+
     contents = {
         SUMMARY: tables.summary_csv(s for summaries in collection.summaries().values() for s in summaries),
         PAIRS: tables.pairs_csv(pair for pairs in collection.pairs().values() for pair in pairs),
@@ -102,10 +129,13 @@ def documents(
             "gap_over_size": pictures.over_size(trials, looks),
         }
         for name, figure in figures.items():
-            for kind in ("png", "svg"):
+            for kind in kinds:
+                begin(f"pictures/{name}.{kind}")
                 contents[f"pictures/{name}.{kind}"] = style.rendered(figure, kind)
+    begin(MARKDOWN)
     contents[MARKDOWN] = markdown(collection, title, introduction, target).encode("utf-8", "backslashreplace")
     if page:
+        begin(PAGE)
         contents[PAGE] = render(collection, title, facts(collection), looks, choose(collection, placements), target)
     return contents
 
