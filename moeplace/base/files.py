@@ -146,6 +146,25 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise InputError(f"cannot be written: {error.strerror}", file=str(path)) from None
 
 
+def check_folder_writable(path: str | os.PathLike[str]) -> None:
+    """Say now, not after the work, that a folder of results can neither be written to nor made, parents included.
+
+    Raises
+    ------
+    InputError
+        It is a file, or lies in what is no folder or not writable.
+    """
+    folder = Path(path)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError("is a file; a folder was expected", file=str(path))
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", file=str(path)) from None
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"cannot be written: {existing} is no folder to write to", file=str(path))
+
+
 def write_whole(path: str | os.PathLike[str], write: Callable[[Path], None]) -> None:
     """Let ``write`` make a file under a temporary name beside ``path``, then move it into place.
 
@@ -242,4 +261,4 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _packed(path: str | os.PathLike[str], data: bytes) -> bytes:
-    return gzip.compress(data, compresslevel=9, mtime=0) if str(path).endswith(".gz") else data
+    return gzip.compress(data, compresslevel=9, mtime=0) if str(path).lower().endswith(".gz") else data

@@ -15,6 +15,7 @@ from typing import IO
 import msgspec
 
 from moeplace.base.errors import InputError, OutputError
+from moeplace.base.files import check_folder_writable
 from moeplace.base.registry import METHODS
 from moeplace.bench.environment import differences
 from moeplace.bench.messages import Describe, Description, Task
@@ -221,7 +222,7 @@ def opened(
 
 
 def check_folder(folder: Path, suites: Sequence[str] = ()) -> None:
-    """Refuse a folder that holds something else than a run, or one of the suites.
+    """Refuse a folder that holds something else than a run, or one of the suites, or that cannot be made.
 
     Raises
     ------
@@ -239,18 +240,15 @@ def check_folder(folder: Path, suites: Sequence[str] = ()) -> None:
             ours = (LOCK, f".{RUN}.")  # the second is left where the harness was killed while it began
             if not (folder / RUN).exists() and any(not path.name.startswith(ours) for path in folder.iterdir()):
                 raise InputError(f"holds other files and no {RUN}; give a new folder", file=str(folder))
-        elif folder.exists():
-            raise InputError("is no folder", file=str(folder))
-        elif not folder.absolute().parent.is_dir():
-            raise InputError(f"the folder {folder.parent} does not exist", file=str(folder))
     except OSError as error:
         raise InputError(f"cannot be used: {error.strerror}", file=str(folder)) from None
+    check_folder_writable(folder)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         file: IO[str] = (folder / LOCK).open("a+")
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None

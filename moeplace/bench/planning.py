@@ -264,6 +264,31 @@ def read_seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
+def extended(
+    earlier: BenchPlan, methods: Sequence[PlannedMethod], seeds: Sequence[int], **limits: float | None
+) -> BenchPlan:
+    """Return the plan of a run with more methods and seeds.
+
+    Parameters
+    ----------
+    earlier : BenchPlan
+    methods : sequence of PlannedMethod
+        To add; one that is there already, under this name, is passed over.
+    seeds : sequence of int
+        To add, for all methods.
+    **limits
+        Fields that were asked for; :func:`check_extends` refuses others than the plan's own.
+    """
+    known = [(method.name, method.method, method.parameters) for method in earlier.methods]
+    added = [method for method in methods if (method.name, method.method, method.parameters) not in known]
+    return msgspec.structs.replace(
+        earlier,
+        methods=[*earlier.methods, *added],
+        seeds=list(dict.fromkeys([*earlier.seeds, *seeds])),
+        **limits,
+    )
+
+
 def tasks_of(run: Run) -> list[Task]:
     """Return every run of a plan, instance by instance, so that workers need not read one again and again."""
     plan = run.plan
@@ -289,6 +314,9 @@ def tasks_of(run: Run) -> list[Task]:
     ]
 
 
+ADD = "moeplace bench RUN --add METHODS --seeds SEEDS only adds to it"
+
+
 def check_extends(earlier: Run, plan: BenchPlan, instances: Sequence[PlannedInstance]) -> None:
     """Refuse to go on with a run whose plan has what the new one has not; more methods, seeds, instances are taken.
 
@@ -306,11 +334,11 @@ def check_extends(earlier: Run, plan: BenchPlan, instances: Sequence[PlannedInst
     ways = {method.name: method for method in plan.methods}
     for method in old.methods:
         if method.name not in ways:
-            raise InputError(f"was made with the method {method.name} too, which is left out here")
+            raise InputError(f"was made with the method {method.name} too, which is left out here; {ADD}")
         if ways[method.name] != method:
             raise InputError(f"was made with another method named {method.name}: {show(msgspec.to_builtins(method))}")
     if missing := [seed for seed in old.seeds if seed not in plan.seeds]:
-        raise InputError(f"was made with the seed {missing[0]} too, which is left out here")
+        raise InputError(f"was made with the seed {missing[0]} too, which is left out here; {ADD}")
     here = {instance.sha256 for instance in instances}
     named = {(instance.set, instance.name) for instance in instances}
     for instance in earlier.instances:

@@ -20,6 +20,9 @@ from moeplace.caching.placement import Placement
 from moeplace.caching.terms import aggregate
 from moeplace.solvers.decoding import Decoding
 
+FORMATS: Final = {".mps": "mps", ".lp": "cpxlp"}
+"""Forms of an exported model, by the ending of the file's name, and Pyomo's names for them."""
+
 MOST_ROWS = 500_000
 """Constraint rows above which a model is not built: it would take tens of seconds and gigabytes."""
 
@@ -157,9 +160,8 @@ def export(instance: Instance, model: str, path: str | Path) -> None:
     MethodLimitError
         The model would be larger than is built.
     """
-    formats = {".mps": "mps", ".lp": "cpxlp"}
     suffix = Path(path).suffix.lower()
-    if suffix not in formats:
+    if suffix not in FORMATS:
         raise InputError(f"the name must end in .mps or .lp, found {suffix or 'no ending'!r}", file=str(path))
     build = find_formulation(model)
     if reason := refuses(model)(instance):
@@ -169,6 +171,6 @@ def export(instance: Instance, model: str, path: str | Path) -> None:
         raise InputError(f"{model} is not an algebraic model that MPS or LP can hold; milp and milp-textbook are")
 
     def write(temporary: Path) -> None:
-        built.write(str(temporary), format=formats[suffix], io_options={"symbolic_solver_labels": True})
+        built.write(str(temporary), format=FORMATS[suffix], io_options={"symbolic_solver_labels": True})
 
     write_whole(path, write)

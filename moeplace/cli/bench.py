@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from moeplace.base.errors import InputError
 from moeplace.base.text import bar, number, one_line
@@ -19,7 +19,7 @@ from moeplace.cli.options import file_name, find_methods_here, parameter_value, 
 if TYPE_CHECKING:
     from moeplace.base.stop import Stop
     from moeplace.bench.harness import Progress, RunFolder
-    from moeplace.bench.records import BenchPlan, PlannedMethod
+    from moeplace.bench.records import BenchPlan, PlannedMethod, Record, Run
 
 GRACE_S = 5.0
 
@@ -28,8 +28,11 @@ GRACE_S = 5.0
     epilog="Exit codes: 0 done (a method that refuses an instance counts as done), 1 a run failed or a bound is false, "
     "2 bad usage or input, 130 interrupted."
 )
-@click.argument("suites", type=file_name, nargs=-1, required=True, metavar="SUITE...")
+@click.argument("suites", type=file_name, nargs=-1, required=True, metavar="SUITE...|RUN")
 @click.option("--methods", metavar="A,B[K=V],C", help="Methods: names or module:function, with parameters in brackets.")
+@click.option(
+    "--add", metavar="A,B", help="Methods to add to a RUN that is there already, given in the place of suites."
+)
 @click.option("--methods-file", type=file_name, metavar="TOML", help="More methods, with names of their own.")
 @click.option("--seeds", default="0", show_default=True, metavar="N,N-N", help="Seeds: numbers and ranges.")
 @click.option("--time-limit", type=float, default=60.0, show_default=True, metavar="S", help="Seconds a run.")
@@ -52,10 +55,11 @@ GRACE_S = 5.0
 @click.option("--workers", type=int, metavar="N", help="Runs at a time.  [default: one for every --threads cores]")
 @threads_option
 @click.option("--scheduler", metavar="ADDRESS", help="Run on the Dask cluster of this scheduler (extra: cluster).")
-@click.option("-o", "--output", type=file_name, required=True, metavar="RUN", help="The run directory.")
+@click.option("-o", "--output", type=file_name, metavar="RUN", help="The run directory; made if missing.")
 def bench(
     suites: tuple[str, ...],
     methods: str | None,
+    add: str | None,
     methods_file: str | None,
     seeds: str,
     time_limit: float,
@@ -64,21 +68,28 @@ def bench(
     workers: int | None,
     threads: int,
     scheduler: str | None,
-    output: str,
+    output: str | None,
 ) -> int:
     """Run every method with every seed on every instance of each SUITE, and keep what comes of it in RUN.
 
     A SUITE is a set of the library, a folder of instances, or an instance file. Methods whose result does not depend
     on the seed are run once, with seed 0. Every placement is checked before it counts. Stopped at any moment, the same
     command goes on where it was; with more methods, seeds or instances it extends the run.
-    """
+
+    \b
+    moeplace bench small --methods cpsat,greedy --seeds 0-4 -o runs/first
+    moeplace bench runs/first                                  go on with what is missing
+    moeplace bench runs/first --add popular --seeds 5-9        more methods, more seeds; the limits stay
+    """  # noqa: D301 - click looks for a real backspace
     if not hasattr(os, "fork"):
         raise InputError("moeplace bench needs an operating system with fork: Linux or macOS")
+    from msgspec import structs
+
     from moeplace.base.registry import METHODS
     from moeplace.base.stop import stopping
     from moeplace.bench import environment, harness, planning
     from moeplace.bench.pool import LocalPool
-    from moeplace.bench.records import BenchPlan, read_plan
+    from moeplace.bench.records import RUN, BenchPlan, locate, read_plan
     from moeplace.problems import problem_of_file
     from moeplace.solving import check_limits
 
@@ -91,29 +102,47 @@ def bench(
         raise InputError(f"workers must be at least 1, found {workers}")
     if workers is not None and scheduler is not None:
         raise InputError("--workers is for this machine; with --scheduler the cluster has as many as it has threads")
-    for text, what in ((methods, "a method"), (scheduler, "the address of a scheduler")):
+    for text, what in ((methods, "a method"), (add, "a method"), (scheduler, "the address of a scheduler")):
         planning.check_text(text or "", what)
     for suite in suites:
         planning.check_text(suite, "the name of a suite")
-    chosen = _chosen(methods, methods_file)
-    folder = Path(output)
-    harness.check_folder(folder, suites)
-    files = planning.suite_files(suites)
-    earlier = read_plan(folder) if (folder / "run.json").exists() else None
+    limits: dict[str, Any] = {
+        "time_limit": time_limit,
+        "grace": grace,
+        "memory_limit_bytes": int(memory_limit * 2**30) or None,
+        "threads": threads,
+    }
+    earlier: Run | None
+    if len(suites) == 1 and (Path(suites[0]) / RUN).is_file():
+        folder = Path(suites[0])
+        _refuse_for_a_run(folder, methods, output)
+        harness.check_folder(folder)
+        earlier = read_plan(folder)
+        given = {name for name in limits if _is_given(name.removesuffix("_bytes"))}
+        more = _methods(add, methods_file)
+        seeds_too = numbers if _is_given("seeds") else []
+        plan = planning.extended(earlier.plan, more, seeds_too, **{name: limits[name] for name in given})
+        files = [(instance.set, locate(instance)) for instance in earlier.instances]
+        threads = plan.threads
+    else:
+        if add is not None:
+            raise InputError(f"has no {RUN}; --add is for one run directory that is there already", file=suites[0])
+        if output is None:
+            raise click.MissingParameter(param_hint="'-o' / '--output'", param_type="option")
+        chosen = _methods(methods, methods_file)
+        if not chosen:
+            raise click.UsageError("no method is given: --methods or --methods-file")
+        folder = Path(output)
+        harness.check_folder(folder, suites)
+        files = planning.suite_files(suites)
+        earlier = read_plan(folder) if (folder / RUN).exists() else None
+        plan = BenchPlan(suites=list(suites), methods=chosen, seeds=numbers, **limits)
     at_once = workers or max(1, environment.cores() // threads)
     group = problem_of_file(files[0][1])[0].methods if files else METHODS
-    find_methods_here([method.method for method in chosen])
+    find_methods_here([method.method for method in plan.methods])
     with stopping() as stop, LocalPool(1 if scheduler else at_once, threads) as local:
-        chosen = harness.described(chosen, local.describe(harness.describe_orders(chosen, group)))
-        plan = BenchPlan(
-            suites=list(suites),
-            methods=chosen,
-            seeds=numbers,
-            time_limit=time_limit,
-            grace=grace,
-            memory_limit_bytes=int(memory_limit * 2**30) or None,
-            threads=threads,
-        )
+        descriptions = local.describe(harness.describe_orders(plan.methods, group))
+        plan = structs.replace(plan, methods=harness.described(plan.methods, descriptions))
         with _reading(len(files), stop) as reading:
             instances = planning.planned_instances(files, earlier, reading)
         if scheduler:
@@ -132,13 +161,23 @@ def bench(
         return _sum_up(run, progress, stop.interrupted)
 
 
-def _chosen(methods: str | None, methods_file: str | None) -> list[PlannedMethod]:
+def _refuse_for_a_run(folder: Path, methods: str | None, output: str | None) -> None:
+    """Refuse options that are for suites where a run directory is given in their place."""
+    if methods is not None:
+        raise InputError("is a run directory: --add adds methods to it, --methods is for suites", file=str(folder))
+    if output is not None:
+        raise InputError("is a run directory, which goes on in its own folder: -o is for suites", file=str(folder))
+
+
+def _is_given(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _methods(methods: str | None, methods_file: str | None) -> list[PlannedMethod]:
     from moeplace.bench.planning import method_specification, read_methods, split_methods
 
     chosen = [method_specification(text, parameter_value) for text in split_methods(methods)] if methods else []
     chosen += read_methods(methods_file) if methods_file else []
-    if not chosen:
-        raise click.UsageError("no method is given: --methods or --methods-file")
     return chosen
 
 
@@ -155,7 +194,7 @@ def _warnings(workers: int, plan: BenchPlan, here: Any) -> Iterator[str]:
 @contextmanager
 def _reading(total: int, stop: Stop) -> Iterator[Callable[[int, Path], None]]:
     """Show which instance is being read, on a terminal; give up between two where somebody asks to stop."""
-    with _line() as show:
+    with screen.line() as show:
 
         def reading(done: int, path: Path) -> None:
             if stop:
@@ -182,37 +221,27 @@ def _progress(plan: BenchPlan, workers: int, interrupted: Callable[[], bool]) ->
         parts += [f"{count} {status}" for status, count in sorted(progress.statuses.items()) if status != "ok"]
         return "  ".join(parts) + ("  stopping" if interrupted() else "")
 
-    with _line(text):
+    with screen.line(text):
         yield lambda progress: latest.append((progress, time.monotonic()))
-
-
-@contextmanager
-def _line(text: Callable[[], str] | None = None) -> Iterator[Callable[[str], None]]:
-    """Keep one line on stderr, where that is a terminal, while something goes on."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda said: None
-        return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    shown = [""]
-
-    class Line:
-        def __rich__(self) -> Text:
-            return Text(one_line(text() if text else shown[-1]), no_wrap=True, overflow="ellipsis")
-
-    def show(said: str) -> None:
-        shown[0] = said
-
-    with Live(Line(), console=Console(stderr=True), refresh_per_second=4, transient=True):
-        yield show
 
 
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _failures(records: Sequence[Record]) -> Iterator[str]:
+    """Say what went wrong; runs of a method that ended in the same way share a line."""
+    alike: dict[tuple[str, str, str | None], list[Record]] = {}
+    for record in records:
+        alike.setdefault((record.status, record.method, record.message), []).append(record)
+    for (status, method, message), (first, *others) in alike.items():
+        if others:
+            runs = number(1 + len(others), "run")
+            yield f"{status}: {runs} of {method}: {message} (first: {first.instance}, seed {first.seed})"
+        else:
+            yield f"{status}: {first.instance}: {first.who}: {message}"
 
 
 def _sum_up(run: RunFolder, progress: Progress, interrupted: bool) -> int:
@@ -237,9 +266,7 @@ def _sum_up(run: RunFolder, progress: Progress, interrupted: bool) -> int:
         cells = [len(own), proven, *(count[status] for status in statuses)]
         table.add_row(one_line(method.name), *map(str, cells), f"{seconds:.1f}")
     lines: list[Any] = [table, ""]
-    for record in records:
-        if record.status in WRONG:
-            lines.append(one_line(f"{record.status}: {record.instance}: {record.who}: {record.message}"))
+    lines += map(one_line, _failures([record for record in records if record.status in WRONG]))
     new = progress.done - progress.before
     lines.append(f"{number(progress.done, 'run')} of {progress.total:,} in {one_line(str(run.folder))}, {new:,} new")
     screen.show(*lines)

@@ -15,10 +15,11 @@ from moeplace.cli.options import check_output, file_name, instance_argument
 def export(instance: str, model: str, output: str) -> None:
     """Write an algebraic model of INSTANCE in MPS or LP format, by the ending of FILE's name."""
     from moeplace.base.registry import find_formulation
+    from moeplace.caching.formulations import FORMATS
     from moeplace.caching.formulations import export as write_model
     from moeplace.caching.instance import load
 
     find_formulation(model)
-    check_output(output, instance)
+    check_output(output, instance, endings=FORMATS)
     write_model(load(instance), model, output)
     click.echo(f"written to {one_line(output)}")

@@ -12,8 +12,16 @@ from moeplace.base.text import one_line
 from moeplace.caching.scenarios.suites import check_places, generate_suite, read_suite
 from moeplace.caching.scenarios.suites import generate as generated
 from moeplace.cli import screen
-from moeplace.cli.options import check_output, file_name
-from moeplace.cli.scenario import named_as_options, option_name, read_scenario, scenario_options, sectioned, tell_config
+from moeplace.cli.options import DOCUMENT, check_output, file_name
+from moeplace.cli.scenario import (
+    LINKS,
+    named_as_options,
+    option_name,
+    read_scenario,
+    scenario_options,
+    sectioned,
+    tell_config,
+)
 from moeplace.scenarios.topology import Links
 
 if TYPE_CHECKING:
@@ -30,7 +38,7 @@ SECTIONS = {
         "users", "models_per_user", "tokens", "tasks", "main_task", "routing", "device_experts", "latency_model",
     ),
     "Storage": ("capacity", "storage"),
-    "Links and computing": Links.__struct_fields__,
+    LINKS: Links.__struct_fields__,
     "Output": ("seed", "name", "suite", "output"),
 }  # fmt: skip
 """Options in the order of ``--help``; all but the last two are fields of a scenario or its links."""
@@ -73,7 +81,7 @@ def generate(suite: str | None, output: str | None, **values: Any) -> None:
             raise InputError(f"with --suite the file says everything; {names} cannot be given, too")
         _write_suite(suite, output)
         return
-    check_output(output)
+    check_output(output, endings=DOCUMENT)
     scenario = read_scenario(given)
     notes: list[str] = []
     with named_as_options():

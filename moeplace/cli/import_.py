@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from moeplace.base.errors import InputError
-from moeplace.base.text import number
+from moeplace.base.text import bar, number
 from moeplace.cli import screen
 from moeplace.cli.generate import SECTIONS, said
-from moeplace.cli.options import check_output, file_name, json_option
+from moeplace.cli.options import DOCUMENT, check_output, file_name, json_option
 from moeplace.cli.scenario import named_as_options, read_scenario, scenario_options, sectioned, tell_config
 from moeplace.scenarios.traces.common import BLOCK, Columns, Reading
 
@@ -189,10 +189,10 @@ def import_(
 
     selection = Selection(fraction, fold, rest)
     scenario = read_scenario({key: value for key, value in values.items() if value not in (None, ())})
-    check_output(output, *traces)
+    check_output(output, *traces, endings=DOCUMENT)
     if len(set(traces)) < len(traces):
         raise InputError("a trace is given twice; its tokens would count twice")
-    with named_as_options():
+    with named_as_options(), _progress(traces) as progress:
         instance, report = import_traces(
             traces,
             scenario,
@@ -206,7 +206,7 @@ def import_(
             fillers=filler,
             selection=selection,
             drop_bad_rows=drop_bad_rows,
-            progress=_progress(),
+            progress=progress,
         )
     instance.save(output)
     tell_config(scenario)
@@ -220,23 +220,22 @@ def import_(
         _show(instance, report, output)
 
 
-def _progress() -> Any:
-    """Return what shows on a terminal how many rows are read, at most twice a second."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        return None
-    last = [0.0]
+@contextmanager
+def _progress(traces: Sequence[str]) -> Iterator[Callable[[Report, float | None], None]]:
+    """Show on a terminal which file is looked through for requests, then how much of all rows is read."""
+    with screen.line() as show:
 
-    def show(report: Report) -> None:
-        if time.monotonic() - last[0] > 0.5:
-            last[0] = time.monotonic()
-            click.echo(f"\r{number(report.rows, 'row')} read", err=True, nl=False)
+        def tell(report: Report, share: float | None) -> None:
+            if share is None:
+                n = len(report.files)
+                show(f"looking for requests  {n + 1} of {number(len(traces), 'file')}  {traces[n]}")
+            else:
+                show(f"{bar(share, 24)}  {number(report.rows, 'row')} read")
 
-    return show
+        yield tell
 
 
 def _show(instance: Instance, report: Report, output: str) -> None:
-    if sys.stderr is not None and sys.stderr.isatty():
-        click.echo("\r" + " " * 40 + "\r", err=True, nl=False)
     # Of a short trace the time is that of loading the readers.
     speed = f", {report.rows / report.seconds:,.0f} rows/s" if report.rows >= SPEED_ROWS and report.seconds else ""
     read = f"{number(report.rows, 'row')} (a token at a layer) of {number(report.requests, 'request')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import click
 
 from moeplace.base.errors import InputError
 from moeplace.base.files import check_writable
+
+DOCUMENT = (".json", ".json.gz")
+"""Endings of what is written as JSON: instances, solutions, certificates."""
 
 RESERVED = ("instance", "method", "time_limit", "gap", "seed", "threads", "start", "progress")
 
@@ -91,7 +95,7 @@ def find_methods_here(names: list[str]) -> None:
         sys.path.insert(0, "")
 
 
-def check_output(path: str | None, *inputs: str) -> None:
+def check_output(path: str | None, *inputs: str, endings: Collection[str] = ()) -> None:
     """Refuse, before any work is done, an output file that cannot be written or that the command uses otherwise.
 
     Every argument and option of the running command that is a file name counts, an input or another output,
@@ -103,6 +107,9 @@ def check_output(path: str | None, *inputs: str) -> None:
         The output; nothing is checked where there is none.
     *inputs : str
         Files that are no argument or option of their own.
+    endings : collection of str, optional
+        One of them must end the file's name, in capitals or not. A document (:data:`DOCUMENT`) goes to a pipe or a
+        device of any name; what the name's ending chooses the form of does not.
 
     Raises
     ------
@@ -129,6 +136,15 @@ def check_output(path: str | None, *inputs: str) -> None:
         if _same_file(path, name):
             what = "the instance itself" if label == "instance" else f"the file of {label} as well"
             raise InputError(f"is {what}; it would be overwritten", file=path)
+    if endings and not (endings is DOCUMENT and _is_device(path)):
+        name = Path(path).name.lower()
+        if not any(name.endswith(ending) and name != ending for ending in endings):
+            *first, last = endings
+            raise InputError(f"expected a name that ends in {', '.join(first)} or {last}", file=path)
+
+
+def _is_device(path: str) -> bool:
+    return Path(path).exists() and not Path(path).is_file()
 
 
 def _same_file(one: str, other: str) -> bool:

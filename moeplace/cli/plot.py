@@ -361,10 +361,9 @@ def _both(first: Callable[[Progress], None], second: Callable[[Progress], None] 
 
 
 def _check(output: str, *inputs: str) -> None:
-    from moeplace.base.style import picture_format
+    from moeplace.base.style import SUFFIXES
 
-    picture_format(output)
-    check_output(output, *inputs)
+    check_output(output, *inputs, endings=SUFFIXES)
 
 
 def _save(output: str, draw: Callable[[], Figure]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from moeplace.base.errors import InputError
-from moeplace.base.text import number, one_line
+from moeplace.base.files import check_folder_writable
+from moeplace.base.text import bar, number, one_line
+from moeplace.cli import screen
 from moeplace.cli.options import file_name
 
 
@@ -41,10 +42,15 @@ def report(runs: tuple[str, ...], output: str, title: str, target: float, placem
     if placements < 0:
         raise InputError(f"--placements: expected a number >= 0, found {placements}")
     _check_folder(output, runs)
-    collection = collect(runs)
-    from moeplace.report.writing import write_report  # loads what draws; a misprint is answered without
+    with screen.line() as show:
+        show("reading records")
+        collection = collect(runs)
+        from moeplace.report.writing import write_report  # loads what draws; a misprint is answered without
 
-    written = write_report(collection, output, title=title, target=target, placements=placements)
+        def tell(share: float, name: str) -> None:
+            show(f"{bar(share, 24)}  {name}")
+
+        written = write_report(collection, output, title=title, target=target, placements=placements, tell=tell)
     for note in collection.notes:
         click.echo(f"note: {one_line(note)}", err=True)
     for line in collection.contradictions:
@@ -63,10 +69,6 @@ def _check_folder(folder: str, runs: tuple[str, ...]) -> None:
         for run in runs:
             if path.resolve() in (Path(run).resolve(), (Path(run) / SOLUTIONS).resolve()):
                 raise InputError("is the run itself; a folder for the report was expected", file=folder)
-        if path.exists() and not path.is_dir():
-            raise InputError("is a file; a folder was expected", file=folder)
-        existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}", file=folder) from None
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"cannot be written: {existing} is no folder to write to", file=folder)
+    check_folder_writable(path)

@@ -17,21 +17,54 @@ from moeplace.caching.scenarios.suites import Scenario, check_effect
 from moeplace.cli.options import file_name
 from moeplace.scenarios.topology import Links
 
+LINKS = "Links and computing"
+"""The heading of the options that are the fields of a scenario's links."""
+
 
 def sectioned(sections: dict[str, tuple[str, ...]]) -> type[click.Command]:
-    """Return a command class whose many options are listed under headings, in that order."""
+    """Return a command class whose many options are listed under headings, in that order.
+
+    Those under :data:`LINKS`, which few need, are listed by ``--help-links`` alone.
+    """
 
     class Sectioned(click.Command):
+        def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+            *own, help_option = super().get_params(ctx)
+            return [*own, _help_links, help_option]
+
         def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
             options = {parameter.name: parameter for parameter in self.get_params(ctx) if _is_option(parameter)}
             for heading, names in sections.items():
-                records = (options.pop(name).get_help_record(ctx) for name in names)
-                with formatter.section(heading):
-                    formatter.write_dl([record for record in records if record])
-            with formatter.section("Help"):
-                formatter.write_dl([r for option in options.values() if (r := option.get_help_record(ctx))])
+                section = [options.pop(name) for name in names]
+                if heading != LINKS:
+                    _write(heading, section, ctx, formatter)
+            _write("Help", options.values(), ctx, formatter)
 
+    def show_links(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+        if not wanted or ctx.resilient_parsing:
+            return
+        formatter = ctx.make_formatter()
+        own = {parameter.name: parameter for parameter in ctx.command.params}
+        _write(LINKS, [own[name] for name in sections[LINKS]], ctx, formatter)
+        click.echo(formatter.getvalue().rstrip("\n"))
+        ctx.exit()
+
+    _help_links = click.Option(
+        ["--help-links"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show_links,
+        help="Show the options of links and computing (radio, fibre, speeds of memory), which few need, and exit.",
+    )
     return Sectioned
+
+
+def _write(
+    heading: str, options: Iterable[click.Parameter], ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
+    with formatter.section(heading):
+        formatter.write_dl([record for option in options if (record := option.get_help_record(ctx))])
 
 
 def _is_option(parameter: click.Parameter) -> bool:

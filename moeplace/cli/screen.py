@@ -95,6 +95,23 @@ def warn_of(instance: Named) -> None:
         click.echo(f"warning: {one_line(remark)}", err=True)
 
 
+@contextmanager
+def solver_log(method: str) -> Iterator[None]:
+    """Show on stderr, in the place of progress, what HiGHS and CP-SAT say; say so where a method asks neither."""
+    from moeplace.solvers.log import listening
+
+    said = [False]
+
+    def show(text: str) -> None:
+        said[0] = True
+        click.echo(text, err=True, nl=False)
+
+    with listening(show):
+        yield
+    if not said[0]:
+        note(f"{method} has no log of its own: it asked neither HiGHS nor CP-SAT")
+
+
 def progress_line(label: str, tokens: int, stop: Stop) -> AbstractContextManager[ProgressCallback | None]:
     """Do what :func:`progress` does for a caching instance of so many tokens."""
     return progress(label, lambda ns: f"{duration(ns / max(tokens, 1))} per token", stop)
@@ -132,6 +149,29 @@ def progress(
 
     with Live(Line(), console=Console(stderr=True), refresh_per_second=4, transient=True):
         yield update
+
+
+@contextmanager
+def line(text: Callable[[], str] | None = None) -> Iterator[Callable[[str], None]]:
+    """Keep one line on stderr, where that is a terminal, while something goes on; yield what it is to say."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda said: None
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    shown = [""]
+
+    class Line:
+        def __rich__(self) -> Text:
+            return Text(one_line(text() if text else shown[-1]), no_wrap=True, overflow="ellipsis")
+
+    def show(said: str) -> None:
+        shown[0] = said
+
+    with Live(Line(), console=Console(stderr=True), refresh_per_second=4, transient=True):
+        yield show
 
 
 def _progress_text(progress: Progress, amount: Callable[[int], str]) -> str:

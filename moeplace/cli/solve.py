@@ -10,6 +10,7 @@ from moeplace.base.errors import InputError
 from moeplace.base.text import gap_percent, one_line
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
+    DOCUMENT,
     as_dict,
     check_output,
     file_name,
@@ -53,8 +54,11 @@ ENDINGS = {
     help="A solution to begin with, or another solver's (.sol) of an exported model; it must fit.",
 )
 @parameter_option
-@click.option("--certificate", type=file_name, metavar="FILE", help="Write what proves the bound here.")
-@click.option("-o", "--output", type=file_name, metavar="FILE", help="Write the solution here.")
+@click.option(
+    "--certificate", type=file_name, metavar="FILE", help="Write what proves the bound here (.json or .json.gz)."
+)
+@click.option("-o", "--output", type=file_name, metavar="FILE", help="Write the solution here (.json or .json.gz).")
+@click.option("--log", is_flag=True, help="Show on stderr what HiGHS and CP-SAT say, in the place of progress.")
 @json_option
 def solve(
     instance: str,
@@ -67,6 +71,7 @@ def solve(
     parameters: tuple[tuple[str, Any], ...],
     certificate: str | None,
     output: str | None,
+    log: bool,
     as_json: bool,
 ) -> int:
     """Find one placement for INSTANCE.
@@ -84,14 +89,15 @@ def solve(
     problem, read = problem_of_file(instance)
     function = find_method(method, problem.methods, problem.method_order)
     check_parameters(method, function, own | ({"gap": gap} if gap else {}))
-    check_output(output, instance)
-    check_output(certificate, instance)
+    check_output(output, instance, endings=DOCUMENT)
+    check_output(certificate, instance, endings=DOCUMENT)
     loaded = read()
     limit = DEFAULT_TIME_LIMIT if time_limit is None and method == "auto" else time_limit
     beginning = _read_start(start, problem, loaded) if start else None
     # From here to the last line written a signal ends the search, not the program.
     with stopping() as stop:
-        with screen.progress(method, lambda amount: problem.view.short(loaded, amount), stop, limit) as progress:
+        shown = screen.progress(method, lambda amount: problem.view.short(loaded, amount), stop, limit)
+        with screen.solver_log(method) if log else shown as progress:
             solution, proof = certified(
                 loaded,
                 method,

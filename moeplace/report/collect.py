@@ -22,7 +22,7 @@ from moeplace.bench.records import (
     read_run,
 )
 from moeplace.comparing import KNOWN, highest_bound
-from moeplace.report.statistics import Problem, Summary, Trial, pooled, summarise
+from moeplace.report.statistics import Pair, Problem, Summary, Trial, pairs, pooled, summarise
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,11 @@ class Collection:
             by_method = pooled(by_set.get(name, []), lambda trial: trial.method)
             result[name] = [summarise(name, m, by_method[m]) for m in self.methods if m in by_method]
         return result
+
+    def pairs(self) -> dict[str, list[Pair]]:
+        """Return every pair of methods on every set."""
+        by_set = pooled(self.trials, lambda trial: trial.problem.set_name)
+        return {name: pairs(name, by_set.get(name, []), self.methods) for name in self.sets}
 
 
 def collect(folders: Sequence[str | os.PathLike[str]]) -> Collection:

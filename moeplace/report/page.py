@@ -21,7 +21,7 @@ from moeplace.report import tables
 from moeplace.report.charts import Charts
 from moeplace.report.collect import Collection, Entry
 from moeplace.report.placements import Placements
-from moeplace.report.statistics import SHIFT_S, SHORTEST_S, Summary, pooled
+from moeplace.report.statistics import FEWEST, SHIFT_S, SHORTEST_S, Interval, Pair, Summary, pooled
 
 
 class Cell(NamedTuple):
@@ -33,7 +33,7 @@ class Cell(NamedTuple):
     sample: Markup = Markup()
 
 
-FIRST_OF_GROUP = (6, 9, 12)
+FIRST_OF_GROUP = (6, 9, 13)
 """Columns of the summary table that begin a group."""
 
 RUN_COLUMNS = [
@@ -65,6 +65,7 @@ def render(
         Of the performance profiles.
     """
     charts = Charts(looks)
+    pairs = collection.pairs()
     by_set = pooled(collection.trials, lambda trial: trial.problem.set_name)
     sets: list[dict[str, Any]] = []
     for i, (name, summaries) in enumerate(collection.summaries().items()):
@@ -82,6 +83,7 @@ def render(
                 "name": name,
                 "facts": set_facts(collection, name),
                 "rows": [_row(summary, looks) for summary in summaries],
+                "pairs": [_pair(pair) for pair in pairs[name]],
                 "places": places,
             }
         )
@@ -114,6 +116,7 @@ def render(
         contradictions=collection.contradictions,
         methods=[{"name": one_line(method), "sample": sample(look)} for method, look in looks.items()],
         columns=_columns(),
+        pair_columns=tables.PAIR_COLUMNS,
         sets=sets,
         size_chart=Markup(divs["size"]),
         view=view | {"facts": placements.facts} if view else None,
@@ -141,6 +144,23 @@ def definitions(target: float) -> list[tuple[str, str]]:
         (
             "excess",
             "(C - best) / best with the lowest cost of these runs and best_known.json. Rounded up.",
+        ),
+        (
+            "excess 95 %",
+            "Where the mean excess lies with 95 % confidence as far as it depends on the seed (percentile bootstrap "
+            f"over seeds): nothing (-) below {FEWEST} seeds, where they ran on different instances, or where a run has "
+            "no placement. It says nothing of other instances.",
+        ),
+        (
+            "wins, ties, losses",
+            "Instances on which the first method's median cost over seeds is lower than the other's, the same, higher. "
+            "A run without a placement is worse than any cost.",
+        ),
+        (
+            "p",
+            "Wilcoxon's signed-rank test on the differences over instances, as shares of the best known cost, "
+            "two-sided: how likely so lopsided differences are if neither method is better. Ties are left out; nothing "
+            f"(-) with fewer than {FEWEST} differences. Among many pairs some are small by chance.",
         ),
         (
             "time",
@@ -217,9 +237,19 @@ def _row(summary: Summary, looks: dict[str, Look]) -> list[Cell]:
     result = []
     for i, (column, text) in enumerate(zip(tables.COLUMNS, tables.cells(summary), strict=True)):
         value = column.value(summary)
+        if isinstance(value, Interval):
+            value = value.high
         sort = None if isinstance(value, str) else _sort(value)
         result.append(Cell(text, sort, i in FIRST_OF_GROUP, sample(looks[summary.method]) if i == 0 else Markup()))
     return result
+
+
+def _pair(pair: Pair) -> list[Cell]:
+    values = [column.value(pair) for column in tables.PAIR_COLUMNS]
+    return [
+        Cell(text, None if isinstance(value, str) else _sort(value))
+        for text, value in zip(tables.pair_cells(pair), values, strict=True)
+    ]
 
 
 def _sort(value: float | None) -> float | str:

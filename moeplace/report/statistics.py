@@ -10,8 +10,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
-from typing import TypeAlias
+from itertools import combinations
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,11 @@ SHORTEST_S = 0.01
 """Times below this count as this in performance profiles: ratios of a few milliseconds measure the machine."""
 TARGET = 0.01
 """A run has reached its target when it is within this share of the best known cost."""
+
+FEWEST = 6
+"""Fewest values that can say anything at 95 %: n signs fall all on one side by chance with probability 2 / 2**n."""
+RESAMPLES = 9999
+"""Of a bootstrap; its seed is always 0, so that the same runs give the same interval."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +223,13 @@ def time_to_target(trial: Trial, target: float = TARGET) -> float | None:
     return None
 
 
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Summary:
     """One line of the table: one method on one set.
@@ -230,6 +244,8 @@ class Summary:
     gap_mean, gap_median, gap_max : float or None
     excess_mean, excess_median, excess_max : float or None
         Over all solved runs.
+    excess_interval : Interval or None
+        Of the mean, over seeds, see :func:`interval_over_seeds`.
     time_s : float or None
         Shifted geometric mean; a run without a placement counts with its time limit, and without limit nothing is said.
     primal_integral : float or None
@@ -251,6 +267,7 @@ class Summary:
     excess_mean: float | None
     excess_median: float | None
     excess_max: float | None
+    excess_interval: Interval | None
     time_s: float | None
     primal_integral: float | None
     failures: dict[str, int]
@@ -278,6 +295,7 @@ def summarise(set_name: str, method: str, trials: Sequence[Trial]) -> Summary:
         excess_mean=mean(excesses),
         excess_median=median(excesses),
         excess_max=max(excesses, default=None),
+        excess_interval=interval_over_seeds(trials),
         time_s=shifted_geometric_mean(known_times) if len(known_times) == len(times) else None,
         primal_integral=mean(integrals) if len(integrals) == len(trials) else None,
         failures=dict(sorted(Counter(trial.status for trial in trials if trial.status != "ok").items())),
@@ -292,6 +310,151 @@ def mean(values: Sequence[float]) -> float | None:
 def median(values: Sequence[float]) -> float | None:
     """Return the median, None of nothing."""
     return float(np.median(values)) if values else None
+
+
+def interval_over_seeds(trials: Sequence[Trial]) -> Interval | None:
+    """Return where the mean excess of a method on a set lies with 95 % confidence, as far as it depends on the seed.
+
+    The mean excess over the instances is one value a seed; seeds are drawn from these values with replacement, as many
+    as there are, and their means taken (percentile bootstrap, Efron 1979).
+
+    Parameters
+    ----------
+    trials : sequence of Trial
+        Runs of one method on one set.
+
+    Returns
+    -------
+    Interval or None
+        None where fewer than :data:`FEWEST` seeds were run on every instance, or a run has no excess: means over
+        different instances would not differ by the seed alone.
+    """
+    by_seed: dict[int, dict[str, float]] = {}
+    for trial in trials:
+        if (value := trial.excess) is None:
+            return None
+        by_seed.setdefault(trial.seed, {})[trial.problem.sha256] = value
+    if len(by_seed) < FEWEST or len({frozenset(values) for values in by_seed.values()}) > 1:
+        return None
+    means = [math.fsum(values.values()) / len(values) for values in by_seed.values()]
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (means,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return Interval(float(found.low), float(found.high))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods on one set, instance by instance.
+
+    Attributes
+    ----------
+    method, other : str
+    wins, ties, losses : int
+        Instances on which ``method`` is better than ``other``, as good, worse, see :func:`middle_cost`.
+    p : float or None
+        Of Wilcoxon's signed-rank test, see :func:`signed_rank_p`.
+    """
+
+    set_name: str
+    method: str
+    other: str
+    wins: int
+    ties: int
+    losses: int
+    p: float | None
+
+    @property
+    def instances(self) -> int:
+        """Instances on which both were run."""
+        return self.wins + self.ties + self.losses
+
+
+def pairs(set_name: str, trials: Iterable[Trial], methods: Sequence[str]) -> list[Pair]:
+    """Return every pair of methods on one set.
+
+    Parameters
+    ----------
+    set_name : str
+    trials : iterable of Trial
+        Runs on the set.
+    methods : sequence of str
+        In the order in which they are paired.
+    """
+    problems: dict[str, Problem] = {}
+    runs: dict[str, dict[str, list[Trial]]] = {method: {} for method in methods}
+    for trial in trials:
+        problems[trial.problem.sha256] = trial.problem
+        runs[trial.method].setdefault(trial.problem.sha256, []).append(trial)
+    costs = {m: {sha256: middle_cost(own) for sha256, own in of.items()} for m, of in runs.items()}
+    result = []
+    for method, other in combinations([m for m in methods if costs[m]], 2):
+        both = [sha256 for sha256 in problems if sha256 in costs[method] and sha256 in costs[other]]
+        found = [difference(costs[method][i], costs[other][i], problems[i].best_ns) for i in both]
+        wins, losses = sum(d < 0 for d in found), sum(d > 0 for d in found)
+        result.append(Pair(set_name, method, other, wins, len(found) - wins - losses, losses, signed_rank_p(found)))
+    return result
+
+
+def middle_cost(trials: Sequence[Trial]) -> Fraction | float:
+    """Return the median cost over the seeds of a method on an instance; a run without a placement costs infinity.
+
+    Examples
+    --------
+    >>> problem = Problem("s", "p", "hash")
+    >>> runs = [Trial(problem, "m", seed, "ok", cost) for seed, cost in enumerate((7, 4))]
+    >>> middle_cost(runs), middle_cost([*runs, Trial(problem, "m", 2, "timeout")])
+    (Fraction(11, 2), Fraction(7, 1))
+    """
+    lost = sum(trial.latency_ns is None for trial in trials)
+    found = sorted(Fraction(trial.latency_ns) for trial in trials if trial.latency_ns is not None)
+    costs: list[Fraction | float] = [*found, *[math.inf] * lost]
+    return (costs[(len(costs) - 1) // 2] + costs[len(costs) // 2]) / 2
+
+
+def difference(cost: Fraction | float, other: Fraction | float, best_ns: int | None) -> Fraction | float:
+    """Return by which share of the best known cost one cost is above another; exact, infinite without a placement.
+
+    Examples
+    --------
+    >>> difference(Fraction(110), Fraction(120), 100), difference(Fraction(9), math.inf, 9)
+    (Fraction(-1, 10), -inf)
+    """
+    if cost == other:
+        return Fraction(0)
+    if math.isinf(cost) or math.isinf(other) or not best_ns:
+        return math.inf if cost > other else -math.inf
+    return (cost - other) / best_ns
+
+
+def signed_rank_p(differences: Sequence[Fraction | float]) -> float | None:
+    """Return the two-sided p-value of Wilcoxon's signed-rank test (1945): differences are symmetric around 0.
+
+    Differences of 0 are left out, as Wilcoxon does. Ranks are taken of the exact magnitudes; infinite ones share the
+    highest. The p-value is exact for up to 50 differences (13 where magnitudes are equal), above a normal
+    approximation.
+
+    Returns
+    -------
+    float or None
+        None for fewer than :data:`FEWEST` differences other than 0, of which none could be significant.
+
+    Examples
+    --------
+    >>> signed_rank_p([1, 2, 3, 4, 5, 6]), signed_rank_p([1, 2, 3, 4, 5]), signed_rank_p([0] * 9)
+    (0.03125, None, None)
+    """
+    sizes: list[Fraction | float] = [d if d > 0 else -d for d in differences if d]
+    place = {size: i for i, size in enumerate(sorted(set(sizes)), start=1)}
+    # The places of the magnitudes have the same ranks as these, and are small integers.
+    signed = [place[d] if d > 0 else -place[-d] for d in differences if d]
+    if len(signed) < FEWEST:
+        return None
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(signed).pvalue)
 
 
 @dataclass(frozen=True)

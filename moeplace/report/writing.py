@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from moeplace.base import style
 from moeplace.base.errors import OutputError
@@ -18,6 +20,7 @@ from moeplace.report.statistics import TARGET
 
 TITLE = "Placement methods compared"
 PAGE, MARKDOWN, SUMMARY, RUNS = "index.html", "index.md", "summary.csv", "runs.csv"
+PAIRS = "pairs.csv"
 PICTURES = {
     "performance": "Performance profiles on the time to come near the best known cost",
     "quality": "Excess over the best known cost",
@@ -33,6 +36,13 @@ RUN_FIELDS = [
 """Columns of runs.csv; times of costs are token-ns, what is not known is empty."""
 
 
+Tell: TypeAlias = Callable[[float, str], None]
+
+
+def _nobody(share: float, name: str) -> None:
+    """Tell nobody how far a report is."""
+
+
 def write_report(
     collection: Collection,
     folder: str | os.PathLike[str],
@@ -42,6 +52,7 @@ def write_report(
     target: float = TARGET,
     placements: int = 12,
     page: bool = True,
+    tell: Tell = _nobody,
 ) -> list[Path]:
     """Write tables, pictures and the page of some runs.
 
@@ -58,6 +69,8 @@ def write_report(
         Instances in the page's placement view.
     page : bool
         Whether to write the HTML page.
+    tell : callable
+        Told, before each file is made, which share of them is, and the file's name.
 
     Returns
     -------
@@ -70,7 +83,7 @@ def write_report(
         A file cannot be written.
     """
     contents = documents(
-        collection, title=title, introduction=introduction, target=target, placements=placements, page=page
+        collection, title=title, introduction=introduction, target=target, placements=placements, page=page, tell=tell
     )
     target_folder = Path(folder)
     try:
@@ -83,12 +96,28 @@ def write_report(
 
 
 def documents(
-    collection: Collection, *, title: str, introduction: str, target: float, placements: int, page: bool
+    collection: Collection,
+    *,
+    title: str,
+    introduction: str,
+    target: float,
+    placements: int,
+    page: bool,
+    tell: Tell = _nobody,
 ) -> dict[str, bytes]:
     """Return every file of a report by its name in the folder; the parameters are those of :func:`write_report`."""
     looks = style.looks(collection.methods)
+    kinds = ("png", "svg")
+    made, total = 0, len(PICTURES) * len(kinds) + 1 + page
+
+    def begin(name: str) -> None:
+        nonlocal made
+        tell(made / total, name)
+        made += 1
+
     contents = {
         SUMMARY: tables.summary_csv(s for summaries in collection.summaries().values() for s in summaries),
+        PAIRS: tables.pairs_csv(pair for pairs in collection.pairs().values() for pair in pairs),
         RUNS: runs_csv(collection),
     }
     trials = collection.trials
@@ -100,10 +129,13 @@ def documents(
             "gap_over_size": pictures.over_size(trials, looks),
         }
         for name, figure in figures.items():
-            for kind in ("png", "svg"):
+            for kind in kinds:
+                begin(f"pictures/{name}.{kind}")
                 contents[f"pictures/{name}.{kind}"] = style.rendered(figure, kind)
+    begin(MARKDOWN)
     contents[MARKDOWN] = markdown(collection, title, introduction, target).encode("utf-8", "backslashreplace")
     if page:
+        begin(PAGE)
         contents[PAGE] = render(collection, title, facts(collection), looks, choose(collection, placements), target)
     return contents
 
@@ -134,10 +166,14 @@ def markdown(collection: Collection, title: str, introduction: str, target: floa
         parts.append(f"**Bounds that are false** (a checked cost is below each; none counts):\n\n{lines}")
     if collection.notes:
         parts.append("\n".join(f"- {escaped(note)}" for note in collection.notes))
+    pairs = collection.pairs()
     for name, summaries in collection.summaries().items():
         parts.append(f"## {escaped(name)}")
         parts.append(escaped(set_facts(collection, name)) + ".")
         parts.append(tables.markdown(summaries).rstrip())
+        if pairs[name]:
+            parts.append("Methods in pairs:")
+            parts.append(tables.pairs_markdown(pairs[name]).rstrip())
     parts.append("## Pictures")
     parts += [f"{caption}:\n\n![{caption}](pictures/{name}.svg)" for name, caption in PICTURES.items()]
     parts.append("## How to read this")

@@ -17,6 +17,7 @@ from ortools.sat.python import cp_model
 
 from moeplace.base.errors import BoundError, MethodError
 from moeplace.base.incumbent import Incumbent
+from moeplace.solvers import log
 from moeplace.solvers.decoding import Decoding
 
 NAME = f"CP-SAT {ortools.__version__}"
@@ -91,6 +92,16 @@ def improve(
             failure.append(error)
 
     solver.best_bound_callback = on_bound
+    if (listener := log.current()) is not None:
+
+        def on_log(line: str) -> None:
+            try:
+                listener(f"{line}\n")
+            except BaseException as error:
+                failure.append(error)
+
+        parameters.log_search_progress, parameters.log_to_stdout = True, False
+        solver.log_callback = on_log
 
     def run() -> None:
         try:

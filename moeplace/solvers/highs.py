@@ -21,6 +21,7 @@ placement that does not fit for one that does. It is not taken over; the bound h
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -38,6 +39,7 @@ from pyomo.repn.plugins.standard_form import LinearStandardFormCompiler
 
 from moeplace.base.errors import BoundError, MethodError
 from moeplace.base.incumbent import Incumbent
+from moeplace.solvers import log
 from moeplace.solvers.decoding import Decoding
 from moeplace.solvers.scheduler import scheduler_lock
 
@@ -166,8 +168,9 @@ def _improve(
             units = -((-(Fraction(dual_bound) - MARGIN) / shrink) // 1)  # rounded up: costs are whole units
             search.prove(matrix.constant + unit * int(units), source)
 
+    failure: list[BaseException] = []  # an exception must not travel through the solver's own code
     highs = highspy.Highs()
-    options = {
+    options: dict[str, bool | int | float | str] = {
         "output_flag": False,
         "threads": threads,
         "random_seed": seed,
@@ -177,6 +180,17 @@ def _improve(
         "primal_feasibility_tolerance": TOLERANCE,
         "dual_feasibility_tolerance": DUAL_TOLERANCE,
     }
+    if (listener := log.current()) is not None:
+        # HiGHS hands on what it says only while it says it somewhere else, too.
+        options |= {"output_flag": True, "log_to_console": False, "log_file": os.devnull}
+
+        def on_log(event: Any) -> None:
+            try:
+                listener(event.message)
+            except BaseException as error:
+                failure.append(error)
+
+        highs.cbLogging += on_log
     if search.stop.remaining is not None:
         options["time_limit"] = search.stop.remaining
     for name, value in options.items():
@@ -204,8 +218,6 @@ def _improve(
     # HiGHS completes a start of the binaries by itself; one that does not fit it would ignore in silence.
     start = decoding.values(search.placement)[place].astype(np.float64)
     _ok(highs.setSolution(len(index), index, start), "start")
-
-    failure: list[BaseException] = []  # an exception must not travel through the solver's own code
 
     def on_event(event: Any) -> None:
         kind, kinds = event.callback_type, highspy.cb.HighsCallbackType

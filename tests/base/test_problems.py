@@ -154,11 +154,11 @@ def test_the_verbs_take_it(run: Callable[..., tuple[str, str]]) -> None:
 def test_no_solution_is_one_line_and_nothing_is_written(run: Callable[..., tuple[str, str]]) -> None:
     Path("none.json").write_text(json.dumps(LUNCH | {"budget": [1, 1]}))
     for method in ("auto", "cpsat", "brute-force"):
-        out, err = run("solve", "none.json", "--method", method, "-o", "none.out", "--json", code=1)
+        out, err = run("solve", "none.json", "--method", method, "-o", "none-out.json", "--json", code=1)
         assert out == "", method
         assert err.startswith("moeplace solve: infeasible: "), err
         assert err.count("\n") == 1, method
-        assert not Path("none.out").exists(), method
+        assert not Path("none-out.json").exists(), method
     out, _ = run("gap", "none.json")
     assert out.count("infeasible: no choice is within") == 3
 

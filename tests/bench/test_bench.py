@@ -308,6 +308,86 @@ def test_nothing_is_run_twice_and_plans_are_extended(bench: Bench) -> None:
     complete(read_run("run"))
 
 
+def test_methods_and_seeds_are_added_to_a_run(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = Path("made/on/the way")
+    command = ["--methods", "popular,random", "--seeds", "4", "--time-limit", "200", "--workers", "1", "-o", str(run)]
+    assert main(["bench", TINY, *command]) == 0
+    records = (run / "records.jsonl").read_bytes()
+    solutions = {path: path.read_bytes() for path in (run / "solutions").iterdir()}
+    Path("own_method.py").write_text("from bad_methods import cheap\n")
+    capfd.readouterr()
+
+    def go_on(*args: str, code: int = 0) -> tuple[str, str]:
+        assert main(["bench", str(run), *args, "--workers", "1"]) == code, capfd.readouterr()
+        return tuple(capfd.readouterr())
+
+    assert "2 runs of 2 in made/on/the way, 0 new" in go_on()[0]
+    assert "3 runs of 3 in made/on/the way, 1 new" in go_on("--add", "no-cache")[0]
+    Path("more.toml").write_text('[[method]]\nname = "mine"\nmethod = "random"\nparameters = {}\n')
+    for args, said in (
+        (["--methods", "greedy"], "is a run directory: --add adds methods to it"),
+        (["--add", "greedy", "-o", "other"], "is a run directory, which goes on in its own folder"),
+        (["--add", "greedy", "--time-limit", "7"], "was made with time limit 200.0 s, not 7.0 s"),
+        (["--add", "greedy", "--threads", "2"], "was made with threads 1, not 2"),
+        (["--add", "greedy[gap=1]"], "method greedy has no parameter 'gap'"),
+        (["--add", "greedy", "--methods-file", "more.toml"], "mine is given twice, the other time as random"),
+    ):
+        out, err = go_on(*args, code=2)
+        assert (out, err.count("\n"), said in err) == ("", 1, True), err
+    assert not Path("other").exists()
+    # One method of each kind there is by now, one of them not seeded; the seed 4 was there, the method popular too.
+    out, _ = go_on("--add", "greedy,popular", "--seeds", "4-5", "--time-limit", "200")
+    assert "5 runs of 5 in made/on/the way, 2 new" in out
+    assert "5 runs of 5 in made/on/the way, 0 new" in go_on("--add", "greedy", "--seeds", "5")[0]
+    data = read_run(run)
+    complete(data)
+    assert [method.name for method in data.run.plan.methods] == ["popular", "random", "no-cache", "greedy"]
+    assert (data.run.plan.seeds, data.run.plan.suites) == ([4, 5], [TINY])
+    assert (run / "records.jsonl").read_bytes().startswith(records)
+    assert {path: path.read_bytes() for path in solutions} == solutions
+    # What is added by the old way of saying it is refused with the new one named.
+    assert main(["bench", TINY, "--methods", "greedy", "--time-limit", "200", "-o", str(run)]) == 2
+    assert "which is left out here; moeplace bench RUN --add" in capfd.readouterr().err
+    assert main(["bench", TINY, "--add", "greedy"]) == 2
+    assert "has no run.json; --add is for one run directory" in capfd.readouterr().err
+    assert main(["bench", TINY, "--methods", "greedy"]) == 2
+    assert "Missing option '-o' / '--output'" in capfd.readouterr().err
+    assert main(["bench", TINY, "--methods", "greedy", "-o", "more.toml/run"]) == 2
+    assert "more.toml/run: cannot be written: " in capfd.readouterr().err
+
+
+def test_a_run_of_an_instance_that_is_gone_or_changed_is_not_extended(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("own.json").write_bytes(Path(TINY).read_bytes())
+    bench("own.json", "--methods", "popular")
+    for content, said in ((json.dumps(json.loads(Path(TINY).read_text()) | {"notes": "x"}), "has changed since"),
+                          (None, "own.json: the instance tiny_two_servers_share is not there")):  # fmt: skip
+        Path("own.json").unlink() if content is None else Path("own.json").write_text(content)
+        before = Path("run/run.json").read_bytes()
+        capfd.readouterr()
+        assert main(["bench", "run", "--add", "no-cache"]) == 2
+        assert said in capfd.readouterr().err
+        assert Path("run/run.json").read_bytes() == before, said
+
+
+def test_equal_failures_share_a_line(bench: Bench) -> None:
+    Path("own.py").write_text(
+        "def broken(instance, seed, **options):\n    return 1 // 0\n"
+        "def odd(instance, seed, **options):\n    raise ValueError(f'seed {seed}')\n"
+    )
+    out, _ = bench(TINY, PAIR, "--methods", "own:broken,own:odd,popular", "--seeds", "3-5", code=1)
+    lines = [line for line in out.splitlines() if line.startswith("failed: ")]
+    alike = [line for line in lines if "own:broken" in line]
+    assert len(alike) == 1, lines
+    assert alike[0].startswith("failed: 6 runs of own:broken: method own:broken failed: ZeroDivisionError: ")
+    assert alike[0].endswith(" (first: tiny_two_servers_share, seed 3)")
+    # What differs is told apart: a line for each seed, over both instances.
+    odd = [line for line in lines if "own:odd" in line]
+    assert [f"seed {seed}" in line and line.startswith("failed: 2 runs") for seed, line in zip("345", odd, strict=True)]
+    assert len(lines) == 4
+
+
 def test_another_plan_is_refused(bench: Bench) -> None:
     shared = [TINY, "--methods", "popular,random", "--seeds", "0,1"]
     bench(*shared)

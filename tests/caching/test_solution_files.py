@@ -196,6 +196,7 @@ class TestSolve:
         assert not Path("s.json").exists()
 
     def test_a_solution_document_may_have_any_name(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["solve", "i.json", "--method", "greedy", "-o", "mine.sol"]) == 0
+        assert main(["solve", "i.json", "--method", "greedy", "-o", "mine.json"]) == 0
+        Path("mine.json").rename("mine.sol")
         capsys.readouterr()
         assert self.run(capsys, Path("mine.sol").read_text(), name="mine.sol") == ""

@@ -174,7 +174,7 @@ FLAGS: dict[str, tuple[list[str], str]] = {
     "output-a-folder": ([*SOLVE, "-o", "sub"], "sub: is a folder; a file name was expected"),
     "output-under-a-file": ([*SOLVE, "-o", "good.json/out.json"], "good.json/out.json: cannot be written"),
     "output-empty": ([*SOLVE, "-o", ""], "'-o' / '--output': the file name is empty"),
-    "output-too-long": ([*SOLVE, "-o", "a" * 300], "aaa: cannot be written: File name too long"),
+    "output-too-long": ([*SOLVE, "-o", "a" * 300 + ".json"], "aaa.json: cannot be written: File name too long"),
     "output-is-the-instance": ([*SOLVE, "-o", "good.json"], "good.json: is the instance itself"),
     "output-links-to-the-instance": ([*SOLVE, "-o", "link.json"], "link.json: is the instance itself"),
     "csv-no-folder": ([*GAP, "--csv", "no/out.csv"], "no/out.csv: cannot be written: the folder no does not exist"),
@@ -187,8 +187,8 @@ FLAGS: dict[str, tuple[list[str], str]] = {
     "gap-parameter-unknown": ([*GAP, "-p", "depth=3"], "none of the methods has a parameter 'depth'"),
     "gap-second-instance-missing": ([*GAP[:2], "none.json", *GAP[2:]], "none.json: cannot be read: No such file"),
     "export-no-output": (EXPORT, "Missing option '-o'"),
-    "export-suffix": ([*EXPORT, "-o", "x.txt"], "x.txt: the name must end in .mps or .lp, found '.txt'"),
-    "export-no-suffix": ([*EXPORT, "-o", "x"], "x: the name must end in .mps or .lp"),
+    "export-suffix": ([*EXPORT, "-o", "x.txt"], "x.txt: expected a name that ends in .mps or .lp"),
+    "export-no-suffix": ([*EXPORT, "-o", "x"], "x: expected a name that ends in .mps or .lp"),
     "export-model-unknown": ([*EXPORT, "--model", "qp", "-o", "x.mps"], "no model 'qp'; there are"),
     "export-model-not-algebraic": ([*EXPORT, "--model", "cpsat", "-o", "x.mps"], "cpsat is not an algebraic model"),
     "export-is-the-instance": ([*EXPORT, "-o", "good.json"], "good.json: is the instance itself"),
@@ -246,6 +246,33 @@ def test_outputs_are_compared_as_files(refused: Callable[..., str]) -> None:
         ([*SOLVE[:-1], "loop.json"], "loop.json: cannot be written"),
     ):
         assert expected in refused(*args), args
+
+
+def test_outputs_end_in_what_they_are(refused: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
+    document, picture = (
+        "expected a name that ends in .json or .json.gz",
+        "expected a name that ends in .png, .svg or .pdf",
+    )
+    small = ["generate", "--layers", "1", "--experts", "2", "--top-k", "1", "--expert-bytes", "9"]
+    for args, name, expected in (
+        (SOLVE[:-1], "x.txt", document),
+        (SOLVE[:-1], "x.gz", document),
+        (SOLVE[:-1], "json", document),
+        (SOLVE[:-1], ".json", document),
+        ([*SOLVE, "--certificate"], "x.proof", document),
+        ([*small, "-o"], "x.txt", document),
+        (["import", "none.csv", "--model", "olmoe-1b-7b", "-o"], "x.npz", document),
+        (["plot", "popularity", "none.json", "-o"], "x.json", picture),
+        (["plot", "map", "none.json", "none.json", "-o"], ".svg", picture),
+        (["export", "none.json", "-o"], "x.mps.gz", "expected a name that ends in .mps or .lp"),
+    ):
+        # None of the missing inputs is named: the output is looked at first.
+        assert refused(*args, name).endswith(f"{name}: {expected}"), (args, name)
+    for name in ("a.json", "b.JSON", "c.json.gz", "d.JSON.GZ"):
+        assert main([*SOLVE[:-1], name]) == 0, name
+        assert Path(name).read_bytes().startswith(b"\x1f\x8b") == name.lower().endswith(".gz"), name
+        assert main(["check", "good.json", name]) == 0, name
+    assert capfd.readouterr().err == ""
 
 
 def test_hostile_suites_networks_and_links(refused: Callable[..., str]) -> None:

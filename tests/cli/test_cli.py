@@ -22,7 +22,8 @@ from cases import PATIENCE_S
 import moeplace
 from moeplace.cli import COMMANDS, main
 from moeplace.cli.solve import ended
-from moeplace.library import instance_files, instance_name
+from moeplace.library import instance_files, instance_name, instances_folder
+from moeplace.scenarios.topology import Links
 
 TESTS = Path(__file__).resolve().parents[1]
 TOY: dict[str, Any] = {
@@ -432,6 +433,24 @@ def test_export(run: Run, model: str, name: str, expected: str) -> None:
 # --- help, imports, streams ------------------------------------------------------------------------------------
 
 
+def test_what_few_need_is_listed_apart_and_works(run: Run) -> None:
+    for command in ("generate", "import"):
+        out, _ = run(command, "--help")
+        assert "--help-links" in out
+        assert "--carrier-ghz" not in out
+        links, err = run(command, "--help-links")
+        assert err == ""
+        assert links.startswith("Links and computing:\n  --carrier-ghz X "), command
+        for name in Links.__struct_fields__:
+            assert f"\n  --{name.replace('_', '-')} " in links, (command, name)
+        assert "--stations" not in links
+    small = ["generate", "--layers", "1", "--experts", "4", "--top-k", "2", "--expert-bytes", "999", "--users", "3"]
+    run(*small, "-o", "a.json")
+    run(*small, "--carrier-ghz", "28", "-o", "b.json")
+    assert moeplace.load("a.json").sha256 != moeplace.load("b.json").sha256
+    assert run("info", "--help-links", code=2)[1].startswith("moeplace info: No such option '--help-links'")
+
+
 def test_help_lists_every_command(run: Run) -> None:
     out, _ = run("--help")
     for name, line in COMMANDS.items():
@@ -530,6 +549,37 @@ def test_progress_is_for_terminals(folder: Path) -> None:
     os.close(parent)
     assert json.loads(done.stdout)["method"] == "odd_methods:talkative"
     assert "odd_methods:talkative  0 s  40 µs per token  bound 0 ns  gap 100.000 %  50% done" in shown
+
+
+def test_what_solvers_say_is_shown_where_it_is_asked_for(run: Run) -> None:
+    for method, head, tail in (
+        ("milp", "Running HiGHS", "Solving report"),
+        ("cpsat", "Starting CP-SAT solver", "CpSolverResponse summary"),
+    ):
+        plain, silent = run("solve", "toy.json", "--method", method, "--json")
+        out, err = run("solve", "toy.json", "--method", method, "--json", "--log")
+        assert silent == "", method
+        assert sum(line.startswith(head) for line in err.splitlines()) == 1, err
+        assert tail in err, err
+        # Nothing of it is on stdout, and the same placement comes of it.
+        assert json.loads(out)["placement"] == json.loads(plain)["placement"], method
+    _, err = run("solve", "toy.json", "--method", "popular", "--log")
+    assert err == "note: popular has no log of its own: it asked neither HiGHS nor CP-SAT\n"
+    assert run("solve", "toy.json", "--method", "milp")[1] == ""  # it ends with the command
+
+
+def test_who_listens_to_a_solver_may_fail() -> None:
+    from moeplace.solvers import log
+
+    def broken(text: str) -> None:
+        raise OSError("nobody reads on")
+
+    instance = moeplace.load(instances_folder() / "tiny" / "tiny_two_servers_share.json")
+    for method in ("milp", "cpsat"):
+        with log.listening(broken):
+            solution = moeplace.solve(instance, method)
+        assert "nobody reads on" in solution.details["solver_failure"], method
+        assert log.current() is None, method
 
 
 # --- interruption ----------------------------------------------------------------------------------------------

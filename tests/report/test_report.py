@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def made_up(n: int, **changes: Any) -> list[PlannedInstance]:
 def test_report_writes_everything(run: Path, written: Path) -> None:
     names = {str(path.relative_to(written)) for path in written.rglob("*") if path.is_file()}
     pictures = {f"pictures/{name}.{kind}" for name in PICTURES for kind in ("png", "svg")}
-    assert names == {"index.html", "index.md", "summary.csv", "runs.csv"} | pictures
+    assert names == {"index.html", "index.md", "summary.csv", "pairs.csv", "runs.csv"} | pictures
     for name in PICTURES:
         assert (written / f"pictures/{name}.png").read_bytes().startswith(b"\x89PNG")
         ET.parse(written / f"pictures/{name}.svg")
@@ -130,6 +131,45 @@ def test_tables_say_what_the_records_say(run: Path, written: Path) -> None:
     assert exact["gap_max"] == "0.0"
 
 
+def test_pairs_of_methods_are_in_every_form(tmp_path: Path) -> None:
+    plan = make_plan(["a", "b", "=c"], seeds=list(range(6)))
+    instances = made_up(7)
+    cost = {"a": lambda i, seed: 100, "b": lambda i, seed: 110 + i + seed, "=c": lambda i, seed: 100}
+    records = [
+        record(i, plan, m, seed, latency_ns=of(n, seed), baseline_ns=400)
+        for n, i in enumerate(instances)
+        for m, of in cost.items()
+        for seed in range(6)
+    ]
+    collection = collect([write_run(tmp_path / "run", plan, instances, records)])
+    out = documents(collection, title=TITLE, introduction="", target=TARGET, placements=0, page=True)
+    first, second, third = csv.DictReader(out["pairs.csv"].decode().splitlines())
+    expected = {"set": "tiny", "method": "a", "other": "b", "instances": "7", "wins": "7", "ties": "0", "losses": "0"}
+    assert {key: first[key] for key in expected} == expected
+    assert float(first["p"]) == pytest.approx(2 / 2**7)
+    assert (second["other"], second["ties"], second["p"]) == ("'=c", "7", "")
+    assert (third["method"], third["wins"], third["losses"]) == ("b", "0", "7")
+    text = out["index.md"].decode()
+    assert "| method | against | instances | wins | ties | losses | p |" in text
+    assert "| a | b | 7 | 7 | 0 | 0 | 0.016 |" in text
+    assert "| a | =c | 7 | 0 | 7 | 0 | - |" in text
+    page = out[PAGE].decode()
+    assert "<summary>Methods in pairs (3)</summary>" in page
+    assert re.search(r'<td data-sort="0.015625">0.016</td>', page)
+    assert re.search(r'<td data-sort="">-</td></tr>', page)
+    # The mean of b is 0.13 and half a seed; seeds are 1 % apart, and its interval is rounded outwards.
+    line = {line.method: line for line in collection.summaries()["tiny"]}["b"]
+    assert line.excess_interval is not None
+    low, high = line.excess_interval
+    assert 0.13 <= low < 0.155 < high <= 0.18
+    shown = cells(line)[12]
+    assert 0 <= 100 * low - float(shown.split()[0]) <= 0.001
+    assert 0 <= float(shown.split()[2]) - 100 * high <= 0.001
+    (row,) = csv.DictReader(summary_csv([line]).decode().splitlines())
+    assert (float(row["excess_low"]), float(row["excess_high"])) == (low, high)
+    assert [cells(line)[12] for line in collection.summaries()["tiny"] if line.method != "b"] == ["0 to 0 %"] * 2
+
+
 def test_what_is_not_known_is_a_dash_in_tables_and_empty_in_csv(tmp_path: Path) -> None:
     plan = make_plan(["lost"])
     (instance,) = made_up(1)
@@ -137,7 +177,7 @@ def test_what_is_not_known_is_a_dash_in_tables_and_empty_in_csv(tmp_path: Path) 
     folder = write_run(tmp_path / "run", plan, [instance], [lost])
     collection = collect([folder])
     ((line,),) = collection.summaries().values()
-    assert cells(line)[6:12] == ["-"] * 6
+    assert cells(line)[6:13] == ["-"] * 7
     assert cells(line)[-1] == "1 crashed"
     assert line.time_s == pytest.approx(plan.time_limit)
     (row,) = csv.DictReader(summary_csv([line]).decode().splitlines())
@@ -256,11 +296,13 @@ def test_a_report_on_odd_names_and_without_any_bound(tmp_path: Path, caplog: pyt
     assert "no instance has a proven bound" in page
     table = (tmp_path / "out/index.md").read_text()
     assert r"a\|b" in table
-    assert all(line.count(" | ") == 14 for line in table.splitlines() if line.startswith("| "))
+    # Five lines of methods and ten pairs of them, under a heading and a rule each.
+    counts = Counter(line.count(" | ") for line in table.splitlines() if line.startswith("| "))
+    assert counts == {15: 5 + 2, 6: 10 + 2}
 
 
 def test_markdown_escapes_what_would_break_the_table() -> None:
-    line = Summary("s", "a|b*c", 1, 1, 0, 0, 0, None, None, None, 0.0, 0.0, 0.0, 1.0, None, {})
+    line = Summary("s", "a|b*c", 1, 1, 0, 0, 0, None, None, None, 0.0, 0.0, 0.0, None, 1.0, None, {})
     assert markdown([line]).splitlines()[2].startswith(r"| a\|b\*c | 1 | 1 |")
 
 
@@ -564,7 +606,7 @@ def test_capacity_is_scaled_exactly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["map", "i.json", "s.json", "-o", "x.gif"], "x.gif: expected a name that ends in .png, .svg, .pdf"),
+        (["map", "i.json", "s.json", "-o", "x.gif"], "x.gif: expected a name that ends in .png, .svg or .pdf"),
         (["map", "i.json", "i.json", "-o", "x.png"], "i.json"),
         (["map", "i.json", "other.json", "-o", "x.png"], "other.json: placement[0].server: the instance has no server"),
         (["map", "none.json", "s.json", "-o", "x.png"], "none.json: cannot be read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -199,3 +200,101 @@ def test_time_grid_spans_the_limits() -> None:
     grid = st.time_grid([trial(time_limit=60.0), trial(time_limit=None, wall_s=3.0)])
     assert math.isclose(grid[0], 0.001)
     assert math.isclose(grid[-1], 60.0)
+
+
+# --- methods in pairs ------------------------------------------------------------------------------------------
+
+
+def on(i: int, method: str, *costs: int | None, best: int = 100) -> list[Trial]:
+    """Return the runs of a method on the i-th instance, one a seed; None has no placement."""
+    problem = Problem("s", f"p{i}", f"hash{i}", best_ns=best)
+    return [
+        trial(method, problem, seed=seed, latency_ns=cost, status="timeout" if cost is None else "ok")
+        for seed, cost in enumerate(costs)
+    ]
+
+
+def test_the_cost_of_a_method_on_an_instance_is_its_median_over_seeds() -> None:
+    assert st.middle_cost(on(0, "m", 9, 1, 4)) == 4
+    assert st.middle_cost(on(0, "m", 2**62 + 1, 2**62)) == Fraction(2**63 + 1, 2)  # exact where floats are not
+    assert st.middle_cost(on(0, "m", 5, 7, None)) == 7
+    assert st.middle_cost(on(0, "m", 5, None)) == math.inf
+    assert st.middle_cost(on(0, "m", None)) == math.inf
+
+
+def test_wins_ties_and_losses_by_hand() -> None:
+    runs = [
+        *on(0, "a", 100), *on(0, "b", 110, 120, 130),
+        *on(1, "a", 100), *on(1, "b", 100),
+        *on(2, "a", 105), *on(2, "b", 104),
+        *on(3, "a", 150), *on(3, "b", None),
+        *on(4, "a", None), *on(4, "b", None),
+        *on(5, "a", 100),  # b was not run there
+    ]  # fmt: skip
+    (pair,) = st.pairs("s", runs, ["a", "b"])
+    assert (pair.method, pair.other, pair.instances) == ("a", "b", 5)
+    assert (pair.wins, pair.ties, pair.losses, pair.p) == (2, 2, 1, None)
+    (back,) = st.pairs("s", runs, ["b", "a"])
+    assert (back.method, back.wins, back.ties, back.losses) == ("b", 1, 2, 2)
+    assert [(p.method, p.other) for p in st.pairs("s", [*runs, *on(0, "c", 1)], ["c", "a", "b"])] == [
+        ("c", "a"), ("c", "b"), ("a", "b"),
+    ]  # fmt: skip
+    assert st.pairs("s", on(0, "a", 1), ["a", "b"]) == []
+
+
+def test_signed_rank_by_hand() -> None:
+    # Six differences of one sign: 2 of the 2**6 choices of signs are as lopsided.
+    assert st.signed_rank_p([-3, -1, -4, -1.5, -9, -2.6]) == pytest.approx(2 / 64)
+    # Ranks 1 to 6, the first one against the others, W = 1: {} and {1}, on either side.
+    assert st.signed_rank_p([-1, 2, 3, 4, 5, 6]) == pytest.approx(4 / 64)
+    # W = 6, the rank of the largest: sums of at most 6 from ranks 1 to 6 are those of {}, 1, 2, 3, 4, 5, 6, 12, 13, 14,
+    # 15, 23, 24, 123: 14 of them, and as many on the other side.
+    assert st.signed_rank_p([1, 2, 3, 4, 5, -6]) == pytest.approx(28 / 64)
+    # All magnitudes equal: the sign test. One of six against the others or none: 1 + 6, on either side.
+    assert st.signed_rank_p([1, 1, 1, 1, 1, -1]) == pytest.approx(14 / 64)
+    # Without a placement: above every other difference, and they share the highest ranks, 5.5 each.
+    assert st.signed_rank_p([1, 2, 3, 4, math.inf, -math.inf]) == st.signed_rank_p([1, 2, 3, 4, 9, -9])
+    assert st.signed_rank_p([Fraction(1, 10**30 + k) for k in range(6)]) == pytest.approx(2 / 64)
+
+
+def test_signed_rank_says_nothing_of_ties_and_of_few_instances() -> None:
+    assert st.signed_rank_p([]) is None
+    assert st.signed_rank_p([0] * 50) is None
+    assert st.signed_rank_p([1, 2, 3, 4, 5]) is None
+    assert st.signed_rank_p([*[0] * 50, 1, 2, 3, 4, 5]) is None
+    assert st.signed_rank_p([*[0] * 50, 1, 2, 3, 4, 5, 6]) == pytest.approx(2 / 64)  # ties change nothing
+
+
+def test_the_test_over_instances_sees_shares_and_not_token_ns() -> None:
+    # 1 % better on five instances, and 50 % worse on one: the largest rank, whose cost is the smallest by far.
+    costs = {"a": 99 * 10**9, "b": 100 * 10**9}
+    runs = [run for i in range(5) for m, cost in costs.items() for run in on(i, m, cost, best=costs["a"])]
+    runs += [*on(5, "a", 30, best=20), *on(5, "b", 20, best=20)]
+    (pair,) = st.pairs("s", runs, ["a", "b"])
+    # Ranks 3 (five times) and 6: at most 6 are {}, the five 3s, the ten pairs of them, and the 6: 17 of 64.
+    assert (pair.wins, pair.losses, pair.p) == (5, 1, pytest.approx(34 / 64))
+
+
+# --- over seeds ------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_over_seeds_by_hand() -> None:
+    # Means of 0 and 1 on two instances: each of six draws is one of two values, so the resampled mean is binomial.
+    runs = [run for i in range(2) for run in on(i, "m", 100, 100, 100, 200, 200, 200)]
+    interval = st.interval_over_seeds(runs)
+    # Of B(6, 1/2) at most 0 has 1.6 %, at most 1 has 10.9 %: the quantile of 2.5 % is 1 of 6; and the other side.
+    assert interval == pytest.approx((1 / 6, 5 / 6))
+    assert st.interval_over_seeds(runs) == interval  # the same each time
+    line = st.summarise("s", "m", runs)
+    assert (line.excess_interval, line.excess_mean) == (interval, 0.5)
+    # A seed that is good on one instance and bad on the other: the mean of a set does not depend on it.
+    assert st.interval_over_seeds([*on(0, "m", *[100, 200] * 3), *on(1, "m", *[200, 100] * 3)]) == (0.5, 0.5)
+
+
+def test_the_interval_says_nothing_of_few_seeds_and_lost_runs() -> None:
+    six = [100, 100, 100, 200, 200, 200]
+    assert st.interval_over_seeds([]) is None
+    assert st.interval_over_seeds(on(0, "m", *six[:5])) is None
+    assert st.interval_over_seeds(on(0, "m", *six[:5], None)) is None
+    assert st.interval_over_seeds([*on(0, "m", *six), *on(1, "m", *six[:5])]) is None
+    assert st.interval_over_seeds([*on(0, "m", *six), *on(1, "m", *six[:5])][:6]) is not None

@@ -9,6 +9,7 @@ import click
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import moeplace
 from moeplace import InputError, Instance
@@ -231,7 +232,8 @@ class TestCommand:
 
     def test_every_key_is_an_option_with_unit_and_default(self) -> None:
         context = click.Context(command)
-        text = " ".join(command.get_help(context).partition("Models:")[2].split())
+        links = CliRunner().invoke(command, ["--help-links"]).output
+        text = " ".join((command.get_help(context).partition("Models:")[2] + links).split())
         keys = {key for names in SECTIONS.values() for key in names}
         assert keys - {"suite", "output"} == {*Scenario.__struct_fields__, *Links.__struct_fields__} - {"links"}
         for kind in (Scenario, Links):

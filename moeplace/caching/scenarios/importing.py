@@ -160,7 +160,7 @@ def count_traces(
     seed: int = 0,
     drop_bad_rows: bool = False,
     report: Report | None = None,
-    progress: Callable[[Report], None] | None = None,
+    progress: Callable[[Report, float | None], None] | None = None,
 ) -> tuple[SetCounts, list[str]]:
     """Count the expert sets of traces by user.
 
@@ -184,7 +184,8 @@ def count_traces(
     report : Report, optional
         Filled in.
     progress : callable, optional
-        Called with the report after every piece.
+        Called with the report and the share of the rows that are read: before each file that is looked through for
+        requests, when nobody knows how many rows there are (None), and after every piece.
 
     Returns
     -------
@@ -203,6 +204,8 @@ def count_traces(
     began = time.monotonic()
     found: list[list[Request]] = []
     for trace in traces:
+        if progress is not None:
+            progress(report, None)
         own = trace.requests()
         for request in own:
             if request.profile is None:
@@ -217,6 +220,7 @@ def count_traces(
     if not (whose >= 0).any():
         number = f"there is {len(requests)}" if len(requests) == 1 else f"there are {len(requests)}"
         raise InputError(f"no request is selected; {number} in all", file=str(traces[0].path))
+    rows = max(1, sum(request.rows for request in requests))
     counts = SetCounts(shape.layers, shape.experts, shape.top_k)
     first = 0
     for trace, own in zip(traces, found, strict=True):
@@ -224,7 +228,7 @@ def count_traces(
             _count(batch, whose[first:], shape, counts, report, drop_bad_rows, trace.path)
             report.seconds = time.monotonic() - began
             if progress is not None:
-                progress(report)
+                progress(report, min(1.0, report.rows / rows))
         first += len(own)
         report.failed += trace.failed
         report.rows += trace.repeated
@@ -391,7 +395,7 @@ def import_traces(
     fillers: Sequence[int] = (),
     selection: Selection | None = None,
     drop_bad_rows: bool = False,
-    progress: Callable[[Report], None] | None = None,
+    progress: Callable[[Report, float | None], None] | None = None,
 ) -> tuple[Instance, Report]:
     """Make an instance of routing traces.
 
