@@ -96,10 +96,11 @@ class Incumbent:
                 if self.placement is None and cost >= self.latency_ns and self._fits(placement):
                     raise ValueError(f"a cost of {cost} is not below the ceiling {self.latency_ns}")
                 return False
-            self.placement, self.latency_ns = placement, cost
+            # Others look without the lock: at no moment may a bound stand above the cost.
             for source, (bound, _) in list(self._bounds.items()):
                 if cost < bound:
                     self._drop(source, f"claimed a bound of {bound}, but there is a placement of cost {cost}")
+            self.placement, self.latency_ns = placement, cost
             self._report()
             return True
 
@@ -167,13 +168,16 @@ class Incumbent:
         """Why the search should end now, or None while it should go on. Neither waits nor counts."""
         if self._failed:
             return "interrupted"
-        if self.bound_ns is not None and self.bound_ns == self.latency_ns:
+        bound, cost = self.bound_ns, self.latency_ns
+        if bound is not None and bound == cost:
             return "optimal"
         if self.stop.interrupted:
             return "interrupted"
         if self.stop.timed_out:
             return "time_limit"
-        reached = None if self.placement is None else relative_gap(self.latency_ns, self.bound_ns)
+        # A bound above the cost was read just before a better placement refuted it.
+        known = self.placement is not None and bound is not None and bound <= cost
+        reached = relative_gap(cost, bound) if known else None
         return "gap_limit" if reached is not None and reached <= self._gap else None
 
     def checkpoint(self) -> Termination | None:

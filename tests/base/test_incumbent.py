@@ -1,0 +1,65 @@
+"""What the state of a search says at every moment, whoever looks at it meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cases import looped
+
+from moeplace.base.incumbent import Incumbent
+from moeplace.base.stop import Stop
+
+
+def begun(kind: type[Incumbent] = Incumbent, start: Any = 10, **options: Any) -> Any:
+    return kind(start, **{"cost": int, "fits": lambda decision: True, "stop": Stop(), **options})
+
+
+class _LooksWhileDropping(Incumbent):
+    seen: list[object]
+
+    def _drop(self, source: str, why: str) -> None:
+        self.seen = [self.ended]
+        super()._drop(source, why)
+        self.seen.append(self.ended)
+
+
+class _OffersBetweenTwoReads(Incumbent):
+    """Another thread's offer comes after a look has read the bound and before it reads the cost."""
+
+    offered: int | None = None
+
+    @property
+    def latency_ns(self) -> int:
+        if self.offered is not None and self._known_bound is not None:
+            better, self.offered = self.offered, None
+            self.offer(better)
+        return self._known
+
+    @latency_ns.setter
+    def latency_ns(self, value: int) -> None:
+        self._known = value
+
+    @property
+    def bound_ns(self) -> int | None:
+        return self._known_bound
+
+    @bound_ns.setter
+    def bound_ns(self, value: int | None) -> None:
+        self._known_bound = value
+
+
+@looped("cost", [6, 5, 1, 0])
+def test_a_false_bound_ends_nothing_while_it_is_being_dropped(cost: int) -> None:
+    search = begun(_LooksWhileDropping)
+    search.prove(7, "liar")
+    assert search.offer(cost)
+    assert search.seen == [None, None]
+    assert (search.ended, search.bound_ns, search.latency_ns) == (None, None, cost)
+    assert search.outcome().termination == "completed"
+
+    racing = begun(_OffersBetweenTwoReads)
+    racing.prove(7, "liar")
+    racing.offered = cost
+    assert racing.ended is None
+    assert racing.offered is None, "the offer came during the look"
+    assert (racing.ended, racing.bound_ns, racing.latency_ns) == (None, None, cost)
