@@ -39,7 +39,7 @@ def improve(
     Parameters
     ----------
     model : ortools.sat.python.cp_model.CpModel
-        Maximises; a decision costs at least ``constant - unit * objective``. Its hints are the start.
+        Maximises integers; a decision costs at least ``constant - unit * objective``. Its hints are the start.
     decoding : Decoding
         The model's binary variables that decide.
     search : Incumbent
@@ -53,8 +53,10 @@ def improve(
     Raises
     ------
     MethodError
-        CP-SAT refused the model.
+        CP-SAT refused the model, or its objective is not one whose bound is exact: fractional, minimised, or with a
+        constant that a double does not hold.
     """
+    offset = _offset(model)
 
     def take(value: Any) -> None:
         search.offer(decoding.decision(np.array([value(v) for v in decoding.variables], dtype=np.bool_)))
@@ -115,5 +117,16 @@ def improve(
         raise BoundError(f"{NAME}: {why}")
     if response.status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         take(solver.boolean_value)
-        # Maximising is minimising the negated objective; its lower bound is an exact integer.
-        search.prove(constant + unit * int(response.inner_objective_lower_bound), NAME)
+        # Maximising is minimising the negated objective without its constant: its lower bound is an exact integer.
+        search.prove(constant + unit * (int(response.inner_objective_lower_bound) - offset), NAME)
+
+
+def _offset(model: cp_model.CpModel) -> int:
+    """Return the constant of what is maximised; refuse an objective whose inner bound would mean something else."""
+    objective = model.proto.objective
+    # Without a variable the objective is its constant, whatever its sense; maximised ones are kept negated.
+    sense = objective.scaling_factor if objective.vars else -1.0
+    held = float(objective.offset)
+    if model.proto.has_floating_point_objective() or sense != -1 or not held.is_integer() or abs(held) >= 2**53:
+        raise MethodError("CP-SAT's model must maximise a sum of integers, its constant below 2**53")
+    return int(-held if objective.scaling_factor < 0 else held)
