@@ -1,7 +1,8 @@
 """HiGHS on a Pyomo model: one matrix passed in one call, bounds in exact integers on the safe side.
 
-The objective of every formulation is a cost in token-ns, its coefficients exact integers, that takes only multiples
-of a unit (plus a constant). HiGHS computes in doubles with absolute tolerances. So what it sees is scaled:
+The objective of every formulation is a cost whose coefficients are exact integers. What decisions cost are integers, and
+multiples of a unit (plus the constant) where that is known: where all columns with a cost are integer, or the caller
+says so. HiGHS computes in doubles with absolute tolerances. So what it sees is scaled:
 
 - columns to a range of at most 1 and rows to entries of at most 2**10, by powers of two, which loses nothing;
 - the objective to that unit, shrunk where its range (sum of ``|cost|`` times column range) is above 1e9 units.
@@ -59,6 +60,7 @@ class _Matrix:
     columns: list[Any]
     cost: list[int]
     constant: int
+    unit: int  # of which all costs are multiples, apart from the constant
     column_unit: npt.NDArray[np.float64]
     lower: npt.NDArray[np.float64]
     upper: npt.NDArray[np.float64]
@@ -67,22 +69,26 @@ class _Matrix:
     row_lower: npt.NDArray[np.float64]
     row_upper: npt.NDArray[np.float64]
 
-    def scale(self, reach: int) -> tuple[int, Fraction]:
-        """Return the unit of the objective in token-ns, and how often a passed unit goes into it (at most 1)."""
-        unit = math.gcd(*self.cost) or 1
+    def shrink(self, reach: int) -> Fraction:
+        """Return how often a unit of the objective as it is passed goes into the unit of costs (at most 1)."""
         width = (self.column_unit * (self.upper - self.lower)).tolist()
-        spread = math.ceil(sum(abs(c) / unit * w for c, w in zip(self.cost, width, strict=True)))
-        return unit, min(Fraction(1), Fraction(reach, max(spread, 1)))
+        spread = math.ceil(sum(abs(c) / self.unit * w for c, w in zip(self.cost, width, strict=True)))
+        return min(Fraction(1), Fraction(reach, max(spread, 1)))
 
 
-def compile_model(model: Any) -> _Matrix:
-    """Compile a Pyomo model whose objective has integer coefficients."""
+def compile_model(model: Any, *, whole: bool = False) -> _Matrix:
+    """Compile a Pyomo model that minimises a sum with integer coefficients; ``whole`` as in :func:`improve`."""
     form = LinearStandardFormCompiler().write(model, mixed_form=True, set_sense=ObjectiveSense.minimize)
     sense = np.array([row.bound_type for row in form.rows])
     # The compiled form holds doubles; costs above 2**53 must not lose their last digits.
     (objective,) = model.component_data_objects(pyo.Objective, active=True)
     exact = generate_standard_repn(objective.expr, quadratic=False)
-    cost = {id(v): c for v, c in zip(exact.linear_vars, exact.linear_coefs, strict=True)}
+    if objective.sense != pyo.minimize:
+        raise MethodError(_NOT_EXACT)
+    paid = {id(v): _integer(c) for v, c in zip(exact.linear_vars, exact.linear_coefs, strict=True)}
+    cost = [paid.get(id(v), 0) for v in form.columns]
+    integer = np.array([v.is_binary() or v.is_integer() for v in form.columns], dtype=np.bool_)
+    whole = whole or all(known or not c for c, known in zip(cost, integer.tolist(), strict=True))
     lower = np.array([v.lb for v in form.columns], dtype=np.float64)
     upper = np.array([v.ub for v in form.columns], dtype=np.float64)
     # Tolerances are absolute: a column that runs to 1e10 is off by 10 at 1e-9, and HiGHS refuses entries of 1e15.
@@ -93,12 +99,13 @@ def compile_model(model: Any) -> _Matrix:
     rhs = form.rhs * row_unit
     return _Matrix(
         columns=form.columns,
-        cost=[cost.get(id(v), 0) for v in form.columns],
-        constant=exact.constant if exact.linear_vars else _constant(objective),
+        cost=cost,
+        constant=_integer(exact.constant if exact.linear_vars else _constant(objective)),
+        unit=(math.gcd(*cost) or 1) if whole else 1,
         column_unit=column_unit,
         lower=lower / column_unit,
         upper=upper / column_unit,
-        integer=np.array([v.is_binary() or v.is_integer() for v in form.columns], dtype=np.bool_),
+        integer=integer,
         rows=sp.csr_array(sp.diags_array(row_unit) @ rows),
         row_lower=np.where(sense == 1, -np.inf, rhs),
         row_upper=np.where(sense == -1, np.inf, rhs),
@@ -112,27 +119,39 @@ def _constant(objective: Any) -> Any:
     return pyo.value(objective)
 
 
-def improve(model: Any, decoding: Decoding, search: Incumbent, *, seed: int, threads: int) -> None:
+_NOT_EXACT = "HiGHS's model must minimise a sum of integers: coefficients and constant"
+
+
+def _integer(number: Any) -> int:
+    if int(number) != number:
+        raise MethodError(f"{_NOT_EXACT}, found {number}")
+    return int(number)
+
+
+def improve(model: Any, decoding: Decoding, search: Incumbent, *, seed: int, threads: int, whole: bool = False) -> None:
     """Run HiGHS on a model, from the search's incumbent, until the search has ended or nothing is left to prove.
 
     Parameters
     ----------
     model : pyomo.environ.ConcreteModel
-        Minimises an exact cost.
+        Minimises a sum with integer coefficients, which is at most the cost of the decision.
     decoding : Decoding
         The model's binary variables that decide.
     search : Incumbent
         Receives every incumbent and every bound.
     seed, threads : int
+    whole : bool
+        Whether what decisions cost is known to be the model's constant and a multiple of what divides all coefficients,
+        though continuous columns have some. Without, costs are just integers there.
 
     Raises
     ------
     MethodError
-        HiGHS failed.
+        HiGHS failed, or the objective is not exact.
     """
     with scheduler_lock(lambda: search.checkpoint() is not None) as going:
         if going:
-            matrix = compile_model(model)
+            matrix = compile_model(model, whole=whole)
             # Now and then HiGHS gives up on a wide objective ("Solve error") and solves a narrower one.
             for reach in RANGES:
                 if (ending := _improve(decoding, matrix, search, seed, threads, reach)) in _ENDINGS:
@@ -153,7 +172,7 @@ def _improve(
     # A variable in no row and without a cost is in no column: it stays 0.
     place = np.array([j for j, v in enumerate(decoding.variables) if id(v) in column], dtype=np.int32)
     index = np.array([column[id(decoding.variables[j])] for j in place], dtype=np.int32)
-    unit, shrink = matrix.scale(reach)
+    unit, shrink = matrix.unit, matrix.shrink(reach)
     source = _source(matrix, reach)
 
     def take(values: Any) -> None:
@@ -163,7 +182,7 @@ def _improve(
 
     def prove(dual_bound: float) -> None:
         if np.isfinite(dual_bound):
-            units = -((-(Fraction(dual_bound) - MARGIN) / shrink) // 1)  # rounded up: costs are whole units
+            units = -((-(Fraction(dual_bound) - MARGIN) / shrink) // 1)  # rounded up to the next cost
             search.prove(matrix.constant + unit * int(units), source)
 
     highs = highspy.Highs()
@@ -235,8 +254,10 @@ def _improve(
     info = highs.getInfo()
     if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
         take(highs.getSolution().col_value)
-    # Without a server HiGHS meets an LP and has no MIP bound.
-    prove(info.mip_dual_bound if matrix.integer.any() else info.objective_function_value)
+    if matrix.integer.any():
+        prove(info.mip_dual_bound)
+    elif result == HighsModelStatus.kOptimal:  # an LP has no other bound, and its objective is none on the way
+        prove(info.objective_function_value)
     return result
 
 
@@ -257,8 +278,8 @@ _WRONG = (
 
 
 def _source(matrix: _Matrix, reach: int) -> str:
-    unit, shrink = matrix.scale(reach)
-    return NAME if shrink == 1 else f"{NAME}, less {float(MARGIN / shrink * unit):.3g} token-ns for rounding"
+    shrink = matrix.shrink(reach)
+    return NAME if shrink == 1 else f"{NAME}, less {float(MARGIN / shrink * matrix.unit):.3g} token-ns for rounding"
 
 
 def _ok(status: HighsStatus, what: str) -> None:
