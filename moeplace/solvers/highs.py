@@ -1,8 +1,8 @@
 """HiGHS on a Pyomo model: one matrix passed in one call, bounds in exact integers on the safe side.
 
-The objective of every formulation is a cost whose coefficients are exact integers. What decisions cost are integers, and
-multiples of a unit (plus the constant) where that is known: where all columns with a cost are integer, or the caller
-says so. HiGHS computes in doubles with absolute tolerances. So what it sees is scaled:
+The objective of every formulation is a cost whose coefficients are exact integers. What decisions cost are integers,
+and multiples of a unit (plus the constant) where that is known: where all columns with a cost are integer, or the
+caller says so. HiGHS computes in doubles with absolute tolerances. So what it sees is scaled:
 
 - columns to a range of at most 1 and rows to entries of at most 2**10, by powers of two, which loses nothing;
 - the objective to that unit, shrunk where its range (sum of ``|cost|`` times column range) is above 1e9 units.
@@ -89,8 +89,11 @@ def compile_model(model: Any, *, whole: bool = False) -> _Matrix:
     cost = [paid.get(id(v), 0) for v in form.columns]
     integer = np.array([v.is_binary() or v.is_integer() for v in form.columns], dtype=np.bool_)
     whole = whole or all(known or not c for c, known in zip(cost, integer.tolist(), strict=True))
-    lower = np.array([v.lb for v in form.columns], dtype=np.float64)
+    lower = np.array([v.lb for v in form.columns], dtype=np.float64)  # None is NaN
     upper = np.array([v.ub for v in form.columns], dtype=np.float64)
+    for endless in np.flatnonzero(~np.isfinite(upper - lower)).tolist():
+        name = form.columns[endless].name
+        raise MethodError(f"the column {name} has no lower or no upper bound: how exact HiGHS is depends on its range")
     # Tolerances are absolute: a column that runs to 1e10 is off by 10 at 1e-9, and HiGHS refuses entries of 1e15.
     column_unit = np.exp2(np.ceil(np.log2(np.maximum(upper - lower, 1))))
     rows = form.A.tocsr() @ sp.diags_array(column_unit)
@@ -134,7 +137,7 @@ def improve(model: Any, decoding: Decoding, search: Incumbent, *, seed: int, thr
     Parameters
     ----------
     model : pyomo.environ.ConcreteModel
-        Minimises a sum with integer coefficients, which is at most the cost of the decision.
+        Minimises a sum with integer coefficients, which is at most the cost of the decision. Every column has bounds.
     decoding : Decoding
         The model's binary variables that decide.
     search : Incumbent
@@ -147,7 +150,7 @@ def improve(model: Any, decoding: Decoding, search: Incumbent, *, seed: int, thr
     Raises
     ------
     MethodError
-        HiGHS failed, or the objective is not exact.
+        HiGHS failed, the objective is not exact, or a column is without bounds.
     """
     with scheduler_lock(lambda: search.checkpoint() is not None) as going:
         if going:

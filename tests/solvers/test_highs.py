@@ -111,3 +111,14 @@ def test_an_interrupted_linear_program_proves_nothing() -> None:
     assert optimum is not None
     assert looks > 20
     assert {proven(left)[0] for left in range(2, looks - 2, 5)} == {None}
+
+
+def test_a_column_without_bounds_is_refused_by_its_name() -> None:
+    for bounds, domain in (((None, 9), pyo.Reals), ((0, None), pyo.Reals), ((None, None), pyo.Integers)):
+        model = covering(4, [4, 8])
+        model.level = pyo.Var(bounds=bounds, domain=domain)
+        model.linked = pyo.Constraint(expr=model.level == model.y)
+        search = Incumbent((1, 1), cost=sum, fits=any, stop=Stop())
+        with pytest.raises(MethodError, match="the column level has no lower or no upper bound"):
+            run(model, search)
+        assert search.bound_ns is None
