@@ -53,6 +53,9 @@ class Incumbent:
         Whose proof the bound rests on.
     failures : list of str
         What failed on the way, a sentence each; the outcome says them.
+    ending : str
+        How the search ended where nothing else ended it. A solver that has come as near as its arithmetic allows sets
+        "gap_limit".
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Incumbent:
         self.bound_ns: int | None = None
         self.bound_source: str | None = None
         self.failures: list[str] = []
+        self.ending: Termination = "completed"
         # The best bound of everybody who proved one: where one turns out to be wrong, the others' hold.
         self._bounds: dict[str, tuple[int, Callable[[], Certificate] | None]] = {}
         self._distrusted: set[str] = set()
@@ -234,12 +238,11 @@ class Incumbent:
                     raise NoSolutionError(f"{self._none} (proven by {self.bound_source})")
                 ending = "; ".join(self.failures) or (self.ended or "completed").replace("_", " ")
                 raise MethodError(f"no solution was found, and none was proven not to exist: {ending}")
-            # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
-            ending = self.ended or ("completed" if self.failures else "gap_limit")
+            ended = self.ended or ("completed" if self.failures else self.ending)
             _, certificate = self._bounds[self.bound_source] if self.bound_source is not None else (None, None)
             details: dict[str, int | float | str] = {SOLVER_FAILURE: "; ".join(self.failures)} if self.failures else {}
             return Outcome(
-                self.placement, self.bound_ns, self.bound_source, ending, details=details, certificate=certificate
+                self.placement, self.bound_ns, self.bound_source, ended, details=details, certificate=certificate
             )
 
     def _has_ended(self) -> bool:

@@ -119,6 +119,8 @@ def improve(
         take(solver.boolean_value)
         # Maximising is minimising the negated objective without its constant: its lower bound is an exact integer.
         search.prove(constant + unit * (int(response.inner_objective_lower_bound) - offset), NAME)
+    if response.status == cp_model.OPTIMAL:
+        search.ending = "gap_limit"  # unless that proved it
 
 
 def _offset(model: cp_model.CpModel) -> int:

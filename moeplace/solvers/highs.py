@@ -261,6 +261,8 @@ def _improve(
         prove(info.mip_dual_bound)
     elif result == HighsModelStatus.kOptimal:  # an LP has no other bound, and its objective is none on the way
         prove(info.objective_function_value)
+    if result == HighsModelStatus.kOptimal:
+        search.ending = "gap_limit"  # unless that proved it
     return result
 
 

@@ -63,3 +63,15 @@ def test_a_false_bound_ends_nothing_while_it_is_being_dropped(cost: int) -> None
     assert racing.ended is None
     assert racing.offered is None, "the offer came during the look"
     assert (racing.ended, racing.bound_ns, racing.latency_ns) == (None, None, cost)
+
+
+def test_a_search_that_ends_by_itself_says_gap_limit_only_where_a_gap_was_reached() -> None:
+    search = begun()
+    search.prove(3, "a proof that gave up")
+    assert search.outcome().termination == "completed"
+    search.ending = "gap_limit"  # as solvers say whose arithmetic was at its end
+    assert search.outcome().termination == "gap_limit"
+    assert begun(gap=0.5).outcome().termination == "completed"
+    search = begun(gap=0.5)
+    search.prove(5, "a proof")
+    assert search.outcome().termination == "gap_limit"

@@ -122,3 +122,14 @@ def test_a_column_without_bounds_is_refused_by_its_name() -> None:
         with pytest.raises(MethodError, match="the column level has no lower or no upper bound"):
             run(model, search)
         assert search.bound_ns is None
+
+
+def test_where_arithmetic_ends_a_search_it_says_gap_limit() -> None:
+    for scale, ended in ((10**3, "optimal"), (10**12, "gap_limit")):
+        needs = [scale + 1, 2 * scale + 3]
+        model = covering(1, needs)
+        model.y.setub(4 * scale)
+        search = Incumbent((1, 1), cost=lambda d, n=needs: d[0] * n[0] + d[1] * n[1], fits=any, stop=Stop())
+        run(model, search)
+        outcome = search.outcome()
+        assert (outcome.placement, outcome.termination) == ((1, 0), ended)
