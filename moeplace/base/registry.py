@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -80,9 +81,9 @@ def installed(group: str) -> tuple[EntryPoint, ...]:
     """Return the entry points of a group.
 
     The files of every installed package are read once for each state of ``sys.path``: that takes as long as a small
-    instance takes to solve.
+    instance takes to solve. Its relative entries mean other folders elsewhere.
     """
-    return _installed(group, tuple(sys.path))
+    return _installed(group, tuple(os.path.abspath(entry) for entry in sys.path))
 
 
 @functools.lru_cache(maxsize=64)
