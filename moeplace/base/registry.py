@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 from moeplace.base.documents import parse
@@ -83,7 +83,7 @@ def installed(group: str) -> tuple[EntryPoint, ...]:
     The files of every installed package are read once for each state of ``sys.path``: that takes as long as a small
     instance takes to solve. Its relative entries mean other folders elsewhere.
     """
-    return _installed(group, tuple(os.path.abspath(entry) for entry in sys.path))
+    return _installed(group, tuple(str(Path(entry).absolute()) for entry in sys.path))
 
 
 @functools.lru_cache(maxsize=64)
