@@ -27,9 +27,9 @@ class Incumbent:
     start : Placement or None
         The first incumbent; None where none is known.
     cost : callable
-        The exact cost of a placement, token-ns.
+        The exact cost of a placement that fits, token-ns.
     fits : callable
-        Whether a placement is within all capacities.
+        Whether a placement is within all capacities; asked first, of the placements offered.
     stop : Stop
         Time limit and interruption.
     gap : float
@@ -94,10 +94,12 @@ class Incumbent:
         Where it costs less than a bound that was claimed, that bound is wrong: it is dropped with all others of its
         source, and :attr:`failures` says so.
         """
+        if not self._fits(placement):
+            return False
         cost = self._cost(placement)
         with self._lock:
-            if cost >= self.latency_ns or not self._fits(placement):
-                if self.placement is None and cost >= self.latency_ns and self._fits(placement):
+            if cost >= self.latency_ns:
+                if self.placement is None:
                     raise ValueError(f"a cost of {cost} is not below the ceiling {self.latency_ns}")
                 return False
             # Others look without the lock: at no moment may a bound stand above the cost.

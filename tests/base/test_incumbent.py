@@ -75,3 +75,15 @@ def test_a_search_that_ends_by_itself_says_gap_limit_only_where_a_gap_was_reache
     search = begun(gap=0.5)
     search.prove(5, "a proof")
     assert search.outcome().termination == "gap_limit"
+
+
+def test_the_cost_is_asked_only_of_what_fits() -> None:
+    asked = []
+
+    def cost(decision: int) -> int:
+        asked.append(decision)
+        return decision
+
+    search = begun(start=9, cost=cost, fits=lambda decision: decision % 2 == 1)
+    assert [search.offer(decision) for decision in (4, 5, 6, 7, 3)] == [False, True, False, False, True]
+    assert asked == [9, 5, 7, 3]
