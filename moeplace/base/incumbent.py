@@ -135,6 +135,22 @@ class Incumbent:
                 self.bound_ns, self.bound_source = max(bound_ns, 0), source
                 self._report()
 
+    def prove_none(self, source: str) -> None:
+        """Take a proof, and whose it is, that no placement fits.
+
+        Raises
+        ------
+        BoundError
+            There is one: whoever says so is wrong, and all bounds of this source are dropped.
+        """
+        with self._lock:
+            if self.placement is not None:
+                why = f"says there is none, but there is a placement of cost {self.latency_ns}"
+                self._drop(source, why)
+                raise BoundError(f"{source}: {why}")
+            ceiling = self.latency_ns
+        self.prove(ceiling, source)  # refused where one has been found since: it costs less than the ceiling
+
     def distrust(self, source: str, why: str) -> None:
         """Drop all bounds of a source that has said something wrong, and take none from it any more."""
         with self._lock:

@@ -1,4 +1,4 @@
-"""CP-SAT on the aggregated model: everything in integers, the bound taken from its integer form.
+"""CP-SAT on a model that maximises: everything in integers, the bound taken from its integer form.
 
 With two workers CP-SAT leaves out the searches that close the bound on these models; one worker with full
 linearisation, or the eight of its usual portfolio, have them. So ``threads=1``
@@ -15,7 +15,7 @@ import numpy as np
 import ortools
 from ortools.sat.python import cp_model
 
-from moeplace.base.errors import BoundError, MethodError
+from moeplace.base.errors import MethodError
 from moeplace.base.incumbent import Incumbent
 from moeplace.solvers.decoding import Decoding
 
@@ -34,7 +34,7 @@ def improve(
     seed: int,
     threads: int,
 ) -> None:
-    """Run CP-SAT on a model, from the search's incumbent, until the search has ended or optimality is proven.
+    """Run CP-SAT on a model, from the search's incumbent if there is one, until the search ends.
 
     Parameters
     ----------
@@ -112,9 +112,7 @@ def improve(
     if response.status == cp_model.MODEL_INVALID:
         raise MethodError(f"CP-SAT refused the model: {model.validate()}")
     if response.status == cp_model.INFEASIBLE:
-        why = "calls a model infeasible that the incumbent satisfies"
-        search.distrust(NAME, why)
-        raise BoundError(f"{NAME}: {why}")
+        search.prove_none(NAME)
     if response.status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         take(solver.boolean_value)
         # Maximising is minimising the negated objective without its constant: its lower bound is an exact integer.

@@ -132,7 +132,7 @@ def _integer(number: Any) -> int:
 
 
 def improve(model: Any, decoding: Decoding, search: Incumbent, *, seed: int, threads: int, whole: bool = False) -> None:
-    """Run HiGHS on a model, from the search's incumbent, until the search has ended or nothing is left to prove.
+    """Run HiGHS on a model, from the search's incumbent if there is one, until the search ends.
 
     Parameters
     ----------
@@ -159,8 +159,11 @@ def improve(model: Any, decoding: Decoding, search: Incumbent, *, seed: int, thr
             for reach in RANGES:
                 if (ending := _improve(decoding, matrix, search, seed, threads, reach)) in _ENDINGS:
                     return
+            if ending in _NOTHING and search.placement is None:
+                search.prove_none(NAME)
+                return
             why = f"ended with {highspy.Highs().modelStatusToString(ending)}"
-            if ending in _WRONG:
+            if ending in _WRONG and search.placement is not None:
                 for reach in RANGES:
                     search.distrust(_source(matrix, reach), f"{why}, though there is a placement")
                 raise BoundError(f"HiGHS {why}")
@@ -224,8 +227,9 @@ def _improve(
         "model",
     )
     # HiGHS completes a start of the binaries by itself; one that does not fit it would ignore in silence.
-    start = decoding.values(search.placement)[place].astype(np.float64)
-    _ok(highs.setSolution(len(index), index, start), "start")
+    if (placement := search.placement) is not None:
+        start = decoding.values(placement)[place].astype(np.float64)
+        _ok(highs.setSolution(len(index), index, start), "start")
 
     failure: list[BaseException] = []  # an exception must not travel through the solver's own code
 
@@ -252,6 +256,7 @@ def _improve(
     if status == HighsStatus.kError or result not in _ENDINGS:
         return HighsModelStatus.kSolveError if result in _ENDINGS else result
     if result == HighsModelStatus.kModelEmpty:
+        take(())
         search.prove(matrix.constant, source)
         return result
     info = highs.getInfo()
@@ -274,12 +279,12 @@ _ENDINGS = (
 )
 
 
-_WRONG = (
-    HighsModelStatus.kInfeasible,
-    HighsModelStatus.kUnbounded,
-    HighsModelStatus.kUnboundedOrInfeasible,
-)
-"""What no model of ours is: whoever says so has lost a part of it, and its bounds speak of what is left."""
+_NOTHING = (HighsModelStatus.kInfeasible, HighsModelStatus.kUnboundedOrInfeasible)
+"""How HiGHS ends where nothing satisfies a model: all its columns have bounds, so it is not unbounded."""
+
+
+_WRONG = (*_NOTHING, HighsModelStatus.kUnbounded)
+"""What no model with an incumbent is: whoever says so has lost a part of it, and its bounds speak of what is left."""
 
 
 def _source(matrix: _Matrix, reach: int) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from cases import looped
 
+from moeplace.base.errors import BoundError, NoSolutionError
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 
@@ -87,3 +89,18 @@ def test_the_cost_is_asked_only_of_what_fits() -> None:
     search = begun(start=9, cost=cost, fits=lambda decision: decision % 2 == 1)
     assert [search.offer(decision) for decision in (4, 5, 6, 7, 3)] == [False, True, False, False, True]
     assert asked == [9, 5, 7, 3]
+
+
+def test_that_there_is_nothing_is_proven_only_while_there_is_nothing() -> None:
+    search = begun(start=None, ceiling=10, none="nobody is in")
+    search.prove_none("a proof")
+    assert (search.ended, search.bound_ns, search.latency_ns) == ("optimal", 10, 10)
+    with pytest.raises(NoSolutionError, match="nobody is in \\(proven by a proof\\)"):
+        search.outcome()
+    search = begun(start=None, ceiling=10)
+    assert search.offer(4)
+    search.prove(3, "liar")
+    with pytest.raises(BoundError, match="liar: says there is none, but there is a placement of cost 4"):
+        search.prove_none("liar")
+    assert (search.bound_ns, search.ended) == (None, None)
+    assert "no bound of it is taken" in search.failures[0]

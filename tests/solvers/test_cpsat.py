@@ -10,7 +10,7 @@ import pytest
 from cases import looped
 from ortools.sat.python import cp_model
 
-from moeplace.base.errors import MethodError
+from moeplace.base.errors import MethodError, NoSolutionError
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 from moeplace.solvers import cpsat
@@ -86,3 +86,28 @@ def test_an_objective_without_variables_is_its_constant() -> None:
         search = Incumbent((0,) * SIZE, cost=lambda decision: 100, fits=lambda decision: True, stop=Stop())
         run(model, x, search, constant=100)
         assert (search.bound_ns, search.failures) == (expected, []), constant
+
+
+@looped("seed", range(20))
+def test_without_an_incumbent_one_is_found_or_proven_not_to_exist(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.integers(1, 9, SIZE).tolist()
+    least, most = sorted(rng.integers(0, 20, 2).tolist())
+
+    def fits(decision: tuple[int, ...]) -> bool:
+        return least < sum(w * v for w, v in zip(weight, decision, strict=True)) < most
+
+    model = cp_model.CpModel()
+    x = [model.new_bool_var("") for _ in range(SIZE)]
+    used = sum(w * v for w, v in zip(weight, x, strict=True))
+    model.add(used > least)
+    model.add(used < most)
+    model.maximize(-sum(x))
+    search = Incumbent(None, cost=sum, fits=fits, stop=Stop(), ceiling=SIZE + 1)
+    run(model, x, search, constant=0)
+    best = min((sum(d) for d in product((0, 1), repeat=SIZE) if fits(d)), default=None)
+    if best is None:
+        with pytest.raises(NoSolutionError, match=r"proven by CP-SAT"):
+            search.outcome()
+    else:
+        assert search.outcome().bound_ns == sum(search.placement) == best

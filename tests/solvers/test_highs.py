@@ -10,7 +10,7 @@ import pyomo.environ as pyo
 import pytest
 from cases import looped
 
-from moeplace.base.errors import MethodError
+from moeplace.base.errors import MethodError, NoSolutionError
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 from moeplace.solvers import highs
@@ -133,3 +133,25 @@ def test_where_arithmetic_ends_a_search_it_says_gap_limit() -> None:
         run(model, search)
         outcome = search.outcome()
         assert (outcome.placement, outcome.termination) == ((1, 0), ended)
+
+
+@looped("seed", range(20))
+def test_without_an_incumbent_one_is_found_or_proven_not_to_exist(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    needs = rng.integers(1, 9, 4).tolist()
+    least, most = sorted(rng.integers(0, 20, 2).tolist())
+    model = covering(1, needs)
+    model.least = pyo.Constraint(expr=sum(n * model.x[i] for i, n in enumerate(needs)) >= least + 1)
+    model.most = pyo.Constraint(expr=sum(n * model.x[i] for i, n in enumerate(needs)) <= most - 1)
+
+    def cost(decision: tuple[int, ...]) -> int:
+        return sum(n * v for n, v in zip(needs, decision, strict=True))
+
+    search = Incumbent(None, cost=cost, fits=lambda d: least < cost(d) < most, stop=Stop(), ceiling=1000)
+    run(model, search)
+    best = min((cost(d) for d in product((0, 1), repeat=4) if least < cost(d) < most), default=None)
+    if best is None:
+        with pytest.raises(NoSolutionError, match="proven by HiGHS"):
+            search.outcome()
+    else:
+        assert search.outcome().bound_ns == cost(search.placement) == best
