@@ -7,7 +7,6 @@ A solution of such a problem has the keys of :class:`PlainSolution`; its decisio
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -18,9 +17,8 @@ from msgspec import Struct
 from moeplace.base.certificates import Certificate, Trusted
 from moeplace.base.documents import InstanceReference, Status, parse
 from moeplace.base.errors import InputError, MethodError
-from moeplace.base.files import write_bytes
 from moeplace.base.problem import Problem, View
-from moeplace.base.result import WARNINGS, Finished, relative_gap
+from moeplace.base.result import Finished, Written, relative_gap
 
 
 class Objective(Struct, frozen=True):
@@ -32,7 +30,7 @@ class Objective(Struct, frozen=True):
     reference: int | None
 
 
-class PlainSolution(Struct, frozen=True):
+class PlainSolution(Written, Struct, frozen=True):
     """A solution in the common envelope.
 
     Attributes
@@ -79,19 +77,9 @@ class PlainSolution(Struct, frozen=True):
         return self.objective.bound
 
     @property
-    def gap(self) -> float | None:
-        """Gap between the two."""
-        return self.objective.gap
-
-    @property
     def reference(self) -> int | None:
         """What the cost is compared with."""
         return self.objective.reference
-
-    @property
-    def warnings(self) -> list[str]:
-        """What a person should know before using this, a sentence each."""
-        return [str(self.details[name]) for name in WARNINGS if name in self.details]
 
     def document(self) -> dict[str, Any]:
         """Return the solution document as plain dicts and lists."""
@@ -108,16 +96,6 @@ class PlainSolution(Struct, frozen=True):
             for key, value in self.document().items()
         )
         return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the solution document, whole or not at all.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
-        write_bytes(path, self.to_json())
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """CP-SAT on a model that maximises: everything in integers, the bound taken from its integer form.
 
-With two workers CP-SAT leaves out the searches that close the bound on these models; one worker with full
-linearisation, or the eight of its usual portfolio, have them. So ``threads=1``
-is one worker with ``linearization_level=2``, and more threads run (at least) the eight-worker portfolio.
+With two workers CP-SAT leaves out the searches that close the bound on models like caching's; one worker with full
+linearisation, or the eight of its usual portfolio, have them. So ``threads=1`` is one worker with
+``linearization_level=2``, and more threads run (at least) the eight-worker portfolio.
 """
 
 from __future__ import annotations

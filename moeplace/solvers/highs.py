@@ -15,8 +15,8 @@ to the next cost there can be. Up to a range of 1e9 units a proof of optimality 
 the range stays open and is said so. This is an argument on the LPs of the search; that HiGHS branches and cuts right
 is taken from HiGHS, whom the solution names as the source of its bound.
 
-Sizes are seen to about 1e-9 of the largest: where so little decides whether a server is full, HiGHS may take a
-placement that does not fit for one that does. It is not taken over; the bound holds, the gap may stay open.
+Amounts are seen to about 1e-9 of the largest: where so little decides whether a limit is kept, HiGHS may take a
+decision that does not fit for one that does. It is not taken over; the bound holds, the gap may stay open.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RANGES = (10**9, 10**6)
 MARGIN = Fraction(1, 2)
 TOLERANCE = 1e-9
 DUAL_TOLERANCE = 1e-7
-LARGEST = 2.0**10  # entry of a row
+LARGEST_ENTRY = 2.0**10  # of a row
 NAME = f"HiGHS {highspy.Highs().version()} branch and bound"
 
 
@@ -98,7 +98,7 @@ def compile_model(model: Any, *, whole: bool = False) -> _Matrix:
     column_unit = np.exp2(np.ceil(np.log2(np.maximum(upper - lower, 1))))
     rows = form.A.tocsr() @ sp.diags_array(column_unit)
     largest = abs(rows).max(axis=1).toarray().reshape(-1) if rows.nnz else np.ones(len(sense))
-    row_unit = np.exp2(-np.ceil(np.log2(np.maximum(largest / LARGEST, 1))))
+    row_unit = np.exp2(-np.ceil(np.log2(np.maximum(largest / LARGEST_ENTRY, 1))))
     rhs = form.rhs * row_unit
     return _Matrix(
         columns=form.columns,
@@ -289,7 +289,7 @@ _WRONG = (*_NOTHING, HighsModelStatus.kUnbounded)
 
 def _source(matrix: _Matrix, reach: int) -> str:
     shrink = matrix.shrink(reach)
-    return NAME if shrink == 1 else f"{NAME}, less {float(MARGIN / shrink * matrix.unit):.3g} token-ns for rounding"
+    return NAME if shrink == 1 else f"{NAME}, less {float(MARGIN / shrink * matrix.unit):.3g} for rounding"
 
 
 def _ok(status: HighsStatus, what: str) -> None:
