@@ -7,9 +7,10 @@ import os
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import version
+from math import isfinite
 from operator import index
 from pathlib import Path
 from types import TracebackType
@@ -168,13 +169,13 @@ def _run(
     if time_limit is None and method == "auto":
         time_limit = DEFAULT_TIME_LIMIT
     info = method_info(function)
-    for module in info.imports:
-        import_module(module)
-    began = time.perf_counter()
-    listener = _Listener(progress, began)
-    if reason := info.refuses(instance):
-        raise MethodLimitError(method, reason)
     try:
+        for module in info.imports:
+            import_module(module)
+        began = time.perf_counter()
+        listener = _Listener(progress, began)
+        if reason := info.refuses(instance):
+            raise MethodLimitError(method, reason)
         result = function(
             instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=listener, **own
         )
@@ -297,12 +298,16 @@ def _finish(
         problem.check_fits(instance, outcome.placement)
     except InputError as error:
         raise InfeasibleError(f"method {method} returned a {_kind(problem)} that does not fit: {error}") from None
-    cost, bound = problem.cost(instance, outcome.placement), outcome.bound_ns
+    try:
+        cost = index(problem.cost(instance, outcome.placement))
+    except TypeError as error:
+        raise MethodError(f"the cost of the {_kind(problem)} of method {method} is no integer: {error}") from error
+    bound = outcome.bound_ns
     try:
         bound = None if bound is None else max(0, index(bound))
     except TypeError:
         raise MethodError(f"method {method} claims the bound {bound!r}, which is no integer") from None
-    details = {name: value for name, value in outcome.details.items() if name not in (REFUSED_CLAIM, NOTHING_FITS)}
+    details = _plain_details(method, outcome.details)
     refused = None
     if bound is not None and bound > cost:
         refused = f"method {method} claims the bound {bound}, but its own {_kind(problem)} costs {cost}"
@@ -335,6 +340,28 @@ def _finish(
         versions={package: version(package) for package in _PACKAGES if package in sys.modules},
     )
     return problem.finish(instance, finished)
+
+
+def _plain_details(method: str, details: Any) -> dict[str, int | float | str]:
+    """Return a method's own details as a document holds them: numbers of numpy as plain ones, true as 1."""
+    if not isinstance(details, Mapping):
+        raise MethodError(f"method {method} gives {type(details).__name__} for details, not a dict")
+    result: dict[str, int | float | str] = {}
+    for name, given in details.items():
+        value = given.item() if hasattr(given, "item") and getattr(given, "size", 1) == 1 else given
+        if isinstance(value, int) and -(2**63) <= value < 2**64:
+            plain: int | float | str = int(value)
+        elif isinstance(value, float) and isfinite(value):
+            plain = float(value)
+        elif isinstance(value, str):
+            plain = str(value)
+        else:
+            raise MethodError(f"method {method} says {given!r:.200} in its details, which is no number and no text")
+        if not isinstance(name, str):
+            raise MethodError(f"method {method} names one of its details {name!r:.200}; a text was expected")
+        if name not in (REFUSED_CLAIM, NOTHING_FITS):  # said by us alone
+            result[str(name)] = plain
+    return result
 
 
 def _kind(problem: Problem) -> str:

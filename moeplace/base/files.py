@@ -128,19 +128,22 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Raises
     ------
     InputError
-        The folder does not exist or is not writable, or the path is a folder.
+        The folder does not exist or is not writable, or the path is a folder; of a link, where it leads counts.
     """
     target = Path(path)
-    folder = target.parent
     try:
-        if target.is_symlink():
-            with contextlib.suppress(FileNotFoundError):  # a link to what is yet to be written is fine
-                target.stat()
-        if target.is_dir():
+        with contextlib.suppress(FileNotFoundError):  # a link to what is yet to be written is fine
+            target.stat()
+        real = target.resolve()
+        folder, exists = real.parent, real.exists()
+        if real.is_dir():
             raise InputError("is a folder; a file name was expected", file=str(path))
         if not folder.is_dir():
-            raise InputError(f"cannot be written: the folder {folder} does not exist", file=str(path))
-        if not os.access(target if target.exists() else folder, os.W_OK):
+            named = folder if target.is_symlink() else target.parent
+            raise InputError(f"cannot be written: the folder {named} does not exist", file=str(path))
+        # A file is replaced by a new one, which the folder must allow; a pipe or /dev/null is written to as it is.
+        needed = [real] * exists + [folder] * (not exists or real.is_file())
+        if not all(os.access(needs, os.W_OK) for needs in needed):
             raise InputError("cannot be written: permission denied", file=str(path))
     except OSError as error:  # a name that is too long, links in a circle
         raise InputError(f"cannot be written: {error.strerror}", file=str(path)) from None
@@ -178,6 +181,8 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[Path], None]) -> 
     """
     target = Path(path)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            target.stat()  # refuses links in a circle
         if target.exists() and not target.is_file():
             with tempfile.TemporaryDirectory() as folder:
                 temporary = Path(folder) / target.name
@@ -226,7 +231,9 @@ def write_all(contents: Mapping[str, bytes]) -> None:
 def _beside(target: Path) -> Iterator[tuple[Path, Path]]:
     """Give an empty file beside a target, and the target itself; what is not moved from there is gone afterwards."""
     target = target.resolve()  # a symbolic link stays one
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+    # Short, as a name may have no more than about 255 bytes; the ending tells some writers their format.
+    ending = target.suffix if len(target.suffix) < 20 else ""
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:20]}.", suffix=ending)
     os.close(handle)
     temporary = Path(name)
     try:

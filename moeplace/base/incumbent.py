@@ -27,9 +27,9 @@ class Incumbent:
     start : Placement or None
         The first incumbent; None where none is known.
     cost : callable
-        The exact cost of a placement, token-ns.
+        The exact cost of a placement that fits, token-ns.
     fits : callable
-        Whether a placement is within all capacities.
+        Whether a placement is within all capacities; asked first, of the placements offered.
     stop : Stop
         Time limit and interruption.
     gap : float
@@ -53,6 +53,9 @@ class Incumbent:
         Whose proof the bound rests on.
     failures : list of str
         What failed on the way, a sentence each; the outcome says them.
+    ending : str
+        How the search ended where nothing else ended it. A solver that has come as near as its arithmetic allows sets
+        "gap_limit".
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Incumbent:
         self.bound_ns: int | None = None
         self.bound_source: str | None = None
         self.failures: list[str] = []
+        self.ending: Termination = "completed"
         # The best bound of everybody who proved one: where one turns out to be wrong, the others' hold.
         self._bounds: dict[str, tuple[int, Callable[[], Certificate] | None]] = {}
         self._distrusted: set[str] = set()
@@ -90,16 +94,19 @@ class Incumbent:
         Where it costs less than a bound that was claimed, that bound is wrong: it is dropped with all others of its
         source, and :attr:`failures` says so.
         """
+        if not self._fits(placement):
+            return False
         cost = self._cost(placement)
         with self._lock:
-            if cost >= self.latency_ns or not self._fits(placement):
-                if self.placement is None and cost >= self.latency_ns and self._fits(placement):
+            if cost >= self.latency_ns:
+                if self.placement is None:
                     raise ValueError(f"a cost of {cost} is not below the ceiling {self.latency_ns}")
                 return False
-            self.placement, self.latency_ns = placement, cost
+            # Others look without the lock: at no moment may a bound stand above the cost.
             for source, (bound, _) in list(self._bounds.items()):
                 if cost < bound:
                     self._drop(source, f"claimed a bound of {bound}, but there is a placement of cost {cost}")
+            self.placement, self.latency_ns = placement, cost
             self._report()
             return True
 
@@ -127,6 +134,22 @@ class Incumbent:
             if self.bound_ns is None or bound_ns > self.bound_ns:
                 self.bound_ns, self.bound_source = max(bound_ns, 0), source
                 self._report()
+
+    def prove_none(self, source: str) -> None:
+        """Take a proof, and whose it is, that no placement fits.
+
+        Raises
+        ------
+        BoundError
+            There is one: whoever says so is wrong, and all bounds of this source are dropped.
+        """
+        with self._lock:
+            if self.placement is not None:
+                why = f"says there is none, but there is a placement of cost {self.latency_ns}"
+                self._drop(source, why)
+                raise BoundError(f"{source}: {why}")
+            ceiling = self.latency_ns
+        self.prove(ceiling, source)  # refused where one has been found since: it costs less than the ceiling
 
     def distrust(self, source: str, why: str) -> None:
         """Drop all bounds of a source that has said something wrong, and take none from it any more."""
@@ -167,13 +190,16 @@ class Incumbent:
         """Why the search should end now, or None while it should go on. Neither waits nor counts."""
         if self._failed:
             return "interrupted"
-        if self.bound_ns is not None and self.bound_ns == self.latency_ns:
+        bound, cost = self.bound_ns, self.latency_ns
+        if bound is not None and bound == cost:
             return "optimal"
         if self.stop.interrupted:
             return "interrupted"
         if self.stop.timed_out:
             return "time_limit"
-        reached = None if self.placement is None else relative_gap(self.latency_ns, self.bound_ns)
+        # A bound above the cost was read just before a better placement refuted it.
+        known = self.placement is not None and bound is not None and bound <= cost
+        reached = relative_gap(cost, bound) if known else None
         return "gap_limit" if reached is not None and reached <= self._gap else None
 
     def checkpoint(self) -> Termination | None:
@@ -230,12 +256,11 @@ class Incumbent:
                     raise NoSolutionError(f"{self._none} (proven by {self.bound_source})")
                 ending = "; ".join(self.failures) or (self.ended or "completed").replace("_", " ")
                 raise MethodError(f"no solution was found, and none was proven not to exist: {ending}")
-            # A solver that ends by itself without an exact proof has come as near as its arithmetic allows.
-            ending = self.ended or ("completed" if self.failures else "gap_limit")
+            ended = self.ended or ("completed" if self.failures else self.ending)
             _, certificate = self._bounds[self.bound_source] if self.bound_source is not None else (None, None)
             details: dict[str, int | float | str] = {SOLVER_FAILURE: "; ".join(self.failures)} if self.failures else {}
             return Outcome(
-                self.placement, self.bound_ns, self.bound_source, ending, details=details, certificate=certificate
+                self.placement, self.bound_ns, self.bound_source, ended, details=details, certificate=certificate
             )
 
     def _has_ended(self) -> bool:

@@ -7,7 +7,6 @@ A solution of such a problem has the keys of :class:`PlainSolution`; its decisio
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -17,10 +16,9 @@ from msgspec import Struct
 
 from moeplace.base.certificates import Certificate, Trusted
 from moeplace.base.documents import InstanceReference, Status, parse
-from moeplace.base.errors import InputError
-from moeplace.base.files import write_bytes
+from moeplace.base.errors import InputError, MethodError
 from moeplace.base.problem import Problem, View
-from moeplace.base.result import WARNINGS, Finished, relative_gap
+from moeplace.base.result import Finished, Written, relative_gap
 
 
 class Objective(Struct, frozen=True):
@@ -32,7 +30,7 @@ class Objective(Struct, frozen=True):
     reference: int | None
 
 
-class PlainSolution(Struct, frozen=True):
+class PlainSolution(Written, Struct, frozen=True):
     """A solution in the common envelope.
 
     Attributes
@@ -79,19 +77,9 @@ class PlainSolution(Struct, frozen=True):
         return self.objective.bound
 
     @property
-    def gap(self) -> float | None:
-        """Gap between the two."""
-        return self.objective.gap
-
-    @property
     def reference(self) -> int | None:
         """What the cost is compared with."""
         return self.objective.reference
-
-    @property
-    def warnings(self) -> list[str]:
-        """What a person should know before using this, a sentence each."""
-        return [str(self.details[name]) for name in WARNINGS if name in self.details]
 
     def document(self) -> dict[str, Any]:
         """Return the solution document as plain dicts and lists."""
@@ -108,16 +96,6 @@ class PlainSolution(Struct, frozen=True):
             for key, value in self.document().items()
         )
         return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the solution document, whole or not at all.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
-        write_bytes(path, self.to_json())
 
 
 @dataclass(frozen=True)
@@ -210,10 +188,25 @@ def plain_problem(
     ------
     ValueError
         A key of the decision is one of the envelope.
+
+    Notes
+    -----
+    In a solution keys that nobody knows are passed over, also where the decision type itself would take no others.
     """
     envelope = set(PlainSolution.__struct_fields__) - {"decision", "numbers"}
-    if taken := envelope & set(decision_type.__struct_fields__):
+    own = {*decision_type.__struct_encode_fields__, decision_type.__struct_config__.tag_field}
+    if taken := envelope & own:
         raise ValueError(f"{sorted(taken)} of the decision are keys of every solution")
+
+    def plain_numbers(instance: Any, decision: Any) -> dict[str, Any]:
+        """Return what else ``objective`` says, as it comes back from a document."""
+        try:
+            said: dict[str, Any] = msgspec.json.decode(
+                msgspec.json.encode(dict(numbers(instance, decision)), enc_hook=_of_numpy)
+            )
+        except (TypeError, OverflowError) as error:
+            raise MethodError(f"the problem {name} says numbers that cannot be written: {error}") from error
+        return said
 
     def finish(instance: Any, run: Finished) -> PlainSolution:
         objective = Objective(run.cost, run.bound, relative_gap(run.cost, run.bound), reference(instance))
@@ -222,7 +215,7 @@ def plain_problem(
             version=1,
             objective=objective,
             decision=run.decision,
-            numbers=dict(numbers(instance, run.decision)),
+            numbers=plain_numbers(instance, run.decision),
             **run.envelope(instance),
         )
 
@@ -232,7 +225,8 @@ def plain_problem(
             raise InputError(f'expected "{solution_format}", found "{said.format}"', place="format")
         assert isinstance(document, dict)
         more = {k: v for k, v in document["objective"].items() if k not in Objective.__struct_fields__}
-        return msgspec.structs.replace(said, decision=parse(document, decision_type), numbers=more)
+        chosen = {key: value for key, value in document.items() if key in own}
+        return msgspec.structs.replace(said, decision=parse(chosen, decision_type), numbers=more)
 
     def check_fits(instance: Any, decision: Any) -> None:
         if (reason := refuses(instance, decision)) is not None:
@@ -251,8 +245,14 @@ def plain_problem(
         if value is not None:
             _equal("objective.value", said.value, value, wrong)
             if not violations:
-                for key, number in numbers(instance, solution.decision).items():
-                    _equal(f"objective.{key}", (solution.numbers or {}).get(key), number, wrong)
+                others, true = solution.numbers or {}, plain_numbers(instance, solution.decision)
+                for key, number in true.items():
+                    if key not in others:
+                        wrong.append(f"objective.{key}: it is missing, recomputed {number}")
+                    else:
+                        _equal(f"objective.{key}", others[key], number, wrong)
+                for key in sorted(others.keys() - true.keys()):
+                    wrong.append(f"objective.{key}: the solution says {others[key]}, which is no number of {name}")
             _check_bound(solution, value, wrong)
         claim = "none claimed" if said.bound is None else "claimed, not verified"
         if certificate is None:
@@ -304,6 +304,12 @@ def _reference_violations(instance: Any, solution: PlainSolution) -> list[str]:
     if said.name != instance.name:
         wrong.append(f"instance.name: the solution is for {said.name!r}, this is {instance.name!r}")
     return wrong
+
+
+def _of_numpy(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is no number")
 
 
 def _equal(place: str, said: Any, true: Any, wrong: list[str]) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 from moeplace.base.documents import parse
@@ -80,9 +81,9 @@ def installed(group: str) -> tuple[EntryPoint, ...]:
     """Return the entry points of a group.
 
     The files of every installed package are read once for each state of ``sys.path``: that takes as long as a small
-    instance takes to solve.
+    instance takes to solve. Its relative entries mean other folders elsewhere.
     """
-    return _installed(group, tuple(sys.path))
+    return _installed(group, tuple(str(Path(entry).absolute()) for entry in sys.path))
 
 
 @functools.lru_cache(maxsize=64)

@@ -68,7 +68,8 @@ def improve(name: str, instance: Instance, search: Incumbent, *, seed: int, thre
     if name != "cpsat":
         from moeplace.solvers import highs
 
-        highs.improve(formulation, decoding(instance, formulation.x), search, seed=seed, threads=threads)
+        # Once it is decided what is cached the best values of all columns are integers.
+        highs.improve(formulation, decoding(instance, formulation.x), search, seed=seed, threads=threads, whole=True)
         return
     from moeplace.solvers import cpsat
 

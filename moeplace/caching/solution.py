@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from moeplace.base.documents import InstanceReference, NonNegative, Status, parse
 from moeplace.base.errors import InputError
-from moeplace.base.files import read_json, write_bytes
-from moeplace.base.result import WARNINGS
+from moeplace.base.files import read_json
+from moeplace.base.result import Written
 from moeplace.base.text import gap_percent
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
@@ -39,7 +39,7 @@ class Objective(Struct, frozen=True):
     saving_ratio: float | None
 
 
-class Solution(Struct, frozen=True):
+class Solution(Written, Struct, frozen=True):
     """A solution document, format ``moeplace/solution`` version 1.
 
     Attributes
@@ -97,16 +97,6 @@ class Solution(Struct, frozen=True):
         """The proven bound, likewise."""
         return self.objective.bound_ns
 
-    @property
-    def gap(self) -> float | None:
-        """The gap, likewise."""
-        return self.objective.gap
-
-    @property
-    def warnings(self) -> list[str]:
-        """What a person should know before using this, a sentence each."""
-        return [str(self.details[name]) for name in WARNINGS if name in self.details]
-
     def document(self) -> dict[str, Any]:
         """Return the solution document as plain dicts and lists."""
         document: dict[str, Any] = msgspec.to_builtins(self)
@@ -115,16 +105,6 @@ class Solution(Struct, frozen=True):
     def to_json(self) -> bytes:
         """Return the solution document as indented JSON, experts of one server on one line."""
         return _layout(self.document())
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the solution document, whole or not at all.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
-        write_bytes(path, self.to_json())
 
     def to_frame(self, instance: Instance) -> pd.DataFrame:
         """Return the placement as a DataFrame (see :meth:`moeplace.caching.placement.Placement.to_frame`)."""

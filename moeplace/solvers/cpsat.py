@@ -1,8 +1,8 @@
-"""CP-SAT on the aggregated model: everything in integers, the bound taken from its integer form.
+"""CP-SAT on a model that maximises: everything in integers, the bound taken from its integer form.
 
-With two workers CP-SAT leaves out the searches that close the bound on these models; one worker with full
-linearisation, or the eight of its usual portfolio, have them. So ``threads=1``
-is one worker with ``linearization_level=2``, and more threads run (at least) the eight-worker portfolio.
+With two workers CP-SAT leaves out the searches that close the bound on models like caching's; one worker with full
+linearisation, or the eight of its usual portfolio, have them. So ``threads=1`` is one worker with
+``linearization_level=2``, and more threads run (at least) the eight-worker portfolio.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import ortools
 from ortools.sat.python import cp_model
 
-from moeplace.base.errors import BoundError, MethodError
+from moeplace.base.errors import MethodError
 from moeplace.base.incumbent import Incumbent
 from moeplace.solvers import log
 from moeplace.solvers.decoding import Decoding
@@ -35,12 +35,12 @@ def improve(
     seed: int,
     threads: int,
 ) -> None:
-    """Run CP-SAT on a model, from the search's incumbent, until the search has ended or optimality is proven.
+    """Run CP-SAT on a model, from the search's incumbent if there is one, until the search ends.
 
     Parameters
     ----------
     model : ortools.sat.python.cp_model.CpModel
-        Maximises; a decision costs at least ``constant - unit * objective``. Its hints are the start.
+        Maximises integers; a decision costs at least ``constant - unit * objective``. Its hints are the start.
     decoding : Decoding
         The model's binary variables that decide.
     search : Incumbent
@@ -54,8 +54,10 @@ def improve(
     Raises
     ------
     MethodError
-        CP-SAT refused the model.
+        CP-SAT refused the model, or its objective is not one whose bound is exact: fractional, minimised, or with a
+        constant that a double does not hold.
     """
+    offset = _offset(model)
 
     def take(value: Any) -> None:
         search.offer(decoding.decision(np.array([value(v) for v in decoding.variables], dtype=np.bool_)))
@@ -121,10 +123,21 @@ def improve(
     if response.status == cp_model.MODEL_INVALID:
         raise MethodError(f"CP-SAT refused the model: {model.validate()}")
     if response.status == cp_model.INFEASIBLE:
-        why = "calls a model infeasible that the incumbent satisfies"
-        search.distrust(NAME, why)
-        raise BoundError(f"{NAME}: {why}")
+        search.prove_none(NAME)
     if response.status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         take(solver.boolean_value)
-        # Maximising is minimising the negated objective; its lower bound is an exact integer.
-        search.prove(constant + unit * int(response.inner_objective_lower_bound), NAME)
+        # Maximising is minimising the negated objective without its constant: its lower bound is an exact integer.
+        search.prove(constant + unit * (int(response.inner_objective_lower_bound) - offset), NAME)
+    if response.status == cp_model.OPTIMAL:
+        search.ending = "gap_limit"  # unless that proved it
+
+
+def _offset(model: cp_model.CpModel) -> int:
+    """Return the constant of what is maximised; refuse an objective whose inner bound would mean something else."""
+    objective = model.proto.objective
+    # Without a variable the objective is its constant, whatever its sense; maximised ones are kept negated.
+    sense = objective.scaling_factor if objective.vars else -1.0
+    held = float(objective.offset)
+    if model.proto.has_floating_point_objective() or sense != -1 or not held.is_integer() or abs(held) >= 2**53:
+        raise MethodError("CP-SAT's model must maximise a sum of integers, its constant below 2**53")
+    return int(-held if objective.scaling_factor < 0 else held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from importlib.metadata import entry_points
@@ -13,9 +14,10 @@ import pytest
 from random_instances import random_instance
 
 import moeplace
+import moeplace.problems
 from moeplace import InputError, Instance, MethodError, MethodLimitError, Outcome, Placement, Progress
 from moeplace.base.errors import MoeplaceError
-from moeplace.base.registry import find_method, method_info, method_names, own_parameters
+from moeplace.base.registry import MethodInfo, describe, find_method, method_info, method_names, own_parameters
 from moeplace.base.result import relative_gap, saving_ratio
 from moeplace.base.stop import stopping
 from moeplace.library import instance_files
@@ -410,3 +412,51 @@ def test_parameters_are_of_the_methods_types(method: str, parameters: dict[str, 
 def test_arguments_are_of_their_types(arguments: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="must be"):
         moeplace.solve(moeplace.load(instance_files("tiny")[0]), **arguments)
+
+
+# --- numbers of other kinds ---------------------------------------------------------------------------------------
+
+
+def numpy_details(instance: Instance, **options: Any) -> Outcome:
+    said = {"moves": np.int64(3), "share": np.float32(0.5), "done": np.bool_(True), "ok": True, "why": np.str_("rain")}
+    return Outcome(Placement.empty(instance), details=said)  # type: ignore[arg-type]
+
+
+def _detailing(value: Any) -> Any:
+    return lambda instance, **options: Outcome(Placement.empty(instance), details=value)
+
+
+details_none, details_a_list = _detailing(None), _detailing({"a": [1]})
+details_nan, details_number_names = _detailing({"a": float("nan")}), _detailing({1: 2})
+details_too_large = _detailing({"a": 2**70})
+
+
+def test_details_of_numpy_are_written_as_plain_numbers(instance: Instance) -> None:
+    solution = moeplace.solve(instance, f"{OWN}:numpy_details")
+    assert solution.details == {"moves": 3, "share": 0.5, "done": 1, "ok": 1, "why": "rain"}
+    assert {type(value) for value in solution.details.values()} == {int, float, str}
+    assert moeplace.problems.find_problem("caching").read_solution(json.loads(solution.to_json())) == solution
+
+
+@pytest.mark.parametrize("method", ["none", "a_list", "nan", "number_names", "too_large"])
+def test_details_that_no_document_can_hold_are_refused(instance: Instance, method: str) -> None:
+    with pytest.raises(MethodError, match="details"):
+        moeplace.solve(instance, f"{OWN}:details_{method}")
+
+
+@describe(
+    MethodInfo("Says why it does not take an instance, wrongly.", refuses=lambda instance: instance.no_such_thing)
+)
+def refuses_wrongly(instance: Instance, **options: Any) -> Placement:
+    return Placement.empty(instance)
+
+
+@describe(MethodInfo("Needs what is not installed.", imports=("no_such_module",)))
+def imports_nothing(instance: Instance, **options: Any) -> Placement:
+    return Placement.empty(instance)
+
+
+def test_what_a_method_says_of_itself_fails_as_the_method_does(instance: Instance) -> None:
+    for method, said in (("refuses_wrongly", "AttributeError"), ("imports_nothing", "ModuleNotFoundError")):
+        with pytest.raises(MethodError, match=f"{OWN}:{method} failed: {said}: "):
+            moeplace.solve(instance, f"{OWN}:{method}")

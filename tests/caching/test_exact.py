@@ -372,7 +372,7 @@ def _broken_solvers(patch: pytest.MonkeyPatch) -> list[tuple[str, str, bool, Any
         ("milp", "HiGHS refused the model", False, lambda: patch.setattr(
             highspy.Highs, "passModel", lambda *args: highspy.HighsStatus.kError)),
         ("milp", "milp failed: MemoryError", False, raising(highspy.Highs, "run", MemoryError())),
-        ("cpsat", "calls a model infeasible that the incumbent satisfies", True, infeasible),
+        ("cpsat", "says there is none, but there is a placement of cost", True, infeasible),
         ("cpsat", "cpsat failed: RuntimeError: gone", False, raising(cp_model.CpSolver, "solve", RuntimeError("gone"))),
         ("cpsat", "cpsat failed: KeyError", False, raising(hints, "hint", KeyError("x"))),
     ]  # fmt: skip
