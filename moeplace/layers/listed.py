@@ -41,6 +41,11 @@ class ListedOracle:
         """The largest value of a plan."""
         return int(self._plans.value.max())
 
+    @property
+    def least(self) -> int:
+        """The smallest value of a plan."""
+        return int(self._plans.value.min())
+
     def bound(self, price: Int64) -> int:
         """Return what the best plan is worth."""
         return int(self._worth(price).max())

@@ -98,6 +98,10 @@ class Oracle(Protocol):
     def total(self) -> int:
         """No plan's value is larger."""
 
+    @property
+    def least(self) -> int:
+        """No plan's value is smaller."""
+
     def bound(self, price: Int64) -> int:
         """Return at once what no plan is worth more than, at ``price [R]``."""
 

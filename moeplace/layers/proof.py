@@ -185,6 +185,8 @@ class LayerProof:
         self.threads, self.descent_threads, self.tuning = threads, descent_threads, tuning
         self.total = sum(oracle.total for oracle in self.oracles) if total is None else total
         self.upper = self.total
+        # The measure of prices. Values may be negative, and so may their total.
+        self.span = max(1, self.total, self.total - sum(oracle.least for oracle in self.oracles))
         self.price: Int64 = np.zeros(len(budget), dtype=np.int64)
         self.counts = Counts()
         self.pool = PlanPool(len(self.oracles))
@@ -200,8 +202,8 @@ class LayerProof:
             return
         if not self.minimise(price, tuning.few_nodes):
             # Layers too large for a quick search: the bound at once gets better for a while.
-            before = 2 * self.upper
-            while before - self.upper > tuning.worthwhile * self.upper and not stop():
+            before = self.upper + self.span
+            while before - self.upper > tuning.worthwhile * abs(self.upper) and not stop():
                 before = self.upper
                 price = self.descend(tuning.later, price)
             if stop() or not self.minimise(price, tuning.nodes):
@@ -220,9 +222,9 @@ class LayerProof:
         budget = self.budget.astype(np.float64)
         if len(layers) < len(self.oracles):
             return np.zeros(len(budget)) if price is None else price
-        worth = self.total / float(sum(oracle.reach for oracle in layers))
+        worth = self.span / float(sum(oracle.reach for oracle in layers))
         if price is None:
-            price = np.full(len(budget), min(worth, 0.5 * self.total / max(1.0, budget.sum())))
+            price = np.full(len(budget), min(worth, 0.5 * self.span / max(1.0, budget.sum())))
         gain, last = np.full(len(budget), 0.3), np.zeros(len(budget))
 
         def step(price: Float, temperature: float, rate: float, oracle: Tunable) -> Float:
@@ -256,9 +258,10 @@ class LayerProof:
         self.lower_upper(sum(oracle.bound(price) for oracle in self.oracles) + int(price @ self.budget), price)
 
     def sane(self, price: Float) -> Int64:
-        """Round prices; the budgets never cost more than twice the total, so that no sum overflows."""
+        """Round prices; none is negative, as (M1) needs it, and budgets cost so little that no sum overflows."""
+        price = np.maximum(price, 0)
         cost = float(price @ self.budget)
-        return np.rint(price * min(1.0, 2 * self.total / max(cost, 1.0))).astype(np.int64)
+        return np.rint(price * min(1.0, 2 * self.span / max(cost, 1.0))).astype(np.int64)
 
     def minimise(self, start: Float, nodes: int) -> bool:
         """Minimise the bound over the prices by cutting planes; say whether the layers were small enough for that.
@@ -289,7 +292,7 @@ class LayerProof:
             if master is None:
                 break
             value, proposed = master
-            if self.upper - value <= max(1e-7 * self.upper, 0.01 * (self.upper - self.primal.value)):
+            if self.upper - value <= max(1e-7 * abs(self.upper), 0.01 * (self.upper - self.primal.value)):
                 break
             price = np.rint(self.price + trust * (self.sane(proposed) - self.price)).astype(np.int64)
         if not self.primal.stop():
@@ -328,7 +331,7 @@ class LayerProof:
         """Take over prices with a lower bound; say whether it is notably lower."""
         if upper >= self.upper:
             return False
-        much = self.upper - upper > 1e-6 * upper
+        much = self.upper - upper > 1e-6 * abs(upper)
         self.upper, self.price = upper, price
         self.primal.prove(upper)
         return much

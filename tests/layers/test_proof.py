@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from cases import looped
 
 from moeplace.base.arrays import Int64
 from moeplace.layers.listed import ListedOracle
@@ -18,12 +19,15 @@ NOTHING = -(10**6)
 
 
 class Ledger:
-    """The primal side of a proof, which keeps everything that it is told; without a plan to begin with."""
+    """The primal side of a proof, which keeps everything that it is told; maybe with plans to begin with."""
 
-    def __init__(self, layers: Sequence[Plans], budget: Int64, looks: int = 10**9) -> None:
-        self.layers, self.budget, self.looks = layers, budget, looks
+    def __init__(
+        self, layers: Sequence[Plans], budget: Int64, looks: int = 10**9, start: Sequence[int] | None = None
+    ) -> None:
+        self.layers, self.budget, self.looks, self.start = layers, budget, looks, start
         self.value, self.best, self.uppers = NOTHING, None, []
-        self.rejected = 0
+        if start is not None:
+            self.offer([np.array([row]) for row in start])
 
     def stop(self) -> bool:
         self.looks -= 1
@@ -33,7 +37,7 @@ class Ledger:
         self.uppers.append(upper)
 
     def known(self) -> list[list[Int64]]:
-        return [[] for _ in self.layers]
+        return [[] if self.start is None else [np.array([self.start[i]])] for i in range(len(self.layers))]
 
     def offer(self, codes: Sequence[Int64]) -> bool:
         rows = [int(code[0]) for code in codes]
@@ -52,6 +56,14 @@ class Ledger:
         assert self.best is not None
 
 
+class Careful(ListedOracle):
+    """Sees that prices are what (M1) needs."""
+
+    def _worth(self, price: Int64) -> Int64:
+        assert (price >= 0).all(), price
+        return super()._worth(price)
+
+
 def drawn(rng: np.random.Generator) -> tuple[list[Plans], Int64]:
     """Draw layers and budgets; sometimes nothing fits, values may be negative."""
     budgets = int(rng.integers(1, 4))
@@ -62,6 +74,17 @@ def drawn(rng: np.random.Generator) -> tuple[list[Plans], Int64]:
         value = rng.integers(-20, 60, count) + 3 * usage.sum(axis=1)
         layers.append(Plans(value, usage, np.arange(count)[:, None]))
     return layers, rng.integers(0, 6 * len(layers), budgets)
+
+
+def tight(rng: np.random.Generator) -> tuple[list[Plans], Int64]:
+    """Draw layers whose values lie near prices of the budgets; each has a plan that takes nothing."""
+    budgets, count = int(rng.integers(1, 4)), int(rng.integers(2, 5))
+    price, layers = rng.integers(0, 6, budgets), []
+    for _ in range(count):
+        usage = rng.integers(0, 6, (5, budgets)) * (rng.random((5, budgets)) < 0.6)
+        usage[0] = 0
+        layers.append(Plans(usage @ price + rng.integers(-3, 4, 5), usage, np.arange(5)[:, None]))
+    return layers, rng.integers(20, 20 * count, budgets) // 5
 
 
 def optimum(layers: list[Plans], budget: Int64) -> int | None:
@@ -78,7 +101,7 @@ def test_proof_equals_brute_force() -> None:
     for seed in range(300):
         layers, budget = drawn(np.random.default_rng(seed))
         best, side = optimum(layers, budget), Ledger(layers, budget)
-        proof = LayerProof([ListedOracle(layer) for layer in layers], budget, side, threads=1 + seed % 2)
+        proof = LayerProof([Careful(layer) for layer in layers], budget, side, threads=1 + seed % 2)
         proof.run()
         assert side.uppers == sorted(side.uppers, reverse=True), seed
         if best is None:
@@ -88,6 +111,24 @@ def test_proof_equals_brute_force() -> None:
         else:
             assert (side.value, proof.upper) == (best, best), seed
     assert 10 < infeasible < 200
+
+
+@looped("seed", range(25))
+def test_values_of_any_sign_with_and_without_a_start(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    layers, budget = tight(rng)
+    top = sum(int(layer.value.max()) for layer in layers)
+    for total in (-40, 0):
+        down = np.diff(np.linspace(0, top - total, len(layers) + 1).astype(np.int64))
+        lower = [Plans(layer.value - d, layer.usage, layer.code) for layer, d in zip(layers, down, strict=True)]
+        best = optimum(lower, budget)
+        for start in (None, [0] * len(layers)):
+            side = Ledger(lower, budget, start=start)
+            proof = LayerProof([Careful(layer) for layer in lower], budget, side)
+            proof.run()
+            assert (proof.total, side.value, proof.upper) == (total, best, best), start
+            assert proof.sane(np.full(len(budget), 0.7)).all(), "prices do not vanish with the total"
+            assert not proof.sane(np.full(len(budget), -7.0)).any()
 
 
 def test_every_limit_at_a_tiny_value_proves_nothing_false() -> None:

@@ -152,6 +152,11 @@ class LayerOracle:
         return int(self._weight.sum())
 
     @property
+    def least(self) -> int:
+        """The plan that holds nothing saves nothing."""
+        return 0
+
+    @property
     def reach(self) -> int:
         """Units of storage that everything of use would take on one server."""
         return self.units * len(self.experts)
