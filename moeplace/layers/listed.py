@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
 from moeplace.base.arrays import Int64
 from moeplace.layers.oracle import Plans, Priced, no_stop
+
+_DEAREST: Final = 1 << 62
+"""Above what any plan that fits costs; what costs more is counted as costing this."""
 
 
 class ListedOracle:
@@ -59,7 +63,7 @@ class ListedOracle:
         top = int(worth[at])
         if floor is not None:
             value, usage = self.plan(floor)
-            if value - int(price @ usage) == top:
+            if value - sum(p * u for p, u in zip(price.tolist(), usage.tolist(), strict=True)) == top:
                 return Priced(top, top, value, usage, floor)
         plans = self._plans
         return Priced(top, top, int(plans.value[at]), plans.usage[at], plans.code[at])
@@ -77,5 +81,7 @@ class ListedOracle:
         return int(self._all.value[at]), self._all.usage[at]
 
     def _worth(self, price: Int64) -> Int64:
-        worth: Int64 = self._plans.value - self._plans.usage @ price
+        # No plan that fits costs so much; the others must not wrap around.
+        dearest = _DEAREST // max(1, len(price)) // np.maximum(price, 1)
+        worth: Int64 = self._plans.value - np.minimum(self._plans.usage, dearest) @ price
         return worth

@@ -108,8 +108,9 @@ class Master:
         row = np.searchsorted(layers, self.layer[chosen])
         short = self.value[chosen] - best[row]
         unit = max(1.0, float(-short.min(initial=0)) / _REACH)
-        load = self.usage[:, chosen] / np.maximum(self.budget, 1)[:, None]
         fits = (self.usage[:, chosen] <= self.budget[:, None]).all(axis=0)
+        # HiGHS refuses huge numbers, also of columns that are fixed to nothing.
+        load = np.where(fits, self.usage[:, chosen] / np.maximum(self.budget, 1)[:, None], 0.0)
         rows = np.concatenate((load.T, np.ones((n, 1))), axis=1)
         index = np.concatenate((np.tile(np.arange(n_budgets), (n, 1)), n_budgets + row[:, None]), axis=1)
         used = rows != 0

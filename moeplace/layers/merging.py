@@ -30,8 +30,11 @@ import numpy.typing as npt
 from moeplace.base.arrays import Int64, hash_salt
 from moeplace.layers.oracle import no_stop
 
-LARGEST: Final = 2.0**58
-"""Values, and what all storage costs at any prices, are below this."""
+_DEAREST: Final = 2.0**58
+"""What the capacities cost at any prices that are found here is below this."""
+
+_DEEPEST: Final = 1 << 61
+"""Bounds of layers are not followed further below nothing, all layers together: that bounds them still."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,8 @@ def merge(
     Merged or None
         None where it was stopped.
     """
+    # Dropped first, since numbers of what takes far more than there is would overflow.
+    menus = [menu.take((menu.usage <= capacity).all(axis=1)) for menu in menus]
     if any(not len(menu.value) for menu in menus):
         return Merged(None, [], goal - 1)
     rng = np.random.default_rng(0)
@@ -193,6 +198,12 @@ class _Flat:
         start = np.concatenate(([0], np.cumsum([len(menu.value) for menu in menus]))).astype(np.int64)
         return cls(start, np.concatenate([m.value for m in menus]), np.concatenate([m.usage for m in menus]))
 
+    def values(self, prices: Int64) -> Int64:
+        """Return what no plan of each layer is worth more than at each price, [L, K]; sums over layers are safe."""
+        best = kernels().values(self.start, self.value, self.usage, prices)
+        no_less: Int64 = np.maximum(best, -(_DEEPEST // len(best)))
+        return no_less
+
 
 def _shrink(
     menus: list[Menu], capacity: Int64, prices: Int64, goal: int, rng: np.random.Generator, tuning: Tuning
@@ -201,7 +212,7 @@ def _shrink(
     pool = prices
     for _ in range(tuning.rounds):
         flat = _Flat.of(menus)
-        best = kernels().values(flat.start, flat.value, flat.usage, pool)
+        best = flat.values(pool)
         bound, winner = kernels().plan_bounds(
             flat.start, flat.value, flat.usage, pool, best.sum(axis=0) - best, capacity
         )
@@ -246,7 +257,7 @@ def _descended(
         price.astype(np.float64), scale, steps,
     )  # fmt: skip
     # No bound may overflow; and prices that are this far off prove nothing.
-    most = np.minimum(8.0 * max(1, int(price.max())), LARGEST / (len(price) * np.maximum(capacity, 1)))
+    most = np.minimum(8.0 * max(1, int(price.max())), _DEAREST / (float(len(price)) * np.maximum(capacity, 1)))
     rounded: Int64 = np.floor(np.minimum(found, most)).astype(np.int64)
     return rounded
 
@@ -277,9 +288,12 @@ class _Tree:
 
     def grow(self) -> Merged | None:
         """Add layer after layer."""
-        reach = np.stack([menu.usage.max(axis=0) for menu in self.menus])
+        # What the layers that follow can take of the capacity.
+        reach = [np.zeros_like(self.capacity)]
+        for menu in self.menus[:0:-1]:
+            reach.append(reach[-1] + np.minimum(menu.usage.max(axis=0), self.capacity - reach[-1]))
         for layer in range(len(self.menus)):
-            if not self.step(layer, reach[layer + 1 :].sum(axis=0)):
+            if not self.step(layer, reach[-1 - layer]):
                 return None
             self.sizes.append(len(self.value))
             if not len(self.value):
@@ -299,7 +313,7 @@ class _Tree:
         worth = menu.value[:, None] - menu.usage @ pool.T
         order = np.argsort(-worth[:, 0], kind="stable")
         menu = self.menus[layer] = menu.take(order)
-        best = kernel.values(self.flat.start, self.flat.value, self.flat.usage, pool)
+        best = self.flat.values(pool)
         after = best[layer + 1 :].sum(axis=0)
         goal = self.goal
         new = _States(max(4 * len(menu.value), self.tuning.first_entries), len(self.capacity))
@@ -310,7 +324,7 @@ class _Tree:
             end = min(len(self.value), at + chunk)
             at = kernel.extend(
                 at, end, self.value, self.usage, menu.value, menu.usage, np.ascontiguousarray(worth[order]), pool,
-                after, self.capacity, np.minimum(self.capacity, self.capacity - reach), goal, new.table, new.key,
+                after, self.capacity, self.capacity - reach, goal, new.table, new.key,
                 new.value, new.usage, new.bound, new.parent, new.plan, new.count, self.salt,
             )  # fmt: skip
             if at == end:
@@ -344,7 +358,7 @@ class _Tree:
         pool = np.concatenate((self.pool, _rows(found, len(self.capacity))))
         if len(pool) > tuning.most_prices:
             # Those that bound some states drawn at random best.
-            best = kernels().values(self.flat.start, self.flat.value, self.flat.usage, pool)
+            best = self.flat.values(pool)
             some = self.rng.integers(0, len(self.value), tuning.judges)
             bound = (
                 self.value[some, None] + (self.capacity - self.usage[some]) @ pool.T + best[layer:].sum(axis=0)[None, :]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ Float: TypeAlias = npt.NDArray[np.float64]
 
 Schedule: TypeAlias = Sequence[tuple[float, float, int]]
 """Temperature, step length and number of steps of a descent, one stage after the other."""
+
+LARGEST: Final = 1 << 57
+"""The values of one plan a layer, whichever, sum to less than this, without their signs: no sum may overflow."""
 
 
 def no_stop() -> bool:
@@ -91,7 +94,9 @@ class Plans:
 class Oracle(Protocol):
     """One layer. All numbers are exact integers; what comes back is true whatever has ended a search.
 
-    Sums over all layers of values, and of usages at the prices asked for, must stay below ``2**60``.
+    A proof refuses layers whose ``total`` and ``least`` allow more than :data:`LARGEST`. At the prices that it asks
+    for, all that the budgets have costs less than ``2**61``; a plan that costs more is in no combination, so what it is
+    worth may be said too high, but must not wrap around.
     """
 
     @property

@@ -28,11 +28,12 @@ from typing import Protocol
 import numpy as np
 
 from moeplace.base.arrays import Int64
+from moeplace.base.errors import MethodLimitError
 from moeplace.base.workers import each
 from moeplace.layers import merging
 from moeplace.layers.master import Master
 from moeplace.layers.merging import Menu, merge
-from moeplace.layers.oracle import Float, Oracle, Plans, Priced, Schedule, Tunable
+from moeplace.layers.oracle import LARGEST, Float, Oracle, Plans, Priced, Schedule, Tunable
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class LayerProof:
         Units of each budget.
     primal : Primal
     total : int, optional
-        A bound on the value of every combination, and the measure of prices; else the sum of the oracles' totals.
+        A bound on the value of every combination; else the sum of the oracles' totals.
     threads : int
         Threads that ask oracles.
     descent_threads : int
@@ -166,8 +167,15 @@ class LayerProof:
     ----------
     upper : int
         The best bound so far. ``price [R]``: the prices that prove it.
+    span : int
+        How far values lie apart, at the most: the measure of prices.
     counts : Counts
         What was done for it.
+
+    Raises
+    ------
+    MethodLimitError
+        Values are so large that sums might overflow; see :data:`~moeplace.layers.oracle.LARGEST`.
     """
 
     def __init__(
@@ -185,7 +193,11 @@ class LayerProof:
         self.threads, self.descent_threads, self.tuning = threads, descent_threads, tuning
         self.total = sum(oracle.total for oracle in self.oracles) if total is None else total
         self.upper = self.total
-        # The measure of prices. Values may be negative, and so may their total.
+        # Without an incumbent, its value is that of the ceiling.
+        size = max(sum(max(abs(o.total), abs(o.least)) for o in self.oracles), abs(self.total), abs(primal.value))
+        if size >= LARGEST:
+            raise MethodLimitError("proof by layers", f"its values sum to {size:,}, at most 2**57 - 1 is handled")
+        # Values may be negative, and so may their total.
         self.span = max(1, self.total, self.total - sum(oracle.least for oracle in self.oracles))
         self.price: Int64 = np.zeros(len(budget), dtype=np.int64)
         self.counts = Counts()
@@ -194,8 +206,10 @@ class LayerProof:
     def run(self) -> None:
         """Prove as much as there is time for."""
         stop, tuning = self.primal.stop, self.tuning
+        if self.budget.min(initial=0) < 0:  # no plan takes less than nothing
+            self.upper = self.primal.value
         self.primal.prove(self.upper)
-        if not self.oracles or stop():
+        if not self.oracles or self.budget.min(initial=0) < 0 or stop():
             return
         price = self.descend(tuning.schedule)
         if stop():
@@ -258,10 +272,12 @@ class LayerProof:
         self.lower_upper(sum(oracle.bound(price) for oracle in self.oracles) + int(price @ self.budget), price)
 
     def sane(self, price: Float) -> Int64:
-        """Round prices; none is negative, as (M1) needs it, and budgets cost so little that no sum overflows."""
+        """Round prices; none is negative, as (M1) needs it, and the budgets cost so little that no sum overflows."""
         price = np.maximum(price, 0)
         cost = float(price @ self.budget)
-        return np.rint(price * min(1.0, 2 * self.span / max(cost, 1.0))).astype(np.int64)
+        # The minimum is for budgets of nothing, which cost nothing. Rounding up is at most doubling.
+        rounded = np.rint(price * min(1.0, 2 * self.span / max(cost, 1.0)))
+        return np.minimum(rounded, 2 * self.span).astype(np.int64)
 
     def minimise(self, start: Float, nodes: int) -> bool:
         """Minimise the bound over the prices by cutting planes; say whether the layers were small enough for that.

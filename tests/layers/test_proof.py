@@ -11,8 +11,9 @@ import pytest
 from cases import looped
 
 from moeplace.base.arrays import Int64
+from moeplace.base.errors import MethodLimitError
 from moeplace.layers.listed import ListedOracle
-from moeplace.layers.oracle import Plans
+from moeplace.layers.oracle import LARGEST, Plans
 from moeplace.layers.proof import LayerProof, Tuning
 
 NOTHING = -(10**6)
@@ -22,10 +23,15 @@ class Ledger:
     """The primal side of a proof, which keeps everything that it is told; maybe with plans to begin with."""
 
     def __init__(
-        self, layers: Sequence[Plans], budget: Int64, looks: int = 10**9, start: Sequence[int] | None = None
+        self,
+        layers: Sequence[Plans],
+        budget: Int64,
+        looks: int = 10**9,
+        start: Sequence[int] | None = None,
+        nothing: int = NOTHING,
     ) -> None:
         self.layers, self.budget, self.looks, self.start = layers, budget, looks, start
-        self.value, self.best, self.uppers = NOTHING, None, []
+        self.value, self.best, self.uppers = nothing, None, []
         if start is not None:
             self.offer([np.array([row]) for row in start])
 
@@ -129,6 +135,43 @@ def test_values_of_any_sign_with_and_without_a_start(seed: int) -> None:
             assert (proof.total, side.value, proof.upper) == (total, best, best), start
             assert proof.sane(np.full(len(budget), 0.7)).all(), "prices do not vanish with the total"
             assert not proof.sane(np.full(len(budget), -7.0)).any()
+
+
+@looped("seed", range(40))
+def test_the_largest_numbers_that_are_taken(seed: int) -> None:
+    """Values up to the limit, budgets of nothing and up to 2**63 - 1, plans that take far more than there is."""
+    rng = np.random.default_rng(seed)
+    layers, budget = tight(rng)
+    scale = (LARGEST - 1) // sum(int(np.abs(layer.value).max()) for layer in layers)
+    unit = rng.choice([1, 10**6, 2**40, 2**60], len(budget))
+    large = [Plans(layer.value * scale, layer.usage * unit, layer.code) for layer in layers]
+    factor = rng.choice([0, 1, 2**20, 2**60], len(budget))
+    budget = np.array([min(b * f, 2**63 - 1) for b, f in zip(budget.tolist(), factor.tolist(), strict=True)])
+    best = optimum([Plans(p.value.astype(object), p.usage.astype(object), p.code) for p in large], budget)
+    for start in (None, [0] * len(layers)):
+        side = Ledger(large, budget, start=start, nothing=1 - LARGEST)
+        proof = LayerProof([Careful(layer) for layer in large], budget, side)
+        proof.run()
+        assert (side.value, proof.upper) == (best, best), start
+
+
+def test_what_would_overflow_is_refused() -> None:
+    one, budget = np.array([[1]]), np.array([3])
+    for value in (LARGEST, LARGEST // 2, -LARGEST // 2, -LARGEST):
+        layers = [Plans(np.array([v]), one, one) for v in (value, -LARGEST // 2)]
+        with pytest.raises(MethodLimitError, match=r"at most 2\*\*57 - 1"):
+            LayerProof([ListedOracle(layer) for layer in layers], budget, Ledger(layers, budget))
+    with pytest.raises(MethodLimitError, match="values sum to"):
+        LayerProof([], budget, Ledger([], budget, nothing=-LARGEST))
+
+
+def test_budgets_below_nothing_allow_nothing() -> None:
+    layers, _ = tight(np.random.default_rng(0))
+    budget = np.array([5, -1, 5])[: layers[0].usage.shape[1]] - 9
+    side = Ledger(layers, budget)
+    proof = LayerProof([Careful(layer) for layer in layers], budget, side)
+    proof.run()
+    assert (side.best, proof.upper) == (None, NOTHING)
 
 
 def test_every_limit_at_a_tiny_value_proves_nothing_false() -> None:
