@@ -105,6 +105,10 @@ class Menu:
         """Return some of the plans."""
         return Menu(self.value[which], self.usage[which], self.index[which])
 
+    def within(self, capacity: Int64) -> Menu:
+        """Return the plans that fit by themselves."""
+        return self.take(np.flatnonzero((self.usage <= capacity).all(axis=1)))
+
     def undominated(self) -> Menu:
         """Return the plans that save more than all plans that use no more anywhere."""
         ordered = self.take(np.lexsort((self.usage.sum(axis=1), -self.value)))
@@ -166,7 +170,7 @@ def merge(
         None where it was stopped.
     """
     # Dropped first, since numbers of what takes far more than there is would overflow.
-    menus = [menu.take((menu.usage <= capacity).all(axis=1)) for menu in menus]
+    menus = [menu.within(capacity) for menu in menus]
     if any(not len(menu.value) for menu in menus):
         return Merged(None, [], goal - 1)
     rng = np.random.default_rng(0)

@@ -355,7 +355,7 @@ class LayerProof:
     def _master(self) -> tuple[float, Float] | None:
         """Return value and prices of the best convex combinations of the plans found, in floats."""
         layer, value, usage = self.pool.table()
-        return Master(layer, value, usage, self.budget).bound(self.primal.stop)
+        return Master(layer, value, usage, self.budget).bound(self.primal.stop, self.span)
 
     def enumerate(self) -> None:
         """List plans within a growing Delta and merge them."""

@@ -227,3 +227,23 @@ def test_lists_without_plans_are_refused() -> None:
     one = Plans(np.ones(1, dtype=np.int64), np.array([[-1, 0]]), np.zeros((1, 1), dtype=np.int64))
     with pytest.raises(ValueError, match="less than nothing"):
         ListedOracle(one)
+
+
+@looped("seed", range(6))
+def test_cutting_planes_move_prices_without_a_start(seed: int) -> None:
+    """The first plans fit nowhere together, and most of them not even alone."""
+    rng = np.random.default_rng(seed)
+    layers = []
+    for _ in range(10):
+        usage = np.vstack((np.zeros((1, 2), dtype=np.int64), rng.integers(1, 1000, (9, 2))))
+        layers.append(Plans(usage.sum(axis=1) * 800 + rng.integers(0, 200_000, 10), usage, np.arange(10)[:, None]))
+    budget = np.array([800, 900]) if seed % 2 else np.array([2500, 2800])
+    sides = [Ledger(layers, budget, start=start) for start in (None, [0] * 10)]
+    proofs = [LayerProof([Careful(layer) for layer in layers], budget, side) for side in sides]
+    for proof in proofs:
+        proof.run()
+        assert proof.upper == sides[0].value
+        assert (proof.price > 0).all()
+    without, begun = (proof.counts for proof in proofs)
+    assert without.rounds > 2
+    assert without.listed < 2 * begun.listed + 100
