@@ -30,6 +30,20 @@ LARGEST: Final = 1 << 57
 """The values of one plan a layer, whichever, sum to less than this, without their signs: no sum may overflow."""
 
 
+def whole(numbers: npt.ArrayLike, name: str) -> Int64:
+    """Return signed integers as int64; refuse all else, which would be rounded or wrapped around.
+
+    Raises
+    ------
+    ValueError
+        They are no signed integers.
+    """
+    array = np.asarray(numbers)
+    if array.dtype.kind != "i" and array.size:
+        raise ValueError(f"{name}: expected signed integers, found {array.dtype}")
+    return array.astype(np.int64)
+
+
 def no_stop() -> bool:
     """Do not stop."""
     return False

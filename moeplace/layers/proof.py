@@ -33,7 +33,7 @@ from moeplace.base.workers import each
 from moeplace.layers import merging
 from moeplace.layers.master import Master
 from moeplace.layers.merging import Menu, merge
-from moeplace.layers.oracle import LARGEST, Float, Oracle, Plans, Priced, Schedule, Tunable
+from moeplace.layers.oracle import LARGEST, Float, Oracle, Plans, Priced, Schedule, Tunable, whole
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,8 @@ class LayerProof:
 
     Raises
     ------
+    ValueError
+        Budgets are no signed integers.
     MethodLimitError
         Values are so large that sums might overflow; see :data:`~moeplace.layers.oracle.LARGEST`.
     """
@@ -189,7 +191,7 @@ class LayerProof:
         descent_threads: int = 1,
         tuning: Tuning = USUAL,
     ) -> None:
-        self.oracles, self.budget, self.primal = list(oracles), budget, primal
+        self.oracles, self.budget, self.primal = list(oracles), whole(budget, "budget"), primal
         self.threads, self.descent_threads, self.tuning = threads, descent_threads, tuning
         self.total = sum(oracle.total for oracle in self.oracles) if total is None else total
         self.upper = self.total

@@ -247,3 +247,23 @@ def test_cutting_planes_move_prices_without_a_start(seed: int) -> None:
     without, begun = (proof.counts for proof in proofs)
     assert without.rounds > 2
     assert without.listed < 2 * begun.listed + 100
+
+
+def test_numbers_of_other_types_are_cast_or_refused() -> None:
+    value, usage, code = np.array([100, 120]), np.array([[0], [10]]), np.array([[0], [1]])
+    for kind in (np.int8, np.int32, np.int64):
+        oracle = ListedOracle(Plans(value.astype(kind), usage.astype(kind), code.astype(kind)))
+        assert oracle.bound(np.array([10**9])) == 100
+        assert oracle.best(np.array([0]), floor=np.array([1], dtype=kind)).usage == 10
+    for kind in (np.uint64, np.float64, np.bool_, object):
+        for name in ("value", "usage", "code"):
+            given = {"value": value, "usage": usage, "code": code}
+            with pytest.raises(ValueError, match=f"{name}: expected signed integers, found "):
+                ListedOracle(Plans(**given | {name: given[name].astype(kind)}))
+        with pytest.raises(ValueError, match="budget: expected signed integers"):
+            LayerProof([], np.array([3]).astype(kind), Ledger([], np.array([3])))
+    for wrong in (Plans(value[:1], usage, code), Plans(value, usage[:, 0], code), Plans(value, usage, code[:, 0])):
+        with pytest.raises(ValueError, match=r"expected value \[P\]"):
+            ListedOracle(wrong)
+    with pytest.raises(ValueError, match="one code"):
+        ListedOracle(Plans(value, usage, np.zeros_like(code)))
