@@ -155,8 +155,8 @@ class Tunable(Protocol):
     """An oracle whose bound depends on multipliers of its own, which can be made better for prices near some."""
 
     @property
-    def reach(self) -> int:
-        """Units of one budget that a plan may take at the most, were there no limits: the measure of prices."""
+    def reach(self) -> Int64:
+        """Units of each budget that a plan may take at most, were there no limits, [R]: the measure of its price."""
 
     def smooth(self, price: Float, temperature: float, rate: float) -> Float:
         """Take a step of descent of the smoothed bound.

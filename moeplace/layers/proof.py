@@ -238,9 +238,12 @@ class LayerProof:
         budget = self.budget.astype(np.float64)
         if len(layers) < len(self.oracles):
             return np.zeros(len(budget)) if price is None else price
-        worth = self.span / float(sum(oracle.reach for oracle in layers))
+        # What prices are measured by, each in its budget's unit; at first, all budgets cost half of what there is.
+        reach = np.maximum(1.0, np.sum([oracle.reach for oracle in layers], axis=0))
+        worth = self.span / reach
         if price is None:
-            price = np.full(len(budget), min(worth, 0.5 * self.span / max(1.0, budget.sum())))
+            alike = np.array([(budget * (own / reach)).sum() for own in reach])
+            price = np.minimum(worth, 0.5 * self.span / np.maximum(1.0, alike))
         gain, last = np.full(len(budget), 0.3), np.zeros(len(budget))
 
         def step(price: Float, temperature: float, rate: float, oracle: Tunable) -> Float:

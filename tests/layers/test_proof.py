@@ -13,7 +13,7 @@ from cases import looped
 from moeplace.base.arrays import Int64
 from moeplace.base.errors import MethodLimitError
 from moeplace.layers.listed import ListedOracle
-from moeplace.layers.oracle import LARGEST, Plans
+from moeplace.layers.oracle import LARGEST, Float, Plans, Schedule
 from moeplace.layers.proof import LayerProof, Tuning
 
 NOTHING = -(10**6)
@@ -267,3 +267,42 @@ def test_numbers_of_other_types_are_cast_or_refused() -> None:
             ListedOracle(wrong)
     with pytest.raises(ValueError, match="one code"):
         ListedOracle(Plans(value, usage, np.zeros_like(code)))
+
+
+class Soft(ListedOracle):
+    """Plans with a smoothed bound: what plans take on average, the better the more."""
+
+    @property
+    def reach(self) -> Int64:
+        return self._plans.usage.max(axis=0)
+
+    def smooth(self, price: Float, temperature: float, rate: float) -> Float:
+        worth, usage = self._plans.value - self._plans.usage @ price, self._plans.usage
+        heat = temperature * self.total
+        share = np.exp((worth - worth.max()) / heat)
+        share /= share.sum()
+        mean = share @ usage
+        return np.stack([mean, share @ (usage - mean) ** 2 / heat])
+
+    def refresh(self) -> None:
+        pass
+
+    def tune(self, price: Int64, schedule: Schedule) -> None:
+        pass
+
+
+def test_a_budgets_unit_does_not_matter_to_the_descent() -> None:
+    found = []
+    for unit in (1, 10**3, 10**9):
+        rng, units, layers = np.random.default_rng(3), np.array([1, unit]), []
+        for _ in range(6):
+            usage = np.vstack((np.zeros((1, 2), dtype=np.int64), rng.integers(1, 60, (9, 2))))
+            value = (usage.sum(axis=1) * 8 + rng.integers(0, 200, 10)) * 10**12
+            layers.append(Plans(value, usage * units, np.arange(10)[:, None]))
+        budget = np.array([100, 120]) * units
+        side = Ledger(layers, budget)
+        proof = LayerProof([Soft(layer) for layer in layers], budget, side)
+        found.append(proof.descend(proof.tuning.schedule) * units)
+        proof.run()
+        assert proof.upper == side.value
+    assert np.allclose(found, found[0], rtol=1e-6)

@@ -157,9 +157,9 @@ class LayerOracle:
         return 0
 
     @property
-    def reach(self) -> int:
-        """Units of storage that everything of use would take on one server."""
-        return self.units * len(self.experts)
+    def reach(self) -> Int64:
+        """Units of storage that everything of use would take on each server."""
+        return np.full(self.n_servers, self.units * len(self.experts), dtype=np.int64)
 
     @property
     def n_terms(self) -> int:
