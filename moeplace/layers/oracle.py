@@ -2,8 +2,9 @@
 
 Layers share nothing but some *budgets* (bytes of a server, quality that may be lost, time). A *plan* of a layer has a
 *value*, an integer of which more is better, and a *usage* ``int64 [R]`` of the ``R`` budgets, in whole units of each.
-At prices ``p >= 0`` (integers, of one unit of each budget) a plan is worth ``value - p . usage``. Whatever a plan is
-beside that, only its problem knows: the engine carries its *code*, a row of integers, and hands it back.
+At prices ``p >= 0`` (integers, of one unit of each budget; see :func:`finest`) a plan is worth ``value - p . usage``.
+Whatever a plan is beside that, only its problem knows: the engine carries its *code*, a row of integers, and hands it
+back.
 
 With prices the layers fall apart, and by weak duality every choice of one plan a layer within the budgets has ::
 
@@ -42,6 +43,21 @@ def whole(numbers: npt.ArrayLike, name: str) -> Int64:
     if array.dtype.kind != "i" and array.size:
         raise ValueError(f"{name}: expected signed integers, found {array.dtype}")
     return array.astype(np.int64)
+
+
+def finest(size: int) -> int:
+    """Return how often values may be taken, so that prices are as fine as they can be.
+
+    A price is a whole number, what one unit of a budget is worth. Rounding it costs a bound up to half a unit of value
+    for each unit of the budget; where that is much, values are to be taken this many times. ``size``: what the values
+    of one plan a layer sum to at the most, without their signs.
+
+    Examples
+    --------
+    >>> finest(1000) * 1000 < LARGEST
+    True
+    """
+    return 1 << max(0, ((LARGEST - 1) // max(1, size)).bit_length() - 1)
 
 
 def no_stop() -> bool:

@@ -124,7 +124,7 @@ class Primal(Protocol):
 
     @property
     def value(self) -> int:
-        """Value of the incumbent, rounded down; where there is none, less than any combination has."""
+        """What every combination better than the incumbent exceeds; without one, less than any combination has."""
 
     def stop(self) -> bool:
         """Return whether to end; a work that takes turns waits here for its next one."""
@@ -196,7 +196,7 @@ class LayerProof:
         self.total = sum(oracle.total for oracle in self.oracles) if total is None else total
         self.upper = self.total
         # Without an incumbent, its value is that of the ceiling.
-        size = max(sum(max(abs(o.total), abs(o.least)) for o in self.oracles), abs(self.total), abs(primal.value))
+        size = max(sum(max(abs(o.total), abs(o.least)) for o in self.oracles), abs(self.total), -primal.value)
         if size >= LARGEST:
             raise MethodLimitError("proof by layers", f"its values sum to {size:,}, at most 2**57 - 1 is handled")
         # Values may be negative, and so may their total.
