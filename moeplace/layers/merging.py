@@ -255,13 +255,13 @@ def _rows(prices: list[Int64], servers: int) -> Int64:
 def _descended(
     flat: _Flat, first: int, last: int, skip: int, room: Int64, goal: int, price: Int64, capacity: Int64, steps: int
 ) -> Int64:
-    scale = np.maximum(price, max(1, int(price.max()) // 20)).astype(np.float64)
+    scale = np.maximum(price, max(1, int(price.max(initial=0)) // 20)).astype(np.float64)
     found = kernels().descend(
         flat.start, flat.value, flat.usage, first, last, skip, room.astype(np.float64), float(goal),
         price.astype(np.float64), scale, steps,
     )  # fmt: skip
     # No bound may overflow; and prices that are this far off prove nothing.
-    most = np.minimum(8.0 * max(1, int(price.max())), _DEAREST / (float(len(price)) * np.maximum(capacity, 1)))
+    most = np.minimum(8.0 * max(1, int(price.max(initial=0))), _DEAREST / (float(len(price)) * np.maximum(capacity, 1)))
     rounded: Int64 = np.floor(np.minimum(found, most)).astype(np.int64)
     return rounded
 

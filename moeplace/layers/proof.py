@@ -210,6 +210,8 @@ class LayerProof:
         stop, tuning = self.primal.stop, self.tuning
         if self.budget.min(initial=0) < 0:  # no plan takes less than nothing
             self.upper = self.primal.value
+        elif not self.oracles and self.total > self.primal.value:
+            self.primal.offer([])
         self.primal.prove(self.upper)
         if not self.oracles or self.budget.min(initial=0) < 0 or stop():
             return

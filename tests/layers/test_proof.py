@@ -13,6 +13,7 @@ from cases import looped
 from moeplace.base.arrays import Int64
 from moeplace.base.errors import MethodLimitError
 from moeplace.layers.listed import ListedOracle
+from moeplace.layers.merging import Menu, merge
 from moeplace.layers.oracle import LARGEST, Float, Plans, Schedule
 from moeplace.layers.proof import LayerProof, Tuning
 
@@ -47,7 +48,7 @@ class Ledger:
 
     def offer(self, codes: Sequence[Int64]) -> bool:
         rows = [int(code[0]) for code in codes]
-        usage = np.sum([layer.usage[r] for layer, r in zip(self.layers, rows, strict=True)], axis=0)
+        usage = sum((layer.usage[r] for layer, r in zip(self.layers, rows, strict=True)), np.zeros_like(self.budget))
         assert np.all(usage <= self.budget), "the engine offers only what fits"
         value = sum(int(layer.value[r]) for layer, r in zip(self.layers, rows, strict=True))
         if value <= self.value:
@@ -172,6 +173,28 @@ def test_budgets_below_nothing_allow_nothing() -> None:
     proof = LayerProof([Careful(layer) for layer in layers], budget, side)
     proof.run()
     assert (side.best, proof.upper) == (None, NOTHING)
+
+
+def test_nothing_to_choose_and_nothing_to_share() -> None:
+    nothing = np.zeros(0, dtype=np.int64)
+    for seed in range(10):
+        layers, budget = drawn(np.random.default_rng(seed))
+        free = [Plans(p.value, p.usage[:, :0], p.code) for p in layers]
+        best = sum(int(p.value.max()) for p in layers)
+        first = [0] * len(layers)
+        for some, limit, start, least in (
+            (free, nothing, None, best), (free, nothing, first, best), ([], budget, None, 0), ([], nothing, None, 0),
+            ([], nothing, [], 0), ([], budget - 30, None, NOTHING),
+        ):  # fmt: skip
+            side = Ledger(some, limit, start=start)
+            proof = LayerProof([Careful(p) for p in some], limit, side)
+            proof.run()
+            assert (side.value, proof.upper) == (least, least), (seed, len(some), start)
+            assert (side.best is None) == (least == NOTHING)
+        menus = [Menu(p.value, p.usage, np.arange(len(p))) for p in free]
+        merged = merge(menus, nothing, nothing[None], best - 5)
+        assert merged is not None
+        assert (merged.value, merged.bound) == (best, best)
 
 
 def test_every_limit_at_a_tiny_value_proves_nothing_false() -> None:
