@@ -44,9 +44,10 @@ class Tuning:
     Attributes
     ----------
     most_states : int
-        States that are kept of one step; beyond, those of the smallest bounds are dropped and the result is no proof.
+        About how many states are kept of one step: where there are as many and their table is full, those of the
+        smallest bounds are dropped, and the result's bound is one of theirs.
     first_entries : int
-        States that a step has room for at first.
+        States that a step's table has room for at first, or four times the layer's plans where that is more.
     most_prices : int
         Prices at which states and plans are bounded, at least 1.
     samples : int

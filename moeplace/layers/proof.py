@@ -59,7 +59,7 @@ class Tuning:
     most_plans : int
         Plans of one layer above which ``Delta`` does not grow any more.
     first_states : int
-        States kept by the first try to merge; four times as many by the next ones.
+        States kept, about, by the first try to merge; four times as many by the next ones.
     few_states, few_plans : int
         States, and plans of a layer, where merging only looks for a better combination.
     merging : moeplace.layers.merging.Tuning
