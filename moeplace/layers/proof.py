@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from moeplace.base.arrays import Int64
 from moeplace.base.errors import MethodLimitError
@@ -152,7 +153,7 @@ class LayerProof:
     ----------
     oracles : sequence of Oracle
         Of each layer.
-    budget : int64 array [R]
+    budget : int64 array_like [R]
         Units of each budget.
     primal : Primal
     total : int, optional
@@ -183,7 +184,7 @@ class LayerProof:
     def __init__(
         self,
         oracles: Sequence[Oracle],
-        budget: Int64,
+        budget: npt.ArrayLike,
         primal: Primal,
         *,
         total: int | None = None,
@@ -201,7 +202,7 @@ class LayerProof:
             raise MethodLimitError("proof by layers", f"its values sum to {size:,}, at most 2**57 - 1 is handled")
         # Values may be negative, and so may their total.
         self.span = max(1, self.total, self.total - sum(oracle.least for oracle in self.oracles))
-        self.price: Int64 = np.zeros(len(budget), dtype=np.int64)
+        self.price: Int64 = np.zeros(len(self.budget), dtype=np.int64)
         self.counts = Counts()
         self.pool = PlanPool(len(self.oracles))
 
