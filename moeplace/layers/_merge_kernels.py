@@ -162,11 +162,10 @@ def extend(
             fits = True
             code = 0
             for n in range(n_servers):
-                total[n] = state_used[i, n] + plan_used[p, n]
-                if total[n] > capacity[n]:
+                if plan_used[p, n] > capacity[n] - state_used[i, n]:
                     fits = False
                     break
-                total[n] = max(total[n], floor[n])
+                total[n] = max(state_used[i, n] + plan_used[p, n], floor[n])
                 code += total[n] * salt[n]
             if not fits:
                 continue

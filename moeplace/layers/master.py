@@ -21,6 +21,8 @@ from moeplace.layers.oracle import Float
 from moeplace.solvers.scheduler import scheduler_lock
 
 _REACH = 1e6
+_MOST_LOAD = 1e6  # HiGHS refuses huge numbers
+_INFEASIBLE = (HighsModelStatus.kInfeasible, HighsModelStatus.kUnboundedOrInfeasible)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,22 +49,55 @@ class Master:
         found = self.bound(stop)
         return None if found is None else found[1]
 
-    def bound(self, stop: Callable[[], bool]) -> tuple[float, Float] | None:
-        """Return the LP's value and its duals of the budgets, in floats; None where HiGHS fails or has no time."""
+    def bound(self, stop: Callable[[], bool], missing: int | None = None) -> tuple[float, Float] | None:
+        """Return the LP's value and its duals of the budgets, in floats; None where HiGHS fails or has no time.
+
+        Parameters
+        ----------
+        stop : callable
+            Whether to stop.
+        missing : int, optional
+            For layers whose oracles may propose plans that exceed a budget by themselves; else these are left out. And
+            where no combination fits, layers may then go without a plan, each for this less than its best one's value:
+            prices say what plans must leave free.
+        """
+        master = self
         with scheduler_lock(stop) as going:
             if not going:
                 return None
-            highs, unit, _ = self._model(np.arange(len(self.layer)), integer=False)
-            with _interruptible(highs, stop):
-                highs.run()
+            highs, unit = master._relaxed(stop, missing is None)
+            if missing is not None and highs.getModelStatus() in _INFEASIBLE:
+                master = self._with_gaps(missing)
+                highs, unit = master._relaxed(stop, False)
             if highs.getModelStatus() != HighsModelStatus.kOptimal:
                 return None
             dual = np.array(highs.getSolution().row_dual[: len(self.budget)])
             value = float(highs.getInfo().objective_function_value)
         # Rows were divided by their budget, values by the unit; maximising, duals of "at most" are not negative.
-        prices: Float = np.maximum(dual, 0.0) * unit / np.maximum(self.budget, 1)
+        prices: Float = np.maximum(dual, 0.0) * unit / self._divisor
+        first = np.flatnonzero(np.diff(master.layer, prepend=-1))
+        return value * unit + float(np.maximum.reduceat(master.value, first).sum()), prices
+
+    @property
+    def _divisor(self) -> Float:
+        """The budgets; for nothing less than a unit, so that one is too much."""
+        return np.maximum(self.budget, 0.5)
+
+    def _relaxed(self, stop: Callable[[], bool], alone: bool) -> tuple[highspy.Highs, float]:
+        """Run HiGHS on the LP; return it and the objective's unit."""
+        highs, unit, _ = self._model(np.arange(len(self.layer)), integer=False, alone=alone)
+        with _interruptible(highs, stop):
+            highs.run()
+        return highs, unit
+
+    def _with_gaps(self, missing: int) -> Master:
+        """Return the problem with one more plan a layer, of little value and no usage."""
         first = np.flatnonzero(np.diff(self.layer, prepend=-1))
-        return value * unit + float(np.maximum.reduceat(self.value, first).sum()), prices
+        layer = np.concatenate((self.layer, self.layer[first]))
+        order = np.argsort(layer, kind="stable")
+        value = np.concatenate((self.value, np.maximum.reduceat(self.value, first) - missing))
+        usage = np.concatenate((self.usage, np.zeros((len(self.budget), len(first)), dtype=np.int64)), axis=1)
+        return Master(layer[order], value[order], usage[:, order], self.budget)
 
     def merge(self, chosen: Int64, start: Int64, nodes: int, stop: Callable[[], bool]) -> Int64 | None:
         """Return the best combination found, one plan a layer, int64 [L]; None if none is better than the start.
@@ -81,7 +116,7 @@ class Master:
         with scheduler_lock(stop) as going:
             if not going:
                 return None
-            highs, _, column = self._model(chosen, integer=True)
+            highs, _, column = self._model(chosen, integer=True, alone=True)
             highs.setOptionValue("mip_max_nodes", nodes)
             highs.setOptionValue("mip_rel_gap", 1e-7)
             values = np.isin(column, start).astype(np.float64)
@@ -99,8 +134,11 @@ class Master:
         )
         return found if better else None
 
-    def _model(self, chosen: Int64, integer: bool) -> tuple[highspy.Highs, float, Int64]:
-        """Return HiGHS with the model of some columns, the objective's unit and the columns."""
+    def _model(self, chosen: Int64, integer: bool, alone: bool) -> tuple[highspy.Highs, float, Int64]:
+        """Return HiGHS with the model of some columns, the objective's unit and the columns.
+
+        ``alone``: columns that do not fit by themselves are nothing.
+        """
         layers, first = np.unique(self.layer[chosen], return_index=True)
         n_budgets, n = len(self.budget), len(chosen)
         # Only differences within a layer matter: they are what doubles should resolve.
@@ -108,8 +146,8 @@ class Master:
         row = np.searchsorted(layers, self.layer[chosen])
         short = self.value[chosen] - best[row]
         unit = max(1.0, float(-short.min(initial=0)) / _REACH)
-        load = self.usage[:, chosen] / np.maximum(self.budget, 1)[:, None]
         fits = (self.usage[:, chosen] <= self.budget[:, None]).all(axis=0)
+        load = np.minimum(self.usage[:, chosen] / self._divisor[:, None], _MOST_LOAD)
         rows = np.concatenate((load.T, np.ones((n, 1))), axis=1)
         index = np.concatenate((np.tile(np.arange(n_budgets), (n, 1)), n_budgets + row[:, None]), axis=1)
         used = rows != 0
@@ -127,7 +165,7 @@ class Master:
             0.0,
             short / unit,
             np.zeros(n),
-            np.where(fits, 1.0, 0.0),
+            np.where(fits | (not alone), 1.0, 0.0),
             np.concatenate((np.full(n_budgets, -inf), np.ones(len(layers)))),
             np.ones(n_budgets + len(layers)),
             start.astype(np.int32),

@@ -30,8 +30,11 @@ import numpy.typing as npt
 from moeplace.base.arrays import Int64, hash_salt
 from moeplace.layers.oracle import no_stop
 
-LARGEST: Final = 2.0**58
-"""Values, and what all storage costs at any prices, are below this."""
+_DEAREST: Final = 2.0**58
+"""What the capacities cost at any prices that are found here is below this."""
+
+_DEEPEST: Final = 1 << 61
+"""Bounds of layers are not followed further below nothing, all layers together: that bounds them still."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,10 @@ class Tuning:
     Attributes
     ----------
     most_states : int
-        States that are kept of one step; beyond, those of the smallest bounds are dropped and the result is no proof.
+        About how many states are kept of one step: where there are as many and their table is full, those of the
+        smallest bounds are dropped, and the result's bound is one of theirs.
     first_entries : int
-        States that a step has room for at first.
+        States that a step's table has room for at first, or four times the layer's plans where that is more.
     most_prices : int
         Prices at which states and plans are bounded, at least 1.
     samples : int
@@ -101,6 +105,10 @@ class Menu:
     def take(self, which: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> Menu:
         """Return some of the plans."""
         return Menu(self.value[which], self.usage[which], self.index[which])
+
+    def within(self, capacity: Int64) -> Menu:
+        """Return the plans that fit by themselves."""
+        return self.take(np.flatnonzero((self.usage <= capacity).all(axis=1)))
 
     def undominated(self) -> Menu:
         """Return the plans that save more than all plans that use no more anywhere."""
@@ -162,6 +170,8 @@ def merge(
     Merged or None
         None where it was stopped.
     """
+    # Dropped first, since numbers of what takes far more than there is would overflow.
+    menus = [menu.within(capacity) for menu in menus]
     if any(not len(menu.value) for menu in menus):
         return Merged(None, [], goal - 1)
     rng = np.random.default_rng(0)
@@ -193,6 +203,12 @@ class _Flat:
         start = np.concatenate(([0], np.cumsum([len(menu.value) for menu in menus]))).astype(np.int64)
         return cls(start, np.concatenate([m.value for m in menus]), np.concatenate([m.usage for m in menus]))
 
+    def values(self, prices: Int64) -> Int64:
+        """Return what no plan of each layer is worth more than at each price, [L, K]; sums over layers are safe."""
+        best = kernels().values(self.start, self.value, self.usage, prices)
+        no_less: Int64 = np.maximum(best, -(_DEEPEST // len(best)))
+        return no_less
+
 
 def _shrink(
     menus: list[Menu], capacity: Int64, prices: Int64, goal: int, rng: np.random.Generator, tuning: Tuning
@@ -201,7 +217,7 @@ def _shrink(
     pool = prices
     for _ in range(tuning.rounds):
         flat = _Flat.of(menus)
-        best = kernels().values(flat.start, flat.value, flat.usage, pool)
+        best = flat.values(pool)
         bound, winner = kernels().plan_bounds(
             flat.start, flat.value, flat.usage, pool, best.sum(axis=0) - best, capacity
         )
@@ -240,13 +256,13 @@ def _rows(prices: list[Int64], servers: int) -> Int64:
 def _descended(
     flat: _Flat, first: int, last: int, skip: int, room: Int64, goal: int, price: Int64, capacity: Int64, steps: int
 ) -> Int64:
-    scale = np.maximum(price, max(1, int(price.max()) // 20)).astype(np.float64)
+    scale = np.maximum(price, max(1, int(price.max(initial=0)) // 20)).astype(np.float64)
     found = kernels().descend(
         flat.start, flat.value, flat.usage, first, last, skip, room.astype(np.float64), float(goal),
         price.astype(np.float64), scale, steps,
     )  # fmt: skip
     # No bound may overflow; and prices that are this far off prove nothing.
-    most = np.minimum(8.0 * max(1, int(price.max())), LARGEST / (len(price) * np.maximum(capacity, 1)))
+    most = np.minimum(8.0 * max(1, int(price.max(initial=0))), _DEAREST / (float(len(price)) * np.maximum(capacity, 1)))
     rounded: Int64 = np.floor(np.minimum(found, most)).astype(np.int64)
     return rounded
 
@@ -277,9 +293,12 @@ class _Tree:
 
     def grow(self) -> Merged | None:
         """Add layer after layer."""
-        reach = np.stack([menu.usage.max(axis=0) for menu in self.menus])
+        # What the layers that follow can take of the capacity.
+        reach = [np.zeros_like(self.capacity)]
+        for menu in self.menus[:0:-1]:
+            reach.append(reach[-1] + np.minimum(menu.usage.max(axis=0), self.capacity - reach[-1]))
         for layer in range(len(self.menus)):
-            if not self.step(layer, reach[layer + 1 :].sum(axis=0)):
+            if not self.step(layer, reach[-1 - layer]):
                 return None
             self.sizes.append(len(self.value))
             if not len(self.value):
@@ -299,7 +318,7 @@ class _Tree:
         worth = menu.value[:, None] - menu.usage @ pool.T
         order = np.argsort(-worth[:, 0], kind="stable")
         menu = self.menus[layer] = menu.take(order)
-        best = kernel.values(self.flat.start, self.flat.value, self.flat.usage, pool)
+        best = self.flat.values(pool)
         after = best[layer + 1 :].sum(axis=0)
         goal = self.goal
         new = _States(max(4 * len(menu.value), self.tuning.first_entries), len(self.capacity))
@@ -310,7 +329,7 @@ class _Tree:
             end = min(len(self.value), at + chunk)
             at = kernel.extend(
                 at, end, self.value, self.usage, menu.value, menu.usage, np.ascontiguousarray(worth[order]), pool,
-                after, self.capacity, np.minimum(self.capacity, self.capacity - reach), goal, new.table, new.key,
+                after, self.capacity, self.capacity - reach, goal, new.table, new.key,
                 new.value, new.usage, new.bound, new.parent, new.plan, new.count, self.salt,
             )  # fmt: skip
             if at == end:
@@ -344,7 +363,7 @@ class _Tree:
         pool = np.concatenate((self.pool, _rows(found, len(self.capacity))))
         if len(pool) > tuning.most_prices:
             # Those that bound some states drawn at random best.
-            best = kernels().values(self.flat.start, self.flat.value, self.flat.usage, pool)
+            best = self.flat.values(pool)
             some = self.rng.integers(0, len(self.value), tuning.judges)
             bound = (
                 self.value[some, None] + (self.capacity - self.usage[some]) @ pool.T + best[layer:].sum(axis=0)[None, :]

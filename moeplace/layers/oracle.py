@@ -2,8 +2,9 @@
 
 Layers share nothing but some *budgets* (bytes of a server, quality that may be lost, time). A *plan* of a layer has a
 *value*, an integer of which more is better, and a *usage* ``int64 [R]`` of the ``R`` budgets, in whole units of each.
-At prices ``p >= 0`` (integers, of one unit of each budget) a plan is worth ``value - p . usage``. Whatever a plan is
-beside that, only its problem knows: the engine carries its *code*, a row of integers, and hands it back.
+At prices ``p >= 0`` (integers, of one unit of each budget; see :func:`finest`) a plan is worth ``value - p . usage``.
+Whatever a plan is beside that, only its problem knows: the engine carries its *code*, a row of integers, and hands it
+back.
 
 With prices the layers fall apart, and by weak duality every choice of one plan a layer within the budgets has ::
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,38 @@ Float: TypeAlias = npt.NDArray[np.float64]
 
 Schedule: TypeAlias = Sequence[tuple[float, float, int]]
 """Temperature, step length and number of steps of a descent, one stage after the other."""
+
+LARGEST: Final = 1 << 57
+"""The values of one plan a layer, whichever, sum to less than this, without their signs: no sum may overflow."""
+
+
+def whole(numbers: npt.ArrayLike, name: str) -> Int64:
+    """Return signed integers as int64; refuse all else, which would be rounded or wrapped around.
+
+    Raises
+    ------
+    ValueError
+        They are no signed integers.
+    """
+    array = np.asarray(numbers)
+    if array.dtype.kind != "i" and array.size:
+        raise ValueError(f"{name}: expected signed integers, found {array.dtype}")
+    return array.astype(np.int64)
+
+
+def finest(size: int) -> int:
+    """Return how often values may be taken, so that prices are as fine as they can be.
+
+    A price is a whole number, what one unit of a budget is worth. Rounding it costs a bound up to half a unit of value
+    for each unit of the budget; where that is much, values are to be taken this many times. ``size``: what the values
+    of one plan a layer sum to at the most, without their signs.
+
+    Examples
+    --------
+    >>> finest(1000) * 1000 < LARGEST
+    True
+    """
+    return 1 << max(0, ((LARGEST - 1) // max(1, size)).bit_length() - 1)
 
 
 def no_stop() -> bool:
@@ -91,12 +124,18 @@ class Plans:
 class Oracle(Protocol):
     """One layer. All numbers are exact integers; what comes back is true whatever has ended a search.
 
-    Sums over all layers of values, and of usages at the prices asked for, must stay below ``2**60``.
+    A proof refuses layers whose ``total`` and ``least`` allow more than :data:`LARGEST`. At the prices that it asks
+    for, all that the budgets have costs less than ``2**61``; a plan that costs more is in no combination, so what it is
+    worth may be said too high, but must not wrap around.
     """
 
     @property
     def total(self) -> int:
         """No plan's value is larger."""
+
+    @property
+    def least(self) -> int:
+        """No plan's value is smaller."""
 
     def bound(self, price: Int64) -> int:
         """Return at once what no plan is worth more than, at ``price [R]``."""
@@ -132,8 +171,8 @@ class Tunable(Protocol):
     """An oracle whose bound depends on multipliers of its own, which can be made better for prices near some."""
 
     @property
-    def reach(self) -> int:
-        """Units of one budget that a plan may take at the most, were there no limits: the measure of prices."""
+    def reach(self) -> Int64:
+        """Units of each budget that a plan may take at most, were there no limits, [R]: the measure of its price."""
 
     def smooth(self, price: Float, temperature: float, rate: float) -> Float:
         """Take a step of descent of the smoothed bound.

@@ -17,7 +17,7 @@ class CostSide:
     search : Incumbent
         Receives bounds and decisions; it may begin without one.
     reference : int
-        The cost of a decision is this less the sum of its plans' values.
+        The cost of a decision is this less the sum of its plans' values, which are in units of costs here.
     layers : int
         How many there are.
     source : str
@@ -28,6 +28,9 @@ class CostSide:
         The plans' codes of a decision, with which the proof then begins; without it, a start is only an incumbent.
     repaired : callable, optional
         A decision that fits of one that may not; without it, what does not fit comes to nothing.
+    scale : int
+        The oracles' values are this many times the costs that they save, for finer prices; see
+        :func:`~moeplace.layers.oracle.finest`.
     """
 
     def __init__(
@@ -39,14 +42,18 @@ class CostSide:
         decision: Callable[[Sequence[Int64]], Any],
         codes: Callable[[Any], Sequence[Int64]] | None = None,
         repaired: Callable[[Any], Any] | None = None,
+        scale: int = 1,
     ) -> None:
+        if scale < 1:
+            raise ValueError(f"expected a scale of at least 1, found {scale}")
+        self.scale = scale
         self.search, self.reference, self.source = search, reference, source
         self._layers, self._decision, self._codes, self._repaired = layers, decision, codes, repaired
 
     @property
     def value(self) -> int:
-        """Value of the incumbent; without one, that of the ceiling, which every decision exceeds."""
-        return self.reference - self.search.latency_ns
+        """Value of the incumbent and what is not worth a unit of cost more; without one, of the ceiling."""
+        return (self.reference - self.search.latency_ns + 1) * self.scale - 1
 
     def stop(self) -> bool:
         """Return whether the search has ended."""
@@ -54,7 +61,7 @@ class CostSide:
 
     def prove(self, upper: int) -> None:
         """Report a bound on the value as one on the cost."""
-        self.search.prove(self.reference - upper, self.source)
+        self.search.prove(self.reference - upper // self.scale, self.source)
 
     def known(self) -> list[list[Int64]]:
         """Return the incumbent's plans."""

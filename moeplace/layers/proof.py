@@ -26,13 +26,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from moeplace.base.arrays import Int64
+from moeplace.base.errors import MethodLimitError
 from moeplace.base.workers import each
 from moeplace.layers import merging
 from moeplace.layers.master import Master
 from moeplace.layers.merging import Menu, merge
-from moeplace.layers.oracle import Float, Oracle, Plans, Priced, Schedule, Tunable
+from moeplace.layers.oracle import LARGEST, Float, Oracle, Plans, Priced, Schedule, Tunable, whole
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Tuning:
     most_plans : int
         Plans of one layer above which ``Delta`` does not grow any more.
     first_states : int
-        States kept by the first try to merge; four times as many by the next ones.
+        States kept, about, by the first try to merge; four times as many by the next ones.
     few_states, few_plans : int
         States, and plans of a layer, where merging only looks for a better combination.
     merging : moeplace.layers.merging.Tuning
@@ -123,7 +125,7 @@ class Primal(Protocol):
 
     @property
     def value(self) -> int:
-        """Value of the incumbent, rounded down; where there is none, less than any combination has."""
+        """What every combination better than the incumbent exceeds; without one, less than any combination has."""
 
     def stop(self) -> bool:
         """Return whether to end; a work that takes turns waits here for its next one."""
@@ -151,11 +153,11 @@ class LayerProof:
     ----------
     oracles : sequence of Oracle
         Of each layer.
-    budget : int64 array [R]
+    budget : int64 array_like [R]
         Units of each budget.
     primal : Primal
     total : int, optional
-        A bound on the value of every combination, and the measure of prices; else the sum of the oracles' totals.
+        A bound on the value of every combination; else the sum of the oracles' totals.
     threads : int
         Threads that ask oracles.
     descent_threads : int
@@ -166,14 +168,23 @@ class LayerProof:
     ----------
     upper : int
         The best bound so far. ``price [R]``: the prices that prove it.
+    span : int
+        How far values lie apart, at the most: the measure of prices.
     counts : Counts
         What was done for it.
+
+    Raises
+    ------
+    ValueError
+        Budgets are no signed integers.
+    MethodLimitError
+        Values are so large that sums might overflow; see :data:`~moeplace.layers.oracle.LARGEST`.
     """
 
     def __init__(
         self,
         oracles: Sequence[Oracle],
-        budget: Int64,
+        budget: npt.ArrayLike,
         primal: Primal,
         *,
         total: int | None = None,
@@ -181,27 +192,37 @@ class LayerProof:
         descent_threads: int = 1,
         tuning: Tuning = USUAL,
     ) -> None:
-        self.oracles, self.budget, self.primal = list(oracles), budget, primal
+        self.oracles, self.budget, self.primal = list(oracles), whole(budget, "budget"), primal
         self.threads, self.descent_threads, self.tuning = threads, descent_threads, tuning
         self.total = sum(oracle.total for oracle in self.oracles) if total is None else total
         self.upper = self.total
-        self.price: Int64 = np.zeros(len(budget), dtype=np.int64)
+        # Without an incumbent, its value is that of the ceiling.
+        size = max(sum(max(abs(o.total), abs(o.least)) for o in self.oracles), abs(self.total), -primal.value)
+        if size >= LARGEST:
+            raise MethodLimitError("proof by layers", f"its values sum to {size:,}, at most 2**57 - 1 is handled")
+        # Values may be negative, and so may their total.
+        self.span = max(1, self.total, self.total - sum(oracle.least for oracle in self.oracles))
+        self.price: Int64 = np.zeros(len(self.budget), dtype=np.int64)
         self.counts = Counts()
         self.pool = PlanPool(len(self.oracles))
 
     def run(self) -> None:
         """Prove as much as there is time for."""
         stop, tuning = self.primal.stop, self.tuning
+        if self.budget.min(initial=0) < 0:  # no plan takes less than nothing
+            self.upper = self.primal.value
+        elif not self.oracles and self.total > self.primal.value:
+            self.primal.offer([])
         self.primal.prove(self.upper)
-        if not self.oracles or stop():
+        if not self.oracles or self.budget.min(initial=0) < 0 or stop():
             return
         price = self.descend(tuning.schedule)
         if stop():
             return
         if not self.minimise(price, tuning.few_nodes):
             # Layers too large for a quick search: the bound at once gets better for a while.
-            before = 2 * self.upper
-            while before - self.upper > tuning.worthwhile * self.upper and not stop():
+            before = self.upper + self.span
+            while before - self.upper > tuning.worthwhile * abs(self.upper) and not stop():
                 before = self.upper
                 price = self.descend(tuning.later, price)
             if stop() or not self.minimise(price, tuning.nodes):
@@ -220,9 +241,12 @@ class LayerProof:
         budget = self.budget.astype(np.float64)
         if len(layers) < len(self.oracles):
             return np.zeros(len(budget)) if price is None else price
-        worth = self.total / float(sum(oracle.reach for oracle in layers))
+        # What prices are measured by, each in its budget's unit; at first, all budgets cost half of what there is.
+        reach = np.maximum(1.0, np.sum([oracle.reach for oracle in layers], axis=0))
+        worth = self.span / reach
         if price is None:
-            price = np.full(len(budget), min(worth, 0.5 * self.total / max(1.0, budget.sum())))
+            alike = np.array([(budget * (own / reach)).sum() for own in reach])
+            price = np.minimum(worth, 0.5 * self.span / np.maximum(1.0, alike))
         gain, last = np.full(len(budget), 0.3), np.zeros(len(budget))
 
         def step(price: Float, temperature: float, rate: float, oracle: Tunable) -> Float:
@@ -256,9 +280,12 @@ class LayerProof:
         self.lower_upper(sum(oracle.bound(price) for oracle in self.oracles) + int(price @ self.budget), price)
 
     def sane(self, price: Float) -> Int64:
-        """Round prices; the budgets never cost more than twice the total, so that no sum overflows."""
+        """Round prices; none is negative, as (M1) needs it, and the budgets cost so little that no sum overflows."""
+        price = np.maximum(price, 0)
         cost = float(price @ self.budget)
-        return np.rint(price * min(1.0, 2 * self.total / max(cost, 1.0))).astype(np.int64)
+        # The minimum is for budgets of nothing, which cost nothing. Rounding up is at most doubling.
+        rounded = np.rint(price * min(1.0, 2 * self.span / max(cost, 1.0)))
+        return np.minimum(rounded, 2 * self.span).astype(np.int64)
 
     def minimise(self, start: Float, nodes: int) -> bool:
         """Minimise the bound over the prices by cutting planes; say whether the layers were small enough for that.
@@ -289,7 +316,7 @@ class LayerProof:
             if master is None:
                 break
             value, proposed = master
-            if self.upper - value <= max(1e-7 * self.upper, 0.01 * (self.upper - self.primal.value)):
+            if self.upper - value <= max(1e-7 * abs(self.upper), 0.01 * (self.upper - self.primal.value)):
                 break
             price = np.rint(self.price + trust * (self.sane(proposed) - self.price)).astype(np.int64)
         if not self.primal.stop():
@@ -328,7 +355,7 @@ class LayerProof:
         """Take over prices with a lower bound; say whether it is notably lower."""
         if upper >= self.upper:
             return False
-        much = self.upper - upper > 1e-6 * upper
+        much = self.upper - upper > 1e-6 * abs(upper)
         self.upper, self.price = upper, price
         self.primal.prove(upper)
         return much
@@ -336,7 +363,7 @@ class LayerProof:
     def _master(self) -> tuple[float, Float] | None:
         """Return value and prices of the best convex combinations of the plans found, in floats."""
         layer, value, usage = self.pool.table()
-        return Master(layer, value, usage, self.budget).bound(self.primal.stop)
+        return Master(layer, value, usage, self.budget).bound(self.primal.stop, self.span)
 
     def enumerate(self) -> None:
         """List plans within a growing Delta and merge them."""

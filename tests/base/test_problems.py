@@ -14,7 +14,7 @@ import pytest
 from document_examples import examples
 
 import moeplace
-from moeplace.base.errors import InputError, NoSolutionError
+from moeplace.base.errors import InputError, MethodError, NoSolutionError
 from moeplace.cli import main
 from moeplace.problems import find_problem, problem_names, problem_of
 
@@ -91,6 +91,25 @@ def test_engine_cpsat_and_brute_force_agree(package: Path) -> None:
         assert len(set(found.values())) == 1, (seed, found)
         infeasible += found["layers"] is None
     assert 10 < infeasible < 190
+
+
+def test_what_fails_on_the_way_loses_nothing(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods, instance = importlib.import_module("choices.methods"), find_problem("choices").from_document(LUNCH)
+
+    class Breaks(methods.ListedOracle):
+        def best(self, *args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("the oracle broke")
+
+    monkeypatch.setattr(methods, "ListedOracle", Breaks)
+    start = moeplace.solve(instance, "brute-force").decision
+    solution = moeplace.solve(instance, "layers", start=start)
+    assert solution.value == 9
+    assert "RuntimeError: the oracle broke" in solution.details["solver_failure"]
+    with pytest.raises(MethodError, match="the oracle broke"):
+        moeplace.solve(instance, "layers")
+    monkeypatch.setattr(methods.cp_model.CpSolver, "solve", lambda self, model: methods.cp_model.UNKNOWN)
+    with pytest.raises(MethodError, match="CP-SAT found no choice: UNKNOWN"):
+        moeplace.solve(instance, "cpsat")
 
 
 def test_the_checker_finds_every_broken_rule(package: Path, tmp_path: Path) -> None:

@@ -152,9 +152,14 @@ class LayerOracle:
         return int(self._weight.sum())
 
     @property
-    def reach(self) -> int:
-        """Units of storage that everything of use would take on one server."""
-        return self.units * len(self.experts)
+    def least(self) -> int:
+        """The plan that holds nothing saves nothing."""
+        return 0
+
+    @property
+    def reach(self) -> Int64:
+        """Units of storage that everything of use would take on each server."""
+        return np.full(self.n_servers, self.units * len(self.experts), dtype=np.int64)
 
     @property
     def n_terms(self) -> int:
