@@ -22,6 +22,7 @@ from moeplace.bench.messages import Describe, Description, Task
 from moeplace.bench.planning import check_extends, tasks_of
 from moeplace.bench.pool import Finished, Pool
 from moeplace.bench.records import (
+    RECORDS,
     RUN,
     BenchPlan,
     Environment,
@@ -180,6 +181,11 @@ class RunFolder:
         if record.status == "ok":
             self._costs.add(record.sha256, record.latency_ns, record.who)
         return record
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is a run directory, and no folder of instances with one that is named as the plan is."""
+    return (folder / RUN).is_file() and any((folder / name).exists() for name in (RECORDS, LOCK))
 
 
 @contextmanager

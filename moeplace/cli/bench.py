@@ -113,7 +113,7 @@ def bench(
         "threads": threads,
     }
     earlier: Run | None
-    if len(suites) == 1 and (Path(suites[0]) / RUN).is_file():
+    if len(suites) == 1 and harness.is_run(Path(suites[0])):
         folder = Path(suites[0])
         _refuse_for_a_run(folder, methods, output)
         harness.check_folder(folder)
@@ -126,7 +126,7 @@ def bench(
         threads = plan.threads
     else:
         if add is not None:
-            raise InputError(f"has no {RUN}; --add is for one run directory that is there already", file=suites[0])
+            raise InputError("is no run directory; --add is for one that is there already", file=suites[0])
         if output is None:
             raise click.MissingParameter(param_hint="'-o' / '--output'", param_type="option")
         chosen = _methods(methods, methods_file)

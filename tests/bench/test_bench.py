@@ -349,7 +349,7 @@ def test_methods_and_seeds_are_added_to_a_run(folder: Path, capfd: pytest.Captur
     assert main(["bench", TINY, "--methods", "greedy", "--time-limit", "200", "-o", str(run)]) == 2
     assert "which is left out here; moeplace bench RUN --add" in capfd.readouterr().err
     assert main(["bench", TINY, "--add", "greedy"]) == 2
-    assert "has no run.json; --add is for one run directory" in capfd.readouterr().err
+    assert "is no run directory; --add is for one that is there already" in capfd.readouterr().err
     assert main(["bench", TINY, "--methods", "greedy"]) == 2
     assert "Missing option '-o' / '--output'" in capfd.readouterr().err
     assert main(["bench", TINY, "--methods", "greedy", "-o", "more.toml/run"]) == 2
@@ -369,6 +369,12 @@ def test_a_run_of_an_instance_that_is_gone_or_changed_is_not_extended(
         assert main(["bench", "run", "--add", "no-cache"]) == 2
         assert said in capfd.readouterr().err
         assert Path("run/run.json").read_bytes() == before, said
+
+
+def test_an_instance_may_be_named_as_a_plan_is(bench: Bench) -> None:
+    Path("own").mkdir()
+    Path("own/run.json").write_bytes(Path(TINY).read_bytes())
+    assert "1 run of 1 in run, 1 new" in bench("own", "--methods", "popular")[0]
 
 
 def test_equal_failures_share_a_line(bench: Bench) -> None:
