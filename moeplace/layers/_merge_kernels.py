@@ -1,7 +1,7 @@
 """The compiled loops that merge layers. Only :mod:`moeplace.layers.merging` imports this module, when it runs.
 
 Plans of all layers lie one after the other: layer ``l`` has the plans ``start[l]`` to ``start[l + 1]``, with their
-``saving [P]`` and ``used [P, N]``. All integers but in :func:`descend`, which only proposes prices.
+``value [P]`` and ``used [P, N]``. All integers but in :func:`descend`, which only proposes prices.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from moeplace.layers._hash_kernels import place, rehash  # noqa: F401
 
 
 @compiled
-def values(start, saving, used, price):
-    """Return each layer's largest value at each price, ``[L, K]``, for ``price [K, N]``."""
+def values(start, value, used, price):
+    """Return each layer's largest worth at each price, ``[L, K]``, for ``price [K, N]``."""
     best = np.full((len(start) - 1, len(price)), np.iinfo(np.int64).min)
     for layer in range(len(start) - 1):
         for k in range(len(price)):
             for p in range(start[layer], start[layer + 1]):
-                value = saving[p]
+                worth = value[p]
                 for n in range(used.shape[1]):
-                    value -= price[k, n] * used[p, n]
-                best[layer, k] = max(best[layer, k], value)
+                    worth -= price[k, n] * used[p, n]
+                best[layer, k] = max(best[layer, k], worth)
     return best
 
 
 @compiled
-def descend(start, saving, used, first, last, skip, room, goal, price, scale, steps):
+def descend(start, value, used, first, last, skip, room, goal, price, scale, steps):
     """Lower the Lagrangian bound of some layers at a room ``[N]`` by subgradient steps in floats, towards a goal.
 
     The layers from ``first`` to before ``last`` without ``skip``. ``scale [N]`` is how large prices are, step by step.
     Returns the best prices found.
     """
-    n_servers = len(room)
+    n_budgets = len(room)
     at = price.copy()
     best_price = price.copy()
     best = np.inf
-    slope = np.empty(n_servers)
+    slope = np.empty(n_budgets)
     relax = 1.0
     since = 0
     for _ in range(steps):
         bound = 0.0
-        for n in range(n_servers):
+        for n in range(n_budgets):
             slope[n] = room[n]
             bound += at[n] * room[n]
         for layer in range(first, last):
@@ -51,14 +51,14 @@ def descend(start, saving, used, first, last, skip, room, goal, price, scale, st
             top = -np.inf
             chosen = -1
             for p in range(start[layer], start[layer + 1]):
-                value = float(saving[p])
-                for n in range(n_servers):
-                    value -= at[n] * used[p, n]
-                if value > top:
-                    top = value
+                worth = float(value[p])
+                for n in range(n_budgets):
+                    worth -= at[n] * used[p, n]
+                if worth > top:
+                    top = worth
                     chosen = p
             bound += top
-            for n in range(n_servers):
+            for n in range(n_budgets):
                 slope[n] -= used[chosen, n]
         if bound < best:
             best = bound
@@ -73,44 +73,44 @@ def descend(start, saving, used, first, last, skip, room, goal, price, scale, st
         if best < goal:
             break
         norm = 0.0
-        for n in range(n_servers):
+        for n in range(n_budgets):
             if at[n] > 0 or slope[n] < 0:
                 norm += (slope[n] * scale[n]) ** 2
         if norm == 0:
             break
         length = relax * max(bound - goal, 1e-3 * abs(bound - goal) + 1.0) / norm
-        for n in range(n_servers):
+        for n in range(n_budgets):
             at[n] = max(0.0, at[n] - length * slope[n] * scale[n] ** 2)
     return best_price
 
 
 @compiled
-def plan_bounds(start, saving, used, price, others, capacity):
+def plan_bounds(start, value, used, price, others, capacity):
     """Return a bound on every solution with each plan, ``[P]``, the least over the prices, and whose it is.
 
     ``others [L, K]``: what all other layers are worth at most.
     """
-    bound = np.full(len(saving), np.iinfo(np.int64).max)
-    winner = np.zeros(len(saving), np.int64)
+    bound = np.full(len(value), np.iinfo(np.int64).max)
+    winner = np.zeros(len(value), np.int64)
     for layer in range(len(start) - 1):
         for p in range(start[layer], start[layer + 1]):
             for k in range(len(price)):
-                value = saving[p] + others[layer, k]
+                worth = value[p] + others[layer, k]
                 for n in range(used.shape[1]):
-                    value += price[k, n] * (capacity[n] - used[p, n])
-                if value < bound[p]:
-                    bound[p] = value
+                    worth += price[k, n] * (capacity[n] - used[p, n])
+                if worth < bound[p]:
+                    bound[p] = worth
                     winner[p] = k
     return bound, winner
 
 
 @compiled
-def undominated(saving, used):
-    """Return which plans of a layer save more than every plan that uses no more; plans in order of falling saving."""
-    kept = np.zeros(len(saving), np.bool_)
-    index = np.empty(len(saving), np.int64)
+def undominated(value, used):
+    """Return which plans of a layer have more value than all that use no more; plans in order of falling value."""
+    kept = np.zeros(len(value), np.bool_)
+    index = np.empty(len(value), np.int64)
     count = 0
-    for p in range(len(saving)):
+    for p in range(len(value)):
         dominated = False
         for i in range(count):
             covers = True
@@ -130,28 +130,28 @@ def undominated(saving, used):
 
 @compiled
 def extend(
-    begin, stop, state_saving, state_used, plan_saving, plan_used, plan_worth, price, after, capacity, floor, goal,
-    table, key, new_saving, new_used, new_bound, parent, plan, count, salt,
+    begin, stop, state_value, state_used, plan_value, plan_used, plan_worth, price, after, capacity, floor, goal,
+    table, key, new_value, new_used, new_bound, parent, plan, count, salt,
 ):  # fmt: skip
     """Add every plan of one layer to the states from ``begin``; keep what may still reach the goal.
 
-    ``plan_worth [P, K]``: value of the plans at the prices ``[K, N]``, falling in the first; ``after [K]``: what the
+    ``plan_worth [P, K]``: worth of the plans at the prices ``[K, N]``, falling in the first; ``after [K]``: what the
     layers that follow are worth at most; ``floor [N]``: what is used at least from here on (the rest of the room is of
     no use to the layers that follow). ``count``: number of new states, changed in place. Returns the state where it
     stopped: ``stop``, or before where the new states' arrays might not be large enough.
     """
-    n_servers = len(capacity)
+    n_budgets = len(capacity)
     n_prices = len(price)
     base = np.empty(n_prices, np.int64)
-    total = np.empty(n_servers, np.int64)
+    total = np.empty(n_budgets, np.int64)
     for i in range(begin, stop):
-        if count[0] + len(plan_saving) > len(key):
+        if count[0] + len(plan_value) > len(key):
             return i
         for k in range(n_prices):
-            base[k] = state_saving[i] + after[k]
-            for n in range(n_servers):
+            base[k] = state_value[i] + after[k]
+            for n in range(n_budgets):
                 base[k] += price[k, n] * (capacity[n] - state_used[i, n])
-        for p in range(len(plan_saving)):
+        for p in range(len(plan_value)):
             bound = base[0] + plan_worth[p, 0]
             if bound < goal:
                 break
@@ -161,7 +161,7 @@ def extend(
                 continue
             fits = True
             code = 0
-            for n in range(n_servers):
+            for n in range(n_budgets):
                 if plan_used[p, n] > capacity[n] - state_used[i, n]:
                     fits = False
                     break
@@ -176,12 +176,12 @@ def extend(
                 count[0] += 1
                 table[slot] = s
                 key[s] = code
-                new_saving[s] = np.iinfo(np.int64).min
-                for n in range(n_servers):
+                new_value[s] = np.iinfo(np.int64).min
+                for n in range(n_budgets):
                     new_used[s, n] = total[n]
-            saving = state_saving[i] + plan_saving[p]
-            if saving > new_saving[s]:
-                new_saving[s] = saving
+            value = state_value[i] + plan_value[p]
+            if value > new_value[s]:
+                new_value[s] = value
                 new_bound[s] = bound
                 parent[s] = i
                 plan[s] = p

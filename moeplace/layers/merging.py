@@ -1,6 +1,6 @@
 r"""Merging layers exactly: the best combination of one plan a layer within the capacities, or a proof of none.
 
-At prices ``p`` (one per server and unit of storage, integers not negative) and with ``v_l(p)`` the largest value
+At prices ``p`` (of one unit of each capacity, integers not negative) and with ``v_l(p)`` the largest value
 ``value - p.usage`` of layer ``l``, every choice of plans within the capacities has, by weak duality::
 
     value = sum_l v_l(p) + p.capacity - sum_l deficit_l - p.(capacity - usage)                                      (M1)
@@ -13,8 +13,8 @@ finds it, or proves ``value < UB - Delta``.
 
 The layers are merged one after the other. A state is what the layers so far use; of equal states the one with the
 larger value is kept. It is dropped if it cannot reach the goal, by (M1) for the layers that follow, and that at each
-of several prices: where a state has used much on a server, other prices than the best ones for the whole prove more.
-Storage that the layers that follow cannot fill counts as used, so that states which differ only there are one.
+of several prices: where a state has used much of one capacity, other prices than the best for the whole prove more.
+Room that the layers that follow cannot fill counts as used, so that states which differ only there are one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Tuning:
 
 
 USUAL: Final = Tuning()
-"""What is usage unless something else is asked for."""
+"""What is used unless something else is asked for."""
 
 KERNELS: Final = ("moeplace.layers._merge_kernels",)
 
@@ -93,7 +93,7 @@ class Menu:
     ----------
     value : int64 array [P]
     usage : int64 array [P, N]
-        In units of storage.
+        Units of each capacity.
     index : int64 array [P]
         Where the plan stands in the list that it comes from.
     """
@@ -111,7 +111,7 @@ class Menu:
         return self.take(np.flatnonzero((self.usage <= capacity).all(axis=1)))
 
     def undominated(self) -> Menu:
-        """Return the plans that save more than all plans that use no more anywhere."""
+        """Return the plans of more value than all that use no more anywhere."""
         ordered = self.take(np.lexsort((self.usage.sum(axis=1), -self.value)))
         return ordered.take(kernels().undominated(ordered.value, ordered.usage))
 
@@ -127,7 +127,8 @@ class Merged:
     choice : list of int
         Plan of each layer, by :attr:`Menu.index`.
     bound : int
-        No combination saves more than this and than ``goal - 1``. It equals ``value`` where nothing was dropped.
+        No combination has more value; at least ``goal - 1``. It is ``value`` where no state was dropped that might have
+        had more.
     states : int
         States that were kept, all steps together.
     """
@@ -148,14 +149,14 @@ def merge(
     stop: Callable[[], bool] = no_stop,
     tuning: Tuning = USUAL,
 ) -> Merged | None:
-    """Find the combination of largest value, if one saves at least ``goal``.
+    """Find the combination of largest value, if one has at least ``goal``.
 
     Parameters
     ----------
     menus : sequence of Menu
         Of each layer.
     capacity : int64 array [N]
-        Units of storage.
+        Units of what the layers share.
     prices : int64 array [K, N]
         The first ones are those of (M1); not negative.
     goal : int
@@ -248,9 +249,9 @@ def _most_useful(pool: Int64, winner: Int64, most: int) -> Int64:
     return chosen
 
 
-def _rows(prices: list[Int64], servers: int) -> Int64:
+def _rows(prices: list[Int64], width: int) -> Int64:
     """Return a list of prices, maybe empty, as the rows of a matrix."""
-    return np.array(prices, dtype=np.int64).reshape(len(prices), servers)
+    return np.array(prices, dtype=np.int64).reshape(len(prices), width)
 
 
 def _descended(
@@ -376,11 +377,11 @@ class _Tree:
 class _States:
     """States under construction, in a hash table by what they use."""
 
-    def __init__(self, entries: int, servers: int) -> None:
+    def __init__(self, entries: int, width: int) -> None:
         size = 1 << (2 * entries - 1).bit_length()
         self.table = np.full(size, -1, dtype=np.int64)
         self.key, self.value, self.bound, self.parent, self.plan = (np.zeros(entries, dtype=np.int64) for _ in range(5))
-        self.usage = np.zeros((entries, servers), dtype=np.int64)
+        self.usage = np.zeros((entries, width), dtype=np.int64)
         self.count = np.zeros(1, dtype=np.int64)
 
     def select(self, keep: npt.NDArray[np.bool_], entries: int) -> _States:
