@@ -55,7 +55,7 @@ class Incumbent:
         What failed on the way, a sentence each; the outcome says them.
     ending : str
         How the search ended where nothing else ended it. A solver that has come as near as its arithmetic allows sets
-        "gap_limit".
+        "gap_limit", one whose own clock ended it "time_limit".
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -198,6 +199,13 @@ def plain_problem(
     if taken := envelope & own:
         raise ValueError(f"{sorted(taken)} of the decision are keys of every solution")
 
+    def whole(amount: Any) -> int | None:
+        """Return an amount, which may be one of numpy, as documents hold it."""
+        try:
+            return None if amount is None else index(amount)
+        except TypeError:
+            raise MethodError(f"the problem {name} says the amount {amount!r}, which is no integer") from None
+
     def plain_numbers(instance: Any, decision: Any) -> dict[str, Any]:
         """Return what else ``objective`` says, as it comes back from a document."""
         try:
@@ -209,7 +217,7 @@ def plain_problem(
         return said
 
     def finish(instance: Any, run: Finished) -> PlainSolution:
-        objective = Objective(run.cost, run.bound, relative_gap(run.cost, run.bound), reference(instance))
+        objective = Objective(run.cost, run.bound, relative_gap(run.cost, run.bound), whole(reference(instance)))
         return PlainSolution(
             format=solution_format,
             version=1,
@@ -238,9 +246,9 @@ def plain_problem(
 
     def check(instance: Any, solution: PlainSolution, certificate: Certificate | None = None) -> PlainReport:
         wrong = _reference_violations(instance, solution)
-        violations, value = recompute(instance, solution.decision)
+        violations, recomputed = recompute(instance, solution.decision)
         wrong += violations
-        said, known = solution.objective, reference(instance)
+        said, value, known = solution.objective, whole(recomputed), whole(reference(instance))
         _equal("objective.reference", said.reference, known, wrong)
         if value is not None:
             _equal("objective.value", said.value, value, wrong)

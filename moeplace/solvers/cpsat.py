@@ -130,6 +130,8 @@ def improve(
         search.prove(constant + unit * (int(response.inner_objective_lower_bound) - offset), NAME)
     if response.status == cp_model.OPTIMAL:
         search.ending = "gap_limit"  # unless that proved it
+    elif search.stop.remaining is not None:
+        search.ending = "time_limit"  # its clock may be a little ahead of the search's
 
 
 def _offset(model: cp_model.CpModel) -> int:

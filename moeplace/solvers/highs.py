@@ -280,6 +280,8 @@ def _improve(
         prove(info.objective_function_value)
     if result == HighsModelStatus.kOptimal:
         search.ending = "gap_limit"  # unless that proved it
+    if result == HighsModelStatus.kTimeLimit:
+        search.ending = "time_limit"  # its clock may be a little ahead of the search's
     return result
 
 

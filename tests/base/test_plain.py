@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from msgspec import Struct, field
 
+from moeplace import solving
 from moeplace.base.documents import Status
 from moeplace.base.errors import InputError, MethodError
 from moeplace.base.plain import plain_problem
@@ -89,3 +90,30 @@ def test_a_number_that_no_document_can_hold_is_refused() -> None:
     made = problem(numbers=lambda instance, decision: {"used": object()})
     with pytest.raises(MethodError, match="the problem p says numbers that cannot be written"):
         finished(made, Choice([1]))
+
+
+def test_amounts_of_numpy_are_plain_numbers_and_fractions_are_refused() -> None:
+    made = problem(reference=lambda instance: np.int64(4), recompute=lambda instance, decision: ([], np.int64(3)))
+    solution = finished(made, Choice([1]))
+    assert made.read_solution(json.loads(solution.to_json())) == solution
+    report = made.check(Case(), solution, None)
+    assert json.loads(json.dumps(report.document()))["reference"] == 4
+    assert report.ok
+    with pytest.raises(MethodError, match=r"the problem p says the amount 4\.5, which is no integer"):
+        finished(problem(reference=lambda instance: 4.5), Choice([1]))
+
+
+def test_a_cost_of_numpy_is_solved_as_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cost, expected in ((np.int64(3), 3), (3.5, None)):
+        made = problem(cost=lambda instance, decision, cost=cost: cost)
+        monkeypatch.setattr(solving, "problem_of", lambda instance, made=made: made)
+        if expected is None:
+            with pytest.raises(MethodError, match="is no integer"):
+                solving.solve(Case(), f"{__name__}:choose")
+        else:
+            solution = solving.solve(Case(), f"{__name__}:choose")
+            assert json.loads(solution.to_json())["objective"]["value"] == expected
+
+
+def choose(instance: Case, **options: Any) -> Choice:
+    return Choice([1])
