@@ -40,6 +40,9 @@ BOKEH_MARKERS = [
 LEGEND_ROW = 0.19
 """Height in inches of a row of a legend; figures have room for two."""
 
+MARKS = 4
+"""Markers on a curve."""
+
 INK, GREY, FAINT = "#1f2328", "#6b7280", "#e3e6ea"
 SEQUENTIAL = "cividis"
 """Colour map of quantities: even in lightness, so it prints in grey, and made for colour-blind readers."""
@@ -167,6 +170,14 @@ def log_x(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
     axes.xaxis.set_minor_formatter(between)
+
+
+def staggered(first: float, last: float, i: int, n: int) -> list[float]:
+    """Return where on a logarithmic axis the ``i``-th of ``n`` curves has its markers.
+
+    No two curves with the same ends have one at the same place, so that of curves that coincide each is seen.
+    """
+    return [first * (last / first) ** ((k + (i + 0.5) / n) / MARKS) for k in range(MARKS)]
 
 
 def quiet(axes: Axes) -> None:

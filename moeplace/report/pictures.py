@@ -38,8 +38,6 @@ MOST_BANDS = 8
 """Quartiles are drawn for this many methods at most: the bands of more cover each other and the lines."""
 BESIDE = 1.2
 """Factor from the smallest and the largest size to the ends of their axis."""
-MARKS = 4
-"""Markers on a curve."""
 
 Looks = Mapping[str, Look]
 
@@ -82,8 +80,6 @@ def marks(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return where a method's markers stand on its curve, a step function with a logarithmic axis across.
 
-    No two methods have a marker at the same place across, so that of curves that coincide each is seen.
-
     Parameters
     ----------
     curve : Curve
@@ -95,11 +91,10 @@ def marks(
 
     Returns
     -------
-    tuple of ndarray, shape [MARKS]
+    tuple of ndarray, shape [style.MARKS]
         Across and up; fewer where the curve begins later.
     """
-    place = (list(looks).index(method) + 0.5) / len(looks)
-    x = first * (last / first) ** ((np.arange(MARKS) + place) / MARKS)
+    x = np.array(style.staggered(first, last, list(looks).index(method), len(looks)))
     x = x[x >= curve.x[0]]
     return x, curve.y[np.searchsorted(curve.x, x, side="right") - 1]
 
@@ -114,10 +109,10 @@ def beside(x: Sequence[float], looks: Looks, method: str, most: float, least: fl
         The methods, in their order.
     method : str
     most, least : float
-        Of all places; methods take a tenth of what is between them together.
+        Of all places; a method takes 1.2 % of what is between them, and all together a quarter at most.
     """
     place = (list(looks).index(method) + 0.5) / len(looks) - 0.5
-    by = float(max(most / least, 2.0) ** (0.1 * place))
+    by = float(max(most / least, 2.0) ** (min(0.25, 0.012 * len(looks)) * place))
     return np.array([by * each for each in x])
 
 

@@ -235,6 +235,10 @@ def test_nothing_hangs_over_the_edge(browser: Any, page: Path, width: int) -> No
     open_page(browser, page)
     inner, content = browser.execute_script("return [window.innerWidth, document.documentElement.scrollWidth]")
     assert content <= inner
+    cut = (
+        "return [...document.querySelectorAll('.scroll:has(table.summary)')].map((e) => e.scrollWidth - e.clientWidth)"
+    )
+    assert max(browser.execute_script(cut)) <= 0
     browser.set_window_size(1280, 1600)
 
 

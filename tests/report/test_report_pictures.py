@@ -135,7 +135,10 @@ def test_pictures_of_one_instance_have_whole_legends() -> None:
             of_instances.Progression(label=m, costs=[(0.1, 100), (1.0, 90)], bounds=[(0.5, 80)], ended_s=2.0)
             for m in MANY
         ]
-        whole_legend(
-            of_instances.progress(searches, 10, "title"),
-            [f"{m}: {kind}" for m in MANY for kind in ("placement", "bound")],
-        )
+        figure = of_instances.progress(searches, 10, "title")
+        whole_legend(figure, [f"{m}: {kind}" for m in MANY for kind in ("placement", "bound")])
+        marked = [line for line in figure.axes[0].lines if line.get_marker() not in ("None", "", None)]
+        assert len(marked) == 2 * len(MANY)
+        for at in (0, 1):  # placements, which coincide; bounds, which do
+            places = [x for line in marked[at::2] for x in line.get_xdata()]
+            assert len(places) == len(set(places)), "markers stand on each other"
