@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,19 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.domains.math import MathDomain
 
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "scripts")]  # formulas.py; student_notebooks.py
+
 project = "moeplace"
 author = "the moeplace authors"
 project_copyright = "the moeplace authors, MIT licence"
 release = version = installed_version("moeplace")
 
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx_click"]
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx_click", "formulas"]
+html_math_renderer = "drawn"
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
+smartquotes = False  # they make one dash of the two of --option
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_dmath_double_inline = False
 myst_heading_anchors = 3
@@ -25,6 +31,7 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "moeplace"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 
@@ -70,7 +77,15 @@ def copy_instance_pages(app: Sphinx) -> None:
             page.write_text(text, encoding="utf-8")
 
 
+def write_student_notebooks(app: Sphinx) -> None:
+    """Write the notebooks without answers that the page of the notebooks links to."""
+    from student_notebooks import write
+
+    write(Path(app.srcdir) / "students")
+
+
 def setup(app: Sphinx) -> None:
     """Register what is ours."""
     app.add_domain(NamedEquations, override=True)
     app.connect("builder-inited", copy_instance_pages)
+    app.connect("builder-inited", write_student_notebooks)

@@ -24,14 +24,24 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg", ".pdf")
 
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#AA3377", "#56B4E9"
-PALETTE = [BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#000000", "#8C6D31"]
-"""Okabe and Ito (2008), with a darker purple and a brown for their yellow, which vanishes on white."""
+PALETTE = [
+    BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, "#000000", "#8C6D31",
+    "#3A3FC4", "#8B1A2B", "#6AA6A6", "#84A54A", "#004D33", "#E0527A", "#5B2A86", "#7F7F7F",
+]  # fmt: skip
+"""Okabe and Ito (2008), with a darker purple and a brown for their yellow, which vanishes on white; eight
+more, of which some need markers and dashes to be told apart by colour-blind readers."""
 DASHES = ["solid", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1))]
 BOKEH_DASHES: list[list[int]] = [[], [8, 3], [2, 2], [8, 3, 2, 3], [14, 4], [5, 2, 2, 2, 2, 2]]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*", "<", ">"]
 BOKEH_MARKERS = [
     "circle", "square", "triangle", "diamond", "inverted_triangle", "cross", "x", "star", "hex", "plus",
 ]  # fmt: skip
+
+LEGEND_ROW = 0.19
+"""Height in inches of a row of a legend; figures have room for two."""
+
+MARKS = 4
+"""Markers on a curve."""
 
 INK, GREY, FAINT = "#1f2328", "#6b7280", "#e3e6ea"
 SEQUENTIAL = "cividis"
@@ -48,7 +58,7 @@ class Look:
 
     @classmethod
     def number(cls, i: int) -> Look:
-        """Return the look of the ``i``-th method; no two of the first 240 are alike."""
+        """Return the ``i``-th method's look; the first 80 differ in colour or marker."""
         return cls(PALETTE[i % len(PALETTE)], (i + i // len(PALETTE)) % len(DASHES), i % len(MARKERS))
 
 
@@ -130,12 +140,22 @@ def rendered(figure: Figure, kind: str) -> bytes:
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 4) -> None:
-    """Put one legend for the whole figure under its panels."""
+    """Put one legend for the whole figure under its panels: as many columns as fit, the figure higher by its rows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     # matplotlib leaves out labels that begin with an underscore.
     shown = [f" {label}" if label.startswith("_") else label for label in labels]
-    figure.legend(
-        list(handles), shown, loc="outside lower center", ncols=max(1, min(columns, len(shown))), handlelength=3.2
-    )
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for count in range(max(1, min(columns, len(shown))), 0, -1):
+        legend = figure.legend(list(handles), shown, loc="outside lower center", ncols=count, handlelength=3.2)
+        needed = legend.get_window_extent(renderer).width / figure.dpi + 0.1
+        if count == 1:
+            figure.set_figwidth(max(figure.get_figwidth(), needed))
+        elif needed > figure.get_figwidth():
+            legend.remove()
+            continue
+        figure.set_figheight(figure.get_figheight() + LEGEND_ROW * max(0, -(-len(shown) // count) - 2))
+        return
 
 
 def log_x(axes: Axes) -> None:
@@ -150,6 +170,14 @@ def log_x(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
     axes.xaxis.set_minor_formatter(between)
+
+
+def staggered(first: float, last: float, i: int, n: int) -> list[float]:
+    """Return where on a logarithmic axis the ``i``-th of ``n`` curves has its markers.
+
+    No two curves with the same ends have one at the same place, so that of curves that coincide each is seen.
+    """
+    return [first * (last / first) ** ((k + (i + 0.5) / n) / MARKS) for k in range(MARKS)]
 
 
 def quiet(axes: Axes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -279,11 +280,13 @@ def capacity_curve(points: Sequence[CapacityPoint], title: str, most: float | No
     axes = figure.subplots()
     methods = list(dict.fromkeys(point.method for point in points))
     handles, labels = [], []
+    widest = max((point.share for point in points), default=1.0)
     for i, method in enumerate(methods):
         look = style.Look.number(i)
+        aside = widest * min(0.06, 0.008 * len(methods)) * ((i + 0.5) / len(methods) - 0.5)
         own = sorted((point for point in points if point.method == method), key=lambda point: point.share)
         (line,) = axes.plot(
-            [point.share for point in own], [point.saving for point in own], color=look.color,
+            [point.share + aside for point in own], [point.saving for point in own], color=look.color,
             linestyle=style.DASHES[look.dash], marker=style.MARKERS[look.marker],
         )  # fmt: skip
         handles.append(line)
@@ -291,8 +294,8 @@ def capacity_curve(points: Sequence[CapacityPoint], title: str, most: float | No
         proven = [point for point in own if point.at_most is not None]
         if proven:
             (bound,) = axes.plot(
-                [point.share for point in proven], [point.at_most for point in proven], color=look.color,
-                linestyle="none", marker="_", markersize=11, markeredgewidth=1.6,
+                [point.share + aside for point in proven], [point.at_most for point in proven], color=look.color,
+                linestyle="none", marker="_", markersize=6, markeredgewidth=1.6,
             )  # fmt: skip
             handles.append(bound)
             labels.append(f"bound of {method}")
@@ -300,7 +303,7 @@ def capacity_curve(points: Sequence[CapacityPoint], title: str, most: float | No
         handles.append(axes.axhline(most, color=style.GREY, linewidth=1.0, linestyle=(0, (1, 2))))
         labels.append("every server holds everything")
     axes.set_title(title)
-    axes.set_xlabel("capacity of all servers together, as a share of all experts' bytes")
+    axes.set_xlabel("capacity of all servers together, as a share of all experts' bytes; methods side by side")
     axes.set_ylabel("latency saved")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
@@ -399,6 +402,8 @@ def progress(searches: Sequence[Progression], tokens: int, title: str, best: Map
     best : mapping of str to int, optional
         Costs drawn as horizontal lines, by their label.
     """
+    from matplotlib.lines import Line2D
+
     figure = style.new_figure(6.6, 4.3)
     axes = figure.subplots()
     values = [ns for search in searches for _, ns in (*search.costs, *search.bounds)] + list((best or {}).values())
@@ -414,12 +419,18 @@ def progress(searches: Sequence[Progression], tokens: int, title: str, best: Map
                 continue
             x = [max(t, begin) for t, _ in steps] + [max(search.ended_s, begin)]
             y = [ns / scale for _, ns in steps] + [steps[-1][1] / scale]
-            (line,) = axes.plot(
-                x, y, drawstyle="steps-post", color=look.color, linestyle=dash,
-                marker=style.MARKERS[look.marker] if kind == "placement" else "",
-                markevery=max(1, len(x) // 10), markerfacecolor="white",
+            axes.plot(x, y, drawstyle="steps-post", color=look.color, linestyle=dash)
+            marks = style.staggered(x[0], x[-1], i, len(searches))
+            face = "white" if kind == "placement" else look.color
+            axes.plot(
+                marks, [y[bisect_right(x, at) - 1] for at in marks], linestyle="none", color=look.color,
+                marker=style.MARKERS[look.marker], markerfacecolor=face,
             )  # fmt: skip
-            handles.append(line)
+            handles.append(
+                Line2D(
+                    [], [], color=look.color, linestyle=dash, marker=style.MARKERS[look.marker], markerfacecolor=face
+                )
+            )
             labels.append(f"{search.label}: {kind}")
     for label, cost in (best or {}).items():
         handles.append(axes.axhline(cost / scale, color=style.GREY, linewidth=1.0, linestyle=(0, (1, 2))))

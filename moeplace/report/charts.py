@@ -89,21 +89,28 @@ class Charts:
                 }
             )
             color = self._looks[method].color
-            self._named(
-                method,
-                plot.varea_step("x", "low", "high", source=source, step_mode="after", color=color, fill_alpha=0.1),
-            )
+            if len(curves) <= pictures.MOST_BANDS:
+                self._named(
+                    method,
+                    plot.varea_step("x", "low", "high", source=source, step_mode="after", color=color, fill_alpha=0.1),
+                )
             line = self._line(plot, method, source)
-            self._points(plot, method, curve.x[::11], np.maximum(curve.y, FLOOR)[::11])
+            shown = Curve(curve.x, np.maximum(curve.y, FLOOR))
+            self._points(plot, method, shown, float(curve.x[0]), float(curve.x[-1]))
             _hover(plot, line, [("", "@method"), ("median gap", "@exact{0.0000 %}"), ("seconds", "@x{0.00}")])
 
     def over_size(self, place: str, trials: Sequence[Trial]) -> None:
         """Add the gap of every instance and method against the number of placement variables."""
-        plot = self._figure(place, "placement variables (servers times experts)", "gap", x_log=True, y_log=True)
+        plot = self._figure(
+            place, "placement variables (servers times experts); methods side by side", "gap", x_log=True, y_log=True
+        )
         _gap_axis(plot)
         gaps = pictures.sized_gaps(trials)
         if not any(gaps.values()):
             _say_no_bound(plot)
+        sizes = [x for points in gaps.values() for _, x, _ in points]
+        if sizes:
+            plot.x_range.start, plot.x_range.end = min(sizes) / pictures.BESIDE, max(sizes) * pictures.BESIDE
         for method, points in gaps.items():
             if not points:
                 continue
@@ -111,7 +118,8 @@ class Charts:
             source = ColumnDataSource(
                 {
                     "instance": [name for name, _, _ in points],
-                    "x": [x for _, x, _ in points],
+                    "x": pictures.beside([x for _, x, _ in points], self._looks, method, max(sizes), min(sizes)),
+                    "size": [x for _, x, _ in points],
                     "y": [max(y, FLOOR) for _, _, y in points],
                     "exact": [y for _, _, y in points],
                     "method": [method] * len(points),
@@ -130,7 +138,9 @@ class Charts:
             )
             self._named(method, marks)
             _hover(
-                plot, marks, [("", "@method"), ("", "@instance"), ("gap", "@exact{0.0000 %}"), ("variables", "@x{0,0}")]
+                plot,
+                marks,
+                [("", "@method"), ("", "@instance"), ("gap", "@exact{0.0000 %}"), ("variables", "@size{0,0}")],
             )
 
     def placement(self, map_place: str, cache_place: str, users_place: str) -> None:
@@ -230,8 +240,7 @@ class Charts:
             x, y = np.append(curve.x, last), np.append(curve.y, curve.y[-1])
             source = ColumnDataSource({"x": x, "y": y, "method": [method] * len(x)})
             line = self._line(plot, method, source)
-            every = max(1, len(curve.x) // 8)
-            self._points(plot, method, curve.x[::every], curve.y[::every])
+            self._points(plot, method, curve, plot.x_range.start, last)
             _hover(plot, line, [("", "@method"), ("runs", "@y{0.0 %}"), (x_name, x_text)])
 
     def _line(self, plot: Any, method: str, source: Any) -> Any:
@@ -242,8 +251,9 @@ class Charts:
         )  # fmt: skip
         return self._named(method, line)
 
-    def _points(self, plot: Any, method: str, x: Any, y: Any) -> None:
+    def _points(self, plot: Any, method: str, curve: Curve, first: float, last: float) -> None:
         look = self._looks[method]
+        x, y = pictures.marks(curve, self._looks, method, first, last)
         marks = plot.scatter(x, y, marker=style.BOKEH_MARKERS[look.marker], size=7, color=look.color)
         self._named(method, marks)
 

@@ -20,6 +20,7 @@ from moeplace.base.text import NOTHING, duration, gap_percent, number, one_line,
 from moeplace.report import tables
 from moeplace.report.charts import Charts
 from moeplace.report.collect import Collection, Entry
+from moeplace.report.pictures import MOST_BANDS
 from moeplace.report.placements import Placements
 from moeplace.report.statistics import FEWEST, SHIFT_S, SHORTEST_S, Interval, Pair, Summary, pooled
 
@@ -179,8 +180,8 @@ def definitions(target: float) -> list[tuple[str, str]]:
         ),
         (
             "gap against time",
-            "Median and quartiles over runs of the gap of the best placement so far; 100 % before the first one, and "
-            "for runs that failed.",
+            "Median over runs of the gap of the best placement so far; 100 % before the first one, and for runs that "
+            f"failed. The band, with at most {MOST_BANDS} methods, is from the first to the third quartile.",
         ),
     ]
 

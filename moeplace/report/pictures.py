@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from moeplace.base import style
 from moeplace.base.style import Look
@@ -33,6 +34,10 @@ FLOOR_LABEL = "≤ 0.0001 %"
 TICKS = (FLOOR, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1)
 SPARSE_TICKS = (FLOOR, 1e-4, 1e-2, 1)
 """Ticks of axes of shares, upright and across, where the labels need more room."""
+MOST_BANDS = 8
+"""Quartiles are drawn for this many methods at most: the bands of more cover each other and the lines."""
+BESIDE = 1.2
+"""Factor from the smallest and the largest size to the ends of their axis."""
 
 Looks = Mapping[str, Look]
 
@@ -70,6 +75,47 @@ def curves_over_time(trials: Sequence[Trial]) -> dict[str, Curve]:
     return {method: curve for method, curve in curves.items() if curve is not None}
 
 
+def marks(
+    curve: Curve, looks: Looks, method: str, first: float, last: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return where a method's markers stand on its curve, a step function with a logarithmic axis across.
+
+    Parameters
+    ----------
+    curve : Curve
+    looks : mapping of method to Look
+        The methods, in their order.
+    method : str
+    first, last : float
+        Ends of the axis.
+
+    Returns
+    -------
+    tuple of ndarray, shape [style.MARKS]
+        Across and up; fewer where the curve begins later.
+    """
+    x = np.array(style.staggered(first, last, list(looks).index(method), len(looks)))
+    x = x[x >= curve.x[0]]
+    return x, curve.y[np.searchsorted(curve.x, x, side="right") - 1]
+
+
+def beside(x: Sequence[float], looks: Looks, method: str, most: float, least: float) -> npt.NDArray[np.float64]:
+    """Return places on a logarithmic axis, moved a little by method, so that equal points stand side by side.
+
+    Parameters
+    ----------
+    x : sequence of float
+    looks : mapping of method to Look
+        The methods, in their order.
+    method : str
+    most, least : float
+        Of all places; a method takes 1.2 % of what is between them, and all together a quarter at most.
+    """
+    place = (list(looks).index(method) + 0.5) / len(looks) - 0.5
+    by = float(max(most / least, 2.0) ** (min(0.25, 0.012 * len(looks)) * place))
+    return np.array([by * each for each in x])
+
+
 def performance(trials: Sequence[Trial], looks: Looks, target: float = TARGET) -> Figure:
     """Draw the performance profiles."""
 
@@ -77,7 +123,7 @@ def performance(trials: Sequence[Trial], looks: Looks, target: float = TARGET) -
         curves = profiles(runs, target)
         last = 1.5 * max([2.0, *(float(curve.x[-1]) for curve in curves.values())])
         for method, curve in curves.items():
-            _step(axes, curve, last, looks[method])
+            _step(axes, curve, looks, method, 1.0, last)
         style.log_x(axes)
         axes.set_xlim(1, last)
         axes.set_ylim(-0.02, 1.03)
@@ -94,7 +140,7 @@ def quality(trials: Sequence[Trial], looks: Looks) -> Figure:
         curves = distributions(runs)
         last = 2 * max([0.1, *(float(curve.x[-1]) for curve in curves.values())])
         for method, curve in curves.items():
-            _step(axes, Curve(np.maximum(curve.x, FLOOR), curve.y), last, looks[method])
+            _step(axes, Curve(np.maximum(curve.x, FLOOR), curve.y), looks, method, FLOOR, last)
         axes.set_xscale("log")
         axes.set_xlim(FLOOR, last)
         axes.set_ylim(-0.02, 1.03)
@@ -111,27 +157,15 @@ def over_time(trials: Sequence[Trial], looks: Looks) -> Figure:
     def panel(axes: Axes, runs: Sequence[Trial]) -> None:
         curves = curves_over_time(runs)
         for method, curve in curves.items():
-            look = looks[method]
             assert curve.low is not None
             assert curve.high is not None
-            axes.fill_between(
-                curve.x,
-                np.maximum(curve.low, FLOOR),
-                np.maximum(curve.high, FLOOR),
-                step="post",
-                color=look.color,
-                alpha=0.12,
-                linewidth=0,
-            )
-            axes.plot(
-                curve.x,
-                np.maximum(curve.y, FLOOR),
-                drawstyle="steps-post",
-                color=look.color,
-                linestyle=style.DASHES[look.dash],
-                marker=style.MARKERS[look.marker],
-                markevery=(3 * look.marker % 11, 11),
-            )
+            if len(curves) <= MOST_BANDS:
+                axes.fill_between(
+                    curve.x, np.maximum(curve.low, FLOOR), np.maximum(curve.high, FLOOR), step="post",
+                    color=looks[method].color, alpha=0.12, linewidth=0,
+                )  # fmt: skip
+            shown = Curve(curve.x, np.maximum(curve.y, FLOOR))
+            _step(axes, shown, looks, method, float(curve.x[0]), float(curve.x[-1]))
         style.log_x(axes)
         axes.margins(x=0.01)
         _gap_axis(axes)
@@ -146,24 +180,22 @@ def over_size(trials: Sequence[Trial], looks: Looks) -> Figure:
     """Draw the gap of every instance and method (median over seeds) against the number of placement variables."""
     figure = style.new_figure(7.6, 4.6)
     axes = figure.subplots()
-    shown = sized_gaps(trials)
+    shown = {method: points for method, points in sized_gaps(trials).items() if points}
+    sizes = [x for points in shown.values() for _, x, _ in points]
     for method, points in shown.items():
         look = looks[method]
         axes.plot(
-            [x for _, x, _ in points],
-            [max(y, FLOOR) for _, _, y in points],
-            linestyle="none",
-            marker=style.MARKERS[look.marker],
-            color=look.color,
-            markerfacecolor="none",
-            clip_on=False,
-        )
-    if any(shown.values()):
+            beside([x for _, x, _ in points], looks, method, max(sizes), min(sizes)),
+            [max(y, FLOOR) for _, _, y in points], linestyle="none", marker=style.MARKERS[look.marker],
+            color=look.color, markerfacecolor="none", clip_on=False,
+        )  # fmt: skip
+    if sizes:
         style.log_x(axes)
+        axes.set_xlim(min(sizes) / BESIDE, max(sizes) * BESIDE)
     else:
         _nothing(axes, NO_BOUND)
     _gap_axis(axes)
-    axes.set_xlabel("placement variables (servers times experts)")
+    axes.set_xlabel("placement variables (servers times experts); methods side by side")
     axes.set_ylabel("gap to the best bound")
     _legend(figure, [m for m in looks if m in shown], looks, lines=False)
     return figure
@@ -203,16 +235,15 @@ def _panels(
     return figure
 
 
-def _step(axes: Axes, curve: Curve, last: float, look: Look) -> None:
+def _step(axes: Axes, curve: Curve, looks: Looks, method: str, first: float, last: float) -> None:
+    look = looks[method]
     axes.plot(
-        [*curve.x, last],
-        [*curve.y, curve.y[-1]],
-        drawstyle="steps-post",
-        color=look.color,
+        [*curve.x, last], [*curve.y, curve.y[-1]], drawstyle="steps-post", color=look.color,
         linestyle=style.DASHES[look.dash],
-        marker=style.MARKERS[look.marker],
-        markevery=max(1, len(curve.x) // 8),
-    )
+    )  # fmt: skip
+    x, y = marks(curve, looks, method, first, last)
+    if len(x):  # a line of no points and without a clip takes up room in a corner
+        axes.plot(x, y, linestyle="none", color=look.color, marker=style.MARKERS[look.marker], clip_on=False)
 
 
 def _gap_axis(axes: Axes) -> None:

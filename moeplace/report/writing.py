@@ -24,7 +24,7 @@ PAIRS = "pairs.csv"
 PICTURES = {
     "performance": "Performance profiles on the time to come near the best known cost",
     "quality": "Excess over the best known cost",
-    "gap_over_time": "Gap against time, median and quartiles over runs",
+    "gap_over_time": "Gap against time, median over runs (with quartiles where there are few methods)",
     "gap_over_size": "Gap against size, median over seeds",
 }
 RUN_FIELDS = [

@@ -167,18 +167,22 @@ def picture(path: Path, title: str, runs: list[tuple[str, Run | str]], limit: fl
     if not bounds:
         return
     best = min(bounds)
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()
+    last: list[float] = []
     for k, (name, run) in enumerate(done):
         for of, style, label in ((1, "-", f"{name}: placement"), (2, "--", f"{name}: bound")):
             points = [(step[0], step[of] / best) for step in run.steps if step[of] is not None]
             if points:
                 x, y = zip(*points, strict=True)
                 axes.step([*x, limit], [*y, y[-1]], style, where="post", color=f"C{k}", label=label, linewidth=1.4)
-    axes.set(xlim=(0, limit), ylim=(0.93, 1.07), xlabel="seconds, loading included", title=title)
+                last.append(y[-1])
+    # Where all come close the axis is near 1; a curve that ends further away is on it, too.
+    axes.set_ylim(min(0.93, *(y - 0.02 for y in last)), max(1.07, *(y + 0.02 for y in last)))
+    axes.set(xlim=(0, limit), xlabel="seconds, loading included", title=title)
     axes.set_ylabel("saving / best proven bound on it")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=4, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="svg", metadata={"Date": None})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -22,6 +23,7 @@ from moeplace.library import set_names
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 MADE = DOCS / "instances"  # pages that a build makes of the README files of the instance sets
+STUDENTS = DOCS / "students"  # notebooks without answers, which a build makes, too
 PAGES = [
     page
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
@@ -159,6 +161,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / link).resolve()
         if target.is_relative_to(MADE):  # made of the set's README when the site is built
             target = ROOT / "instances" / target.stem.replace("index", ".") / "README.md"
+        elif target.is_relative_to(STUDENTS):
+            target = ROOT / "notebooks" / target.name.replace("_exercises", "")
         assert target.exists(), link
 
 
@@ -169,7 +173,12 @@ class _Page(HTMLParser):
         super().__init__()
         self.links: list[str] = []
         self.anchors: set[str] = set()
+        self.loaded: list[str] = []  # what a browser asks for without a click
+        self.words: list[str] = []
         self.feed(file.read_text())
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         for key, value in attributes:
@@ -177,17 +186,24 @@ class _Page(HTMLParser):
                 self.anchors.add(value)
             if value and key in ("href", "src") and tag != "link":
                 self.links.append(value)
+            if value and (
+                key in ("src", "srcset", "data", "poster") or (key == "href" and tag in ("link", "use", "image"))
+            ):
+                self.loaded.append(value)
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """One test: the site is built once, whatever the number of processes."""
-    pytest.importorskip("sphinx", reason="the site needs the extra 'docs'")
+    for package in ("sphinx", "ziamath"):
+        pytest.importorskip(package, reason="the site needs the extra 'docs'")
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q", "-b", "html"]
     done = subprocess.run(
         [*command, "-d", str(tmp_path / "doctrees"), str(DOCS), str(tmp_path / "html")], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     links_lead_somewhere(tmp_path / "html")
+    nothing_comes_from_a_network(tmp_path / "html")
+    options_keep_their_dashes(tmp_path / "html")
     everything_has_a_page(tmp_path / "html")
 
 
@@ -207,6 +223,42 @@ def links_lead_somewhere(site: Path) -> None:
     assert broken == []
 
 
+def nothing_comes_from_a_network(site: Path) -> None:
+    for file in site.rglob("*.html"):
+        assert [url for url in _Page(file).loaded if "//" in url.partition("data:")[0]] == [], file.name
+    for file in site.rglob("*.css"):
+        assert not re.search(r"(@import|url\()[\s\"']*(https?:)?//", file.read_text()), file.name
+
+
+def test_a_page_that_loads_from_a_network_is_found(tmp_path: Path) -> None:
+    pages = {
+        "script": '<script src="https://cdn.example/tex.js"></script>',
+        "sheet": '<link rel="stylesheet" href="//cdn.example/a.css">',
+        "picture": '<img src="http://example.org/a.png">',
+    }
+    for name_, body in pages.items():
+        folder = tmp_path / name_
+        folder.mkdir()
+        (folder / "page.html").write_text(body)
+        with pytest.raises(AssertionError):
+            nothing_comes_from_a_network(folder)
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "page.html").write_text(
+        '<a href="https://example.org">x</a><img src="data:image/png;base64,//8=">'
+    )
+    nothing_comes_from_a_network(tmp_path / "good")
+    (tmp_path / "good" / "page.css").write_text("@import url('https://example.org/a.css');")
+    with pytest.raises(AssertionError):
+        nothing_comes_from_a_network(tmp_path / "good")
+
+
+def options_keep_their_dashes(site: Path) -> None:
+    for file in site.rglob("*.html"):
+        text = "".join(_Page(file).words)
+        assert re.findall(r".{0,20}[\u2013\u2014].{0,20}", text) == [], file.name
+    assert "--time-limit" in "".join(_Page(site / "reference/cli.html").words)
+
+
 def everything_has_a_page(site: Path) -> None:
     commands_page = (site / "reference/cli.html").read_text()
     for command in COMMANDS:
@@ -221,3 +273,26 @@ def everything_has_a_page(site: Path) -> None:
     mathematics = (site / "formulation.html").read_text()
     assert 'id="equation-a1"' in mathematics.lower()
     assert "(A1)" in mathematics
+    labels = re.findall(r'aria-label="([^"]*)"[^>]*>\s*<(?:symbol|use|path|rect)', mathematics)
+    assert len(labels) == mathematics.count('class="math notranslate') > 50  # every formula is drawn
+    assert any("W_{R,S}" in label for label in labels)
+    notebooks = (site / "notebooks.html").read_text()
+    assert len(re.findall(r'href="_downloads/\w+/\d\d_\w+_exercises\.ipynb"', notebooks)) == 8
+
+
+def test_formulas_are_drawn_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("sphinx", "ziamath"):
+        pytest.importorskip(package, reason="the site needs the extra 'docs'")
+    monkeypatch.syspath_prepend(DOCS)
+    formulas = importlib.import_module("formulas")
+    outlines: set[str] = set()
+    first = formulas.drawn(r"x_{n} \le 1", inline=True, outlines=outlines)
+    assert 'fill="currentColor"' in first
+    assert "black" not in first
+    assert "vertical-align" in first
+    again = formulas.drawn("x", inline=False, outlines=outlines)
+    assert "<symbol" not in again  # an outline is on the page once
+    assert "<use" in again
+    for wrong in (r"\nosuchcommand x", r"\frac{1}", "x_{"):
+        with pytest.raises(Exception):  # noqa: B017, PT011 - the library's own for what it cannot read
+            formulas.drawn(wrong, inline=False, outlines=set())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,3 +66,36 @@ def test_the_notebook_is_stripped_and_teaches(path: Path) -> None:
 def test_the_page_of_the_site_lists_them_all() -> None:
     page = (FOLDER.parent / "docs" / "notebooks.md").read_text()
     assert re.findall(r"\]\(\.\./notebooks/([\w.]+)\)", page) == [path.name for path in NOTEBOOKS]
+
+
+@pytest.fixture
+def students(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(FOLDER.parent / "scripts")
+    return importlib.import_module("student_notebooks")
+
+
+def test_students_get_no_answers(students: Any, tmp_path: Path) -> None:
+    written = students.write(tmp_path / "new" / "students")
+    assert [path.name for path in written] == [f"{path.stem}_exercises.ipynb" for path in NOTEBOOKS]
+    for path, source in zip(written, NOTEBOOKS, strict=True):
+        notebook, whole = nbformat.read(path, as_version=4), nbformat.read(source, as_version=4)
+        nbformat.validate(notebook)
+        texts = [cell.source for cell in notebook.cells]
+        assert "## Worked answers" not in "\n".join(texts)
+        last = next(i for i, cell in enumerate(whole.cells) if "## Worked answers" in cell.source)
+        exercises, answers = whole.cells[last].source.split("## Worked answers")
+        assert texts[:last] == [cell.source for cell in whole.cells[:last]]
+        assert "\n".join(texts).count("## Exercises") == 1
+        assert texts[last:] in ([exercises.rstrip(), "# Your answers"], ["# Your answers"])
+        for answer in (answers.strip(), *(cell.source for cell in whole.cells[last + 1 :])):
+            assert answer not in "\n".join(texts) or not answer
+
+
+def test_a_notebook_whose_answers_are_not_found_is_refused(students: Any) -> None:
+    def notebook(*texts: str) -> dict[str, Any]:
+        return {"cells": [{"cell_type": "markdown", "source": text.splitlines(keepends=True)} for text in texts]}
+
+    assert len(students.without_answers(notebook("# 1", "## Worked answers\n\nx"))["cells"]) == 2
+    for wrong in (notebook("# 1", "## Answers\n\nx"), notebook("## Worked answers", "## Worked answers")):
+        with pytest.raises(ValueError, match="expected one heading"):
+            students.without_answers(wrong)

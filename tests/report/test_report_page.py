@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -234,4 +236,113 @@ def test_nothing_hangs_over_the_edge(browser: Any, page: Path, width: int) -> No
     open_page(browser, page)
     inner, content = browser.execute_script("return [window.innerWidth, document.documentElement.scrollWidth]")
     assert content <= inner
+    cut = (
+        "return [...document.querySelectorAll('.scroll:has(table.summary)')].map((e) => e.scrollWidth - e.clientWidth)"
+    )
+    assert max(browser.execute_script(cut)) <= 0
     browser.set_window_size(1280, 1600)
+
+
+@pytest.fixture
+def crowded(tmp_path: Path) -> Path:
+    """Write a report of more methods than there are rows on a phone, with long names, failures included."""
+    methods = [f"module:method_{i}[kicks={i}]" for i in range(20)]
+    plan = make_plan(methods)
+    path = instance_files("tiny")[0]
+    instance = planned(path, moeplace.load(path))
+    assert instance.best_known is not None
+    best = instance.best_known.latency_ns
+    records = [record(instance, plan, m, latency_ns=best * (i + 1)) for i, m in enumerate(methods[:-1])]
+    records.append(record(instance, plan, methods[-1], status="crashed", wall_s=None, message="x" * 300))
+    write_report(collect([write_run(tmp_path / "run", plan, [instance], records)]), tmp_path / "out")
+    return tmp_path / "out" / "index.html"
+
+
+def emulate(browser: Any, media: str = "", scheme: str = "light") -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+
+
+PRINTED = """
+const colors = (canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const found = new Set();
+  for (let i = 0; i < data.length; i += 4) found.add(data.slice(i, i + 3).join());
+  return found.size;
+};
+return [...document.querySelectorAll("figure")].map((f) => [...f.querySelectorAll("canvas.printed")].map(colors));
+"""
+PAPER_PX = int((297 - 2 * 12) / 25.4 * 96)  # A4 across, without the margins
+
+
+def test_what_is_printed_is_whole(browser: Any, page: Path, crowded: Path) -> None:
+    try:
+        for each in (page, crowded):
+            open_page(browser, each)
+            for details in browser.find_elements("css selector", "details"):
+                browser.execute_script("arguments[0].open = true", details)
+            emulate(browser, "print", "dark")
+            browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+            browser.set_window_size(PAPER_PX, 1200)
+            drawn = browser.execute_script(PRINTED)
+            assert len(drawn) >= 4
+            assert all(len(colors) == 1 and colors[0] > 3 for colors in drawn), drawn  # one picture, not empty
+            shown = "return [...document.querySelectorAll('figure > div > *')].filter((e) => e.offsetHeight > 0).length"
+            assert browser.execute_script(shown) == 0
+            width, content = browser.execute_script("return [window.innerWidth, document.documentElement.scrollWidth]")
+            assert content <= width
+            assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == WHITE
+            browser.execute_script("window.dispatchEvent(new Event('afterprint'))")
+            emulate(browser)
+            assert browser.execute_script(PRINTED) == [[]] * len(drawn)
+            assert browser.execute_script(shown) >= len(drawn)
+            browser.set_window_size(1280, 1600)
+    finally:
+        emulate(browser)
+        browser.set_window_size(1280, 1600)
+
+
+WHITE = "rgb(255, 255, 255)"
+
+
+def test_the_paper_is_a_landscape(browser: Any, page: Path) -> None:
+    open_page(browser, page)
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]
+    boxes = re.findall(rb"/MediaBox\s*\[([\d. ]+)\]", base64.b64decode(printed))
+    assert boxes
+    for box in boxes:
+        left, bottom, right, top = map(float, box.split())
+        assert (right - left) / (top - bottom) == pytest.approx(297 / 210, abs=0.01)
+
+
+def test_dark_where_the_reader_likes_it_dark(browser: Any, page: Path) -> None:
+    background = "return getComputedStyle(document.body).backgroundColor"
+    filters = "return [...document.querySelectorAll('figure > div > *')].map((e) => getComputedStyle(e).filter)"
+    try:
+        open_page(browser, page)
+        assert browser.execute_script(background) == WHITE
+        assert set(browser.execute_script(filters)) == {"none"}
+        emulate(browser, scheme="dark")
+        red, green, blue = map(int, re.findall(r"\d+", browser.execute_script(background)))
+        assert max(red, green, blue) < 40
+        assert all("invert" in each for each in browser.execute_script(filters))
+        # Text of every kind stands out from what it stands on.
+        low = browser.execute_script(
+            """
+            const luminance = (rgb) => rgb.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+              .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+              .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+            const paper = luminance(getComputedStyle(document.body).backgroundColor);
+            return [...document.querySelectorAll("h1, h2, td, th, dt, dd, figcaption, summary, label, .facts")]
+              .filter((e) => e.offsetHeight && (luminance(getComputedStyle(e).color) + 0.05) / (paper + 0.05) < 4.5)
+              .map((e) => e.tagName);
+            """
+        )
+        assert low == []
+    finally:
+        emulate(browser)
+
+
+@pytest.mark.parametrize("width", [1280, 800])
+def test_many_methods_hang_over_no_edge(browser: Any, crowded: Path, width: int) -> None:
+    test_nothing_hangs_over_the_edge(browser, crowded, width)

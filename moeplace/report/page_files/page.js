@@ -49,6 +49,26 @@
     }
   };
 
+  // --- printing ------------------------------------------------------------------------------------------------
+  // Charts are as wide as the window, not as the paper: what is printed are pictures of them, as they are now.
+  const showPrinted = () => {
+    hidePrinted();
+    for (const doc of Bokeh.documents) {
+      for (const view of doc.views_manager.roots) {
+        const figure = view.el.closest("figure");
+        if (figure === null) continue; // what stands under the pointer is a root, too
+        const { canvas } = view.export("png");
+        canvas.className = "printed";
+        figure.append(canvas);
+      }
+    }
+    document.body.classList.add("printing");
+  };
+  const hidePrinted = () => {
+    document.body.classList.remove("printing");
+    for (const canvas of document.querySelectorAll("canvas.printed")) canvas.remove();
+  };
+
   // --- placements ----------------------------------------------------------------------------------------------
   const options = (select, names, chosen) => {
     select.replaceChildren(...names.map((name, i) => new Option(name, String(i), false, i === chosen)));
@@ -144,7 +164,7 @@
     plot.x_range.setv({ start: -0.6, end: experts - 0.4 });
     plot.y_range.setv({ start: layers - 0.4, end: -0.6 });
     element("cache-caption").textContent = chosen < 0
-      ? "What is cached, darker on more stations"
+      ? "What is cached, in stronger colour on more stations"
       : `What ${stations.name[chosen]} caches: ${cached.filter(Boolean).length} of ${layers * experts} experts`;
   };
 
@@ -176,7 +196,7 @@
     options(element("choose-model"), view.instance.models.map((each) => each.name), 0);
     element("model-label").hidden = view.instance.models.length < 2;
     element("map-caption").textContent = view.instance.is_map
-      ? "Stations and users, positions in metres; darker users save more"
+      ? "Stations and users, positions in metres; users in stronger colour save more"
       : "Stations and users: no positions are known, near means a short time";
     for (const axis of [...model("view-map").below, ...model("view-map").left]) {
       if ("axis_label" in axis) axis.setv({ visible: view.instance.is_map });
@@ -212,6 +232,8 @@
     for (const box of document.querySelectorAll("nav.methods input")) box.addEventListener("change", showMethods);
     showMethods(); // a browser may remember boxes from before a reload
     if (data.instances.length) startView();
+    window.addEventListener("beforeprint", showPrinted);
+    window.addEventListener("afterprint", hidePrinted);
     document.body.dataset.ready = "yes";
   };
   begin();
