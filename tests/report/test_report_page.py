@@ -243,9 +243,10 @@ def test_nothing_hangs_over_the_edge(browser: Any, page: Path, width: int) -> No
     browser.set_window_size(1280, 1600)
 
 
-@pytest.fixture
-def crowded(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a report of more methods than there are rows on a phone, with long names, failures included."""
+    folder = tmp_path_factory.mktemp("crowded")
     methods = [f"module:method_{i}[kicks={i}]" for i in range(20)]
     plan = make_plan(methods)
     path = instance_files("tiny")[0]
@@ -254,8 +255,8 @@ def crowded(tmp_path: Path) -> Path:
     best = instance.best_known.latency_ns
     records = [record(instance, plan, m, latency_ns=best * (i + 1)) for i, m in enumerate(methods[:-1])]
     records.append(record(instance, plan, methods[-1], status="crashed", wall_s=None, message="x" * 300))
-    write_report(collect([write_run(tmp_path / "run", plan, [instance], records)]), tmp_path / "out")
-    return tmp_path / "out" / "index.html"
+    write_report(collect([write_run(folder / "run", plan, [instance], records)]), folder / "out")
+    return folder / "out" / "index.html"
 
 
 def emulate(browser: Any, media: str = "", scheme: str = "light") -> None:
