@@ -1,4 +1,4 @@
-"""Solving with everything checked that must hold of every solution, and instances that need a solver some time."""
+"""Solving with everything checked that must hold of every solution, slow instances, and a clock for solvers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 import moeplace
 from moeplace import Instance, Solution
+from moeplace.base.stop import Stop
 
 
 def solved(instance: Instance, method: str, **options: Any) -> Solution:
@@ -101,3 +102,15 @@ def choice(weights: list[int], rooms: int = 1, latency_model: str = "sum", per_r
             },
         }
     )
+
+
+class Behind(Stop):
+    """Its clock says that there is time where the solver has none left."""
+
+    @property
+    def remaining(self) -> float | None:
+        return 0.0
+
+    @property
+    def timed_out(self) -> bool:
+        return False

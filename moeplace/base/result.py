@@ -154,6 +154,7 @@ class Written:
     __slots__ = ()
     objective: Any
     details: dict[str, int | float | str]
+    to_json: Callable[..., bytes]
 
     @property
     def gap(self) -> float | None:
@@ -165,10 +166,6 @@ class Written:
     def warnings(self) -> list[str]:
         """What a person should know before using this, a sentence each."""
         return [str(self.details[name]) for name in WARNINGS if name in self.details]
-
-    def to_json(self) -> bytes:
-        """Return the solution document as JSON."""
-        raise NotImplementedError
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the solution document, whole or not at all.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cases import looped
 from ortools.sat.python import cp_model
+from solved import Behind
 
 from moeplace.base.errors import MethodError, NoSolutionError
 from moeplace.base.incumbent import Incumbent
@@ -113,24 +114,12 @@ def test_without_an_incumbent_one_is_found_or_proven_not_to_exist(seed: int) -> 
         assert search.outcome().bound_ns == sum(search.placement) == best
 
 
-class _Behind(Stop):
-    """Its clock says that there is time where the solver has none left."""
-
-    @property
-    def remaining(self) -> float | None:
-        return 0.0
-
-    @property
-    def timed_out(self) -> bool:
-        return False
-
-
 def test_a_solver_whose_clock_is_ahead_says_time_limit() -> None:
     model = cp_model.CpModel()
     x = [model.new_bool_var("") for _ in range(SIZE)]
     model.add(3 * x[0] + 2 * x[1] + 2 * x[2] + x[3] <= 4)
     model.maximize(5 * x[0] + 4 * x[1] + 3 * x[2] + x[3])
-    search = Incumbent((0,) * SIZE, cost=lambda d: 99, fits=lambda d: True, stop=_Behind(10**6))
+    search = Incumbent((0,) * SIZE, cost=lambda d: 99, fits=lambda d: True, stop=Behind(10**6))
     run(model, x, search, constant=99)
     assert search.ended is None
     assert search.outcome().termination == "time_limit"

@@ -9,6 +9,7 @@ import numpy as np
 import pyomo.environ as pyo
 import pytest
 from cases import looped
+from solved import Behind
 
 from moeplace.base.errors import MethodError, NoSolutionError
 from moeplace.base.incumbent import Incumbent
@@ -157,21 +158,9 @@ def test_without_an_incumbent_one_is_found_or_proven_not_to_exist(seed: int) -> 
         assert search.outcome().bound_ns == cost(search.placement) == best
 
 
-class _Behind(Stop):
-    """Its clock says that there is time where the solver has none left."""
-
-    @property
-    def remaining(self) -> float | None:
-        return 0.0
-
-    @property
-    def timed_out(self) -> bool:
-        return False
-
-
 def test_a_solver_whose_clock_is_ahead_says_time_limit() -> None:
     model = covering(4, [4, 8, 15])
-    search = Incumbent((1, 1, 1), cost=lambda d: 99, fits=any, stop=_Behind(10**6))
+    search = Incumbent((1, 1, 1), cost=lambda d: 99, fits=any, stop=Behind(10**6))
     run(model, search)
     assert search.ended is None
     assert search.outcome().termination == "time_limit"
