@@ -11,15 +11,11 @@ from moeplace.base.problem import Problem
 from moeplace.base.registry import METHODS, ORDER
 from moeplace.base.result import NOTHING_FITS, Finished, relative_gap, saving_ratio
 from moeplace.caching import checking
-from moeplace.caching.evaluation import latency_ns
+from moeplace.caching.evaluation import cost_ns, loading_ns
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.shown import VIEW
 from moeplace.caching.solution import Objective, Solution, assignments
-
-
-def _cost(instance: Instance, placement: Placement) -> int:
-    return latency_ns(instance, placement)
 
 
 def _check_fits(instance: Instance, placement: Placement) -> None:
@@ -31,16 +27,18 @@ def _decision(instance: Instance, solution: Solution) -> Placement:
 
 
 def _finish(instance: Instance, run: Finished) -> Solution:
+    loading = loading_ns(instance, run.decision)
     return Solution(
         format="moeplace/solution",
         version=1,
         placement=assignments(instance, run.decision),
         objective=Objective(
-            latency_ns=run.cost,
+            latency_ns=run.cost - loading,
             baseline_ns=instance.baseline_ns,
             bound_ns=run.bound,
             gap=relative_gap(run.cost, run.bound),
             saving_ratio=saving_ratio(run.cost, run.bound, instance.baseline_ns),
+            **({} if instance.load_block_ns is None else {"loading_ns": loading, "cost_ns": run.cost}),
         ),
         **run.envelope(instance),
     )
@@ -95,7 +93,7 @@ PROBLEM = Problem(
     decision_type=Placement,
     solution_type=Solution,
     from_document=Instance.from_document,
-    cost=_cost,
+    cost=cost_ns,
     check_fits=_check_fits,
     reference=lambda instance: int(instance.baseline_ns),
     finish=_finish,

@@ -1,0 +1,76 @@
+"""What must be held somewhere, where demands have no cloud to fall back on: (C1) of the formulation.
+
+Every expert of a demand's model must be on a server that the demand reaches, or on its device. Demands that reach the
+same servers ask for the same; where one reach set contains another for the same expert, the smaller one says it all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moeplace.base.arrays import Bool, Int32
+from moeplace.base.documents import UNREACHABLE
+
+if TYPE_CHECKING:
+    from moeplace.caching.instance import Instance
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Coverage:
+    """The requirements (``C`` of them, ``Q`` reach sets): item ``item[c]`` on some server of ``reach[reach_of[c]]``.
+
+    Attributes
+    ----------
+    reach : bool array [Q, N]
+        The servers of each reach set.
+    reach_of, item : int32 array [C]
+        Sorted by item, then reach set; none contains another one of the same item.
+    """
+
+    reach: Bool
+    reach_of: Int32
+    item: Int32
+
+    def met(self, cached: Bool) -> Bool:
+        """Return which requirements ``cached [N, I]`` meets, bool [C]."""
+        copies = self.reach.astype(np.float32) @ cached.astype(np.float32)  # small counts: exact
+        met: Bool = copies[self.reach_of, self.item] > 0
+        return met
+
+    def of(self, items: slice) -> tuple[Int32, Int32]:
+        """Return reach set and item, counted from the first of ``items``, of the requirements on these items."""
+        first, last = np.searchsorted(self.item, (items.start, items.stop))
+        return self.reach_of[first:last], self.item[first:last] - np.int32(items.start)
+
+
+def coverage_of(instance: Instance) -> Coverage | None:
+    """Return the requirements of an instance's demands without a cloud, or None where there are none."""
+    found: dict[bytes, int] = {}
+    pairs: list[tuple[Int32, Int32]] = []
+    for m in range(len(instance.models)):
+        items = instance.model_items(m)
+        needed: dict[bytes, Bool] = {}
+        for d in np.flatnonzero((instance.demand_model == m) & ~instance.has_cloud).tolist():
+            key = (instance.server_ns[d] != UNREACHABLE).tobytes()
+            needs = np.ones(items.stop - items.start, dtype=np.bool_)
+            needs[instance.device_items(d) - items.start] = False
+            needed[key] = needed.get(key, False) | needs
+        sets = {key: np.frombuffer(key, dtype=np.bool_) for key in needed}
+        smallest_first = sorted(sets, key=lambda key: (int(sets[key].sum()), key))
+        for i, key in enumerate(smallest_first):
+            for other in smallest_first[:i]:
+                if not (sets[other] & ~sets[key]).any():
+                    needed[key] = needed[key] & ~needed[other]
+            item = np.flatnonzero(needed[key]).astype(np.int32) + np.int32(items.start)
+            if len(item):
+                number = found.setdefault(key, len(found))
+                pairs.append((np.full(len(item), number, dtype=np.int32), item))
+    if not pairs:
+        return None
+    reach_of, item = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    order = np.lexsort((reach_of, item))
+    reach = np.frombuffer(b"".join(found), dtype=np.bool_).reshape(len(found), len(instance.servers))
+    return Coverage(reach, reach_of[order], item[order])
