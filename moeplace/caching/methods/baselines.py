@@ -8,15 +8,27 @@ from moeplace.base.arrays import Int64
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
+from moeplace.base.text import number
 from moeplace.caching.heuristics.covering import cover
 from moeplace.caching.heuristics.servers import fill, most_requested, requests_by_server
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 
 
+def _needs_servers(instance: Instance) -> str | None:
+    """Say why empty servers are no placement, or None."""
+    coverage = instance.coverage
+    if coverage is None:
+        return None
+    held = number(len(np.unique(coverage.item)), "expert")
+    return f"no placement: {held} must be on some server, because demands have no cloud"
+
+
 @describe(
     MethodInfo(
         summary="Every server empty: everything is served by the device or the cloud.",
+        limits="demands without a cloud: empty servers are no placement",
+        refuses=_needs_servers,
         seeded=lambda parameters: False,
     )
 )
