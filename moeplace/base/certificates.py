@@ -92,7 +92,7 @@ class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag
 
 
 class Prices(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="prices"):
-    """Prices of budgets that layers share: what every layer costs at the least with its use paid for. It needs no trust.
+    """Prices of budgets that layers share; each layer then costs at least the least it can with its use paid. No trust.
 
     Attributes
     ----------
