@@ -22,15 +22,18 @@ Model::
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from ortools.sat.python import cp_model
 
+from moeplace.base.arrays import common_unit
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.terms import AggregatedProblem, aggregate
+
+MOST = 2**61
+"""What the amounts of a sum are at the most, in its unit."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def build(instance: Instance) -> CachingModel:
     problem = aggregate(instance)
     pairs, price, members, covers, terms, weight, required, crowds = problem.sets()
     size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
-    unit = _unit(weight + price)
+    unit = common_unit(weight + price, MOST)
     saved, paid = [-(-w // unit) for w in weight], [ns // unit for ns in price]
 
     model = cp_model.CpModel()
@@ -104,7 +107,7 @@ def build(instance: Instance) -> CachingModel:
     model.maximize(cp_model.LinearExpr.weighted_sum([*b, *x.values()], [*saved, *(-ns for ns in paid)]))  # (1)
     for n, room in enumerate(capacity):  # (2)
         held = [i for m, i in pairs if m == n]
-        v = _unit([size[i] for i in held])
+        v = common_unit([size[i] for i in held], MOST)
         model.add(cp_model.LinearExpr.weighted_sum([x[n, i] for i in held], [size[i] // v for i in held]) <= room // v)
     for p, (radius, i) in enumerate(covers):  # (3)
         model.add_bool_or([~a[p], *(x[n, i] for n in members[radius] if (n, i) in x)])
@@ -117,11 +120,3 @@ def build(instance: Instance) -> CachingModel:
     for slots, crowd in crowds:  # (6)
         model.add(sum(x[pair] for pair in crowd) <= slots)
     return CachingModel(model, x, a, b, problem, unit, sum(saved) + sum(paid))
-
-
-def _unit(values: list[int]) -> int:
-    """Return the greatest common divisor, doubled until the sum of the values in that unit is at most 2**61."""
-    unit = math.gcd(*values) or 1
-    while sum(values) // unit > 2**61:
-        unit *= 2
-    return unit
