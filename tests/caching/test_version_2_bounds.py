@@ -5,20 +5,26 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import numpy.typing as npt
 from random_instances import brute_force_2, random_document_2
+from scipy.optimize import linprog
 
 import moeplace
 from moeplace import Instance
 from moeplace.base.arrays import Int64
 from moeplace.base.errors import NoSolutionError
 from moeplace.base.stop import Stop
-from moeplace.caching.bounds import by_layers, layer_oracle
+from moeplace.caching.bounds import by_layers, concave, layer_oracle
 from moeplace.caching.bounds.by_layers import CachingLayers
+from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
 from moeplace.caching.bounds.layer_oracle import NOTHING, LayerOracle
 from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.saving import Layer, saving_form
 from moeplace.caching.terms import aggregate
+from moeplace.caching.verification import verify
 from moeplace.layers import merging, proof
+
+Float = npt.NDArray[np.float64]
 
 
 def drawn(seed: int, max_variables: int = 10) -> Instance:
@@ -156,3 +162,97 @@ def test_the_bound_by_layers_never_passes_the_optimum_wherever_it_is_stopped() -
             if asked == 10**9:
                 assert search.bound_ns == optimum == search.latency_ns, seed
     assert reached > 5
+
+
+# --- the concave bound ---------------------------------------------------------------------------------------------
+
+
+def proofs(
+    instance: Instance, stop_after: int | None = None, tuning: concave.Tuning = concave.USUAL
+) -> list[ConcaveResult]:
+    """All proofs in the order in which they are found, the first of them before any work."""
+    bound = ConcaveBound(saving_form(instance), tuning=tuning)
+    found, asked = [bound.best], itertools.count()
+    bound.improve(lambda: stop_after is not None and next(asked) >= stop_after, lambda _, proof: found.append(proof))
+    assert found[-1] is bound.best
+    return found
+
+
+def lp_optimum(instance: Instance) -> float | None:
+    """The largest saving of a fractional placement that covers and keeps slots; None where there is none."""
+    problem = aggregate(instance)
+    servers, items = len(instance.servers), instance.n_items
+    pairs, need = problem.covers
+    n_x, n_p, n_t = servers * items, len(pairs), problem.n_terms
+    lines: list[Float] = []
+    right: list[float] = []
+
+    def row(limit: float, *parts: tuple[list[int], float | Float]) -> None:
+        line = np.zeros(n_x + n_p + n_t)
+        for places, value in parts:
+            line[places] = value
+        lines.append(line)
+        right.append(limit)
+
+    for p, (radius, item) in enumerate(pairs.tolist()):
+        row(0, ([n_x + p], 1.0), ([int(n) * items + item for n in np.flatnonzero(problem.radius[radius])], -1.0))
+    for t, (a, b) in enumerate(itertools.pairwise(problem.term_start.tolist())):
+        for p in need[a:b].tolist():
+            row(0, ([n_x + n_p + t], 1.0), ([n_x + p], -1.0))
+    step = np.gcd.reduce(instance.item_bytes)
+    for n, capacity in enumerate(instance.capacity_bytes.tolist()):
+        row(capacity // step * step, (list(range(n * items, (n + 1) * items)), instance.item_bytes.astype(float)))
+        for first, last in itertools.pairwise(instance.block_start.tolist()):
+            row(
+                min(last - first, int(instance.layer_slots[n])), (list(range(n * items + first, n * items + last)), 1.0)
+            )
+    if (coverage := instance.coverage) is not None:
+        for reach, item in zip(coverage.reach_of.tolist(), coverage.item.tolist(), strict=True):
+            row(-1, ([int(n) * items + item for n in np.flatnonzero(coverage.reach[reach])], -1.0))
+    fits = instance.item_bytes[None, :] <= instance.capacity_bytes[:, None]
+    most = np.concatenate((fits.ravel(), np.ones(n_p + n_t)))
+    load = instance.load_ns(slice(0, items))
+    cost = np.concatenate((np.zeros(n_x) if load is None else load.ravel(), np.zeros(n_p), -problem.term_weight))
+    scale = max(1.0, float(np.abs(cost).max(initial=0)))
+    found = linprog(cost / scale, np.array(lines), right, bounds=np.column_stack((np.zeros(len(most)), most)))
+    if found.status == 2:
+        return None
+    assert found.status == 0
+    return -float(found.fun) * scale
+
+
+def test_the_concave_bound_never_passes_the_optimum_wherever_it_is_stopped() -> None:
+    reported = exact = 0
+    for seed in range(240):
+        document = random_document_2(np.random.default_rng(seed), 9)
+        instance, optimum = Instance.from_document(document), brute_force_2(document)
+        found = proofs(instance, stop_after=seed * 7 % 60 if seed // 10 % 5 else None)
+        for one in found if optimum is not None else []:
+            assert one.bound_ns <= optimum, seed
+        bounds = [one.saving_bound for one in found]
+        assert bounds == sorted(bounds, reverse=True)
+        certificate = found[-1].certificate()
+        last = verify(instance, certificate)
+        assert (last.problems, last.bound_ns, last.trusted) == ((), found[-1].bound_ns, None), seed
+        assert (b'"coverage"' in certificate.to_json()) == (instance.coverage is not None)
+        reported += len(found) - 1
+        exact += found[-1].bound_ns == optimum
+    assert reported > 100
+    assert exact > 50
+
+
+def test_the_concave_bound_reaches_the_optimum_of_the_linear_program() -> None:
+    covered = limited = loaded = 0
+    for seed in range(60):
+        instance = drawn(seed, 24)
+        optimum = lp_optimum(instance)
+        if optimum is None:
+            continue
+        bound = ConcaveBound(saving_form(instance))
+        bound.improve(lambda: False)
+        assert optimum * (1 - 1e-9 * np.sign(optimum)) - 1 <= bound.saving_bound, seed
+        assert bound.saving_bound <= optimum + 1e-3 * max(bound.scale, 1) + 1, (seed, bound.saving_bound, optimum)
+        covered += instance.coverage is not None
+        limited += bool((instance.layer_slots < 5).any())
+        loaded += instance.load_block_ns is not None
+    assert min(covered, limited, loaded) > 5

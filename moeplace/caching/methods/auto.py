@@ -84,7 +84,7 @@ def auto(
         Stop at this proven gap.
     """
     with stopping(time_limit) as stop:
-        search = caching_incumbent(instance, stop, start or Placement.empty(instance), gap, progress)
+        search = caching_incumbent(instance, stop, start, gap, progress)
         return pick(instance, search, seed, threads, started=start is not None)
 
 

@@ -85,7 +85,7 @@ def column_generation(
     if kicks < 0:
         raise InputError(f"kicks must be at least 0, found {kicks}")
     with stopping(time_limit) as stop:
-        search = caching_incumbent(instance, stop, start or Placement.empty(instance), gap, progress)
+        search = caching_incumbent(instance, stop, start, gap, progress)
         details = generate(
             instance, search, seed, threads, started=start is not None, kicks=kicks, enumerated=enumerate
         )
