@@ -33,8 +33,8 @@ class Frames(NamedTuple):
         ``name``, ``capacity_bytes``; ``x_m`` and ``y_m`` where positions are known; ``host``, ``load_bytes_per_s``,
         ``layer_slots`` where a server has one (cells may be empty).
     demands : DataFrame
-        ``user``, ``model``, ``tokens``, ``device_ns``; ``cloud_ns``, empty for those without a cloud, and left out where
-        none has one; ``x_m`` and ``y_m`` likewise.
+        ``user``, ``model``, ``tokens``, ``device_ns``; ``cloud_ns``, empty for those without a cloud, and left out
+        where none has one; ``x_m`` and ``y_m`` likewise.
     links : DataFrame
         ``user``, ``model``, ``server``, ``ns``: a server that is not there cannot be reached.
     activations : DataFrame
@@ -85,7 +85,7 @@ def document_of(
     there: dict[str, dict[str, list[list[int]]]] = {}
     if holds is not None:
         found = _Table("holds", holds, "server model layer expert")
-        found.known("server", set(names))
+        found.known("server", dict.fromkeys(names))
         columns = found.text("server"), found.text("model"), found.whole("layer"), found.whole("expert")
         for server, model, layer_number, expert in zip(*columns, strict=True):
             there.setdefault(server, {}).setdefault(model, []).append([layer_number, expert])

@@ -97,7 +97,13 @@ def _options(kind: type[Struct]) -> Iterable[click.Option]:
         elif field.endswith("file") or field in ("network", "config", "latency", "servers"):
             shape = {"type": file_name, "metavar": "FILE"}
         many = "  [repeatable]" if field == "models" else ""
-        shown = "" if default in (None, [], False) else f"  [default: {default:g}]" if isinstance(default, float) else None
+        shown = (
+            ""
+            if default is None or default is False or default == []
+            else f"  [default: {default:g}]"
+            if isinstance(default, float)
+            else None
+        )
         shown = f"  [default: {default}]" if shown is None else shown
         name = "--model" if field == "models" else "--" + field.replace("_", "-")
         yield click.Option([name, field], default=None, help=f"{text}.{shown}{many}", **shape)

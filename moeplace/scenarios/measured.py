@@ -130,9 +130,7 @@ class Measured:
             device_ns=None if self.device_ns is None else self.device_ns[chosen],
         )
 
-    def far(
-        self, message_bits: int, expert_bytes: int, *, cloud: bool = True
-    ) -> tuple[npt.NDArray[np.bool_], str]:
+    def far(self, message_bits: int, expert_bytes: int, *, cloud: bool = True) -> tuple[npt.NDArray[np.bool_], str]:
         """Tell which users have no server that is quicker than the cloud, bool [U], and what they are, for people.
 
         Without a cloud these are the users who reach no server.

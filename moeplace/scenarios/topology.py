@@ -230,9 +230,7 @@ class Topology:
         names = tuple(self.users[u] for u in users)
         return replace(self, users=names, user_m=self.user_m[chosen], home=self.home[chosen])
 
-    def far(
-        self, message_bits: int, expert_bytes: int, *, cloud: bool = True
-    ) -> tuple[npt.NDArray[np.bool_], str]:
+    def far(self, message_bits: int, expert_bytes: int, *, cloud: bool = True) -> tuple[npt.NDArray[np.bool_], str]:
         """Tell which users are too far from their station for its server to be worth much.
 
         Parameters

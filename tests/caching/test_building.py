@@ -166,7 +166,9 @@ def test_what_frames_may_leave_out() -> None:
         (4, 0, [2, None]),
         (1, 0, [None, None]),
     ]
-    assert Instance.from_frames(*frames_of_a_pair(), name="other", source={"from": "a table"}).source == {"from": "a table"}
+    assert Instance.from_frames(*frames_of_a_pair(), name="other", source={"from": "a table"}).source == {
+        "from": "a table"
+    }
 
 
 @pytest.mark.parametrize(

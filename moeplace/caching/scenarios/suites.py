@@ -197,7 +197,8 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = 1
     load_gb_per_s: (
         Annotated[
-            float, Meta(gt=0, le=1e9, description="How fast each server loads experts, GB/s (left out: loading is free)")
+            float,
+            Meta(gt=0, le=1e9, description="How fast each server loads experts, GB/s (left out: loading is free)"),
         ]
         | None
     ) = None
