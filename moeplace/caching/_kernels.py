@@ -4,6 +4,7 @@ All arithmetic is in 64-bit integers; every sum here is a difference of savings,
 Names: ``items [A, K]`` experts of each row, padded with the row's first; ``group [A]``, ``count [A]``;
 ``near [G, N]`` saving of a group per token when a server holds the expert; ``floor [G, E]`` the same for the device.
 The saving of a row is ``count * min over its experts of the best saving among the holders`` (see ``saving``).
+``load [N, E]`` is what holding an expert costs on top; ``full [N]`` says where no more experts of the layer may go.
 """
 
 from __future__ import annotations
@@ -92,17 +93,18 @@ def members(items, n_experts):
 
 
 @compiled
-def peel(items, group, count, start, member, server_near, low):
+def peel(items, group, count, start, member, server_near, low, load):
     """Start with all experts on one server and drop the least useful one by one.
 
-    ``server_near [G]`` is the server's saving, ``low [G, E]`` what the other holders save. Returns the value with
-    ``q`` experts, ``q = 0 .. E``, and the order such that the ``q`` experts are the first ``q`` of it.
+    ``server_near [G]`` is the server's saving, ``low [G, E]`` what the other holders save, ``load [E]`` what holding
+    costs. Returns the value with ``q`` experts, ``q = 0 .. E``, and the order such that the ``q`` experts are the first
+    ``q`` of it.
     """
     n_rows, width = items.shape
     n_experts = low.shape[1]
     reached = np.empty(n_rows, np.int64)
-    loss = np.zeros(n_experts, np.int64)
-    total = 0
+    loss = -load
+    total = -load.sum()
     for r in range(n_rows):
         g = group[r]
         s = server_near[g]
@@ -143,7 +145,7 @@ def peel(items, group, count, start, member, server_near, low):
 
 
 @compiled
-def subsets(items, group, count, server_near, low):
+def subsets(items, group, count, server_near, low, load):
     """Try every set of experts on one server; return the best value and set (a bit mask) of each size.
 
     A row's saving is a sum of terms "all of these experts are here" over its experts that are slowest elsewhere;
@@ -174,11 +176,13 @@ def subsets(items, group, count, server_near, low):
             if following > here:
                 table[mask] += count[r] * (following - here)
     for e in range(n_experts):
+        table[1 << e] -= load[e]
+    for e in range(n_experts):
         bit = 1 << e
         for mask in range(1 << n_experts):
             if mask & bit:
                 table[mask] += table[mask ^ bit]
-    values = np.full(n_experts + 1, -1, np.int64)
+    values = np.full(n_experts + 1, IMPOSSIBLE, np.int64)
     best = np.zeros(n_experts + 1, np.int64)
     for mask in range(1 << n_experts):
         size = 0
@@ -193,7 +197,7 @@ def subsets(items, group, count, server_near, low):
 
 
 @compiled
-def moves(items, group, count, near, held, first, second, holder):
+def moves(items, group, count, near, held, first, second, holder, load, full):
     """Value every move of one expert: dropped, added, or from one server to another.
 
     Node ``N`` is "nowhere". Returns ``gain[a, b]``, the best change of the saving by moving some expert from ``a``
@@ -250,16 +254,16 @@ def moves(items, group, count, near, held, first, second, holder):
     for e in range(n_experts):
         for a in range(n_servers):
             if not held[a, e]:
-                if add[e, a] > gain[n_servers, a]:
-                    gain[n_servers, a] = add[e, a]
+                if not full[a] and add[e, a] - load[a, e] > gain[n_servers, a]:
+                    gain[n_servers, a] = add[e, a] - load[a, e]
                     which[n_servers, a] = e
                 continue
-            if drop[e, a] > gain[a, n_servers]:
-                gain[a, n_servers] = drop[e, a]
+            if drop[e, a] + load[a, e] > gain[a, n_servers]:
+                gain[a, n_servers] = drop[e, a] + load[a, e]
                 which[a, n_servers] = e
             for b in range(n_servers):
-                if not held[b, e]:
-                    change = add[e, b] + shift[a, e, b]
+                if not held[b, e] and not full[b]:
+                    change = add[e, b] + shift[a, e, b] + load[a, e] - load[b, e]
                     if change > gain[a, b]:
                         gain[a, b] = change
                         which[a, b] = e
@@ -373,8 +377,8 @@ def best_cycle(gain, size, slack):
 
 
 @compiled
-def adds(items, group, count, near, best, held):
-    """Return what adding each expert to each server saves, ``[N, E]``; -1 where it is held already."""
+def adds(items, group, count, near, best, held, load, full):
+    """Return what adding each expert to each server saves, ``[N, E]``; -1 where it is held already or none may go."""
     n_rows, width = items.shape
     n_servers, n_experts = held.shape
     gain = np.zeros((n_servers, n_experts), np.int64)
@@ -400,8 +404,7 @@ def adds(items, group, count, near, best, held):
                     gain[n, slowest] += count[r] * (min(others, near[g, n]) - m)
     for n in range(n_servers):
         for e in range(n_experts):
-            if held[n, e]:
-                gain[n, e] = -1
+            gain[n, e] = -1 if held[n, e] or full[n] else gain[n, e] - load[n, e]
     return gain
 
 
@@ -569,12 +572,12 @@ def branch(sets, weight, start, member, found, scale, limit):
 
 
 @compiled
-def peel_all(items, group, count, start, member, near, floor, held, cost):
+def peel_all(items, group, count, start, member, near, floor, held, cost, load):
     """Drop the experts of a layer from all servers one by one, the least useful for its cost first.
 
-    ``held [N, E]`` is where it begins, ``cost [N]`` what an expert on a server costs; ``start, member`` as from
-    :func:`members`. Returns the saving and the worth (saving minus cost) before the first drop and after each, and the
-    dropped servers and experts in their order.
+    ``held [N, E]`` is where it begins, ``cost [N]`` what an expert on a server costs besides its ``load``;
+    ``start, member`` as from :func:`members`. Returns the saving and the worth (saving minus cost) before the first
+    drop and after each, and the dropped servers and experts in their order.
     """
     n_rows, width = items.shape
     n_groups, n_servers = near.shape
@@ -605,6 +608,10 @@ def peel_all(items, group, count, start, member, near, floor, held, cost):
     worths = np.empty(drops + 1, np.float64)
     server = np.empty(drops, np.int32)
     expert = np.empty(drops, np.int32)
+    for n in range(n_servers):
+        for e in range(n_experts):
+            if held[n, e]:
+                saving -= load[n, e]
     worth = float(saving)
     for n in range(n_servers):
         worth -= cost[n] * held[n].sum()
@@ -619,12 +626,12 @@ def peel_all(items, group, count, start, member, near, floor, held, cost):
         for a in range(n_servers):
             for b in range(n_experts):
                 if held[a, b]:
-                    net = loss[a, b] - cost[a]
+                    net = loss[a, b] - load[a, b] - cost[a]
                     if net < least:
                         least, n, e = net, a, b
         held[n, e] = False
         server[i], expert[i] = n, e
-        saving -= loss[n, e]
+        saving -= loss[n, e] - load[n, e]
         worth -= least
         savings[i + 1] = saving
         worths[i + 1] = worth

@@ -27,6 +27,7 @@ from moeplace.base.documents import UNREACHABLE
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.result import ProgressCallback
 from moeplace.base.stop import Stop
+from moeplace.caching.heuristics.covering import cover
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.rows import Rows
@@ -281,17 +282,25 @@ def _row_latency(instance: Instance, view: _View, reach: Int64) -> Int64:
 
 
 def caching_incumbent(
-    instance: Instance, stop: Stop, start: Placement, gap: float = 0.0, progress: ProgressCallback | None = None
+    instance: Instance,
+    stop: Stop,
+    start: Placement | None = None,
+    gap: float = 0.0,
+    progress: ProgressCallback | None = None,
 ) -> Incumbent:
     """Return the incumbent of a search on an instance, valued by :func:`cost_ns`.
+
+    What the servers hold now, where the instance says it and it is a placement, is an incumbent as well: no search that
+    keeps one ends with anything worse than changing nothing.
 
     Parameters
     ----------
     instance : Instance
     stop : Stop
         Time limit and interruption.
-    start : Placement
-        The first incumbent.
+    start : Placement, optional
+        The first incumbent. Without one it is :func:`~moeplace.caching.heuristics.covering.cover`: every server empty
+        or, where demands have no cloud, every expert that they need somewhere.
     gap : float
         The search may end when the gap is proven to be at most this.
     progress : callable, optional
@@ -300,12 +309,22 @@ def caching_incumbent(
     Returns
     -------
     Incumbent
+
+    Raises
+    ------
+    NoSolutionError
+        There is no start, and it is proven that there is no placement.
+    MethodError
+        There is no start, and none was found before the time was over.
     """
-    return Incumbent(
-        start,
+    incumbent = Incumbent(
+        cover(instance, stop) if start is None else start,
         cost=lambda placement: cost_ns(instance, placement),
         fits=lambda placement: placement.fits(instance),
         stop=stop,
         gap=gap,
         progress=progress,
     )
+    if instance.holds is not None:
+        incumbent.offer(Placement(instance.holds))
+    return incumbent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from random_instances import brute_force_2, naive_cost_2, pairs_of, random_docum
 
 import moeplace
 from moeplace import Instance, Placement, Solution
+from moeplace.base.arrays import Bool
 from moeplace.base.errors import InputError, NoSolutionError
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import Stop
 from moeplace.caching.evaluation import Evaluation, cost_ns, latency_ns, loading_ns
 from moeplace.caching.heuristics.covering import cover
+from moeplace.caching.saving import Layer, saving_form
 from moeplace.caching.solution import Assignment
 
 
@@ -129,3 +132,74 @@ def test_a_first_placement_covers_or_there_is_none() -> None:
             found += instance.coverage is not None
     assert none > 10
     assert found > 30
+
+
+def test_the_saving_form_is_the_cost_with_a_price_on_what_is_not_covered() -> None:
+    uncovered = 0
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        document = random_document_2(rng)
+        instance = Instance.from_document(document)
+        form = saving_form(instance)
+        for _ in range(4):
+            placement = Placement(rng.random((len(instance.servers), instance.n_items)) < rng.choice([0.3, 0.6, 0.9]))
+            asked = np.zeros(instance.n_items, dtype=np.bool_)
+            for layer in form.layers:
+                asked[layer.items] = True
+            placement = Placement(placement.cached & asked)  # what nobody asks for is in no layer
+            missing = len(placement.uncovered(instance))
+            saving = form.saving_ns(placement.cached)
+            most = instance.baseline_ns + instance.most_loading_ns
+            if missing:
+                uncovered += 1
+                assert saving <= instance.baseline_ns - missing * most, seed
+            else:
+                assert instance.baseline_ns - saving == cost_ns(instance, placement), seed
+            assert saving <= form.most_ns, seed
+            for layer in form.layers:
+                check_moves(layer, np.ascontiguousarray(placement.cached[:, layer.items]), seed)
+    assert uncovered > 60
+
+
+def check_moves(layer: Layer, held: Bool, seed: int) -> None:
+    """Compare what a layer says of single moves and of one server's experts with trying them all."""
+    before = layer.saving_ns(held)
+    full = held.sum(axis=1) >= layer.slots
+    gains, moves, nowhere = layer.gains(held), layer.moves(held), len(held)
+    best: dict[tuple[int, int], int] = {}
+    for e in range(layer.n_experts):
+        holders = [*np.flatnonzero(held[:, e]).tolist(), nowhere]
+        for a, b in itertools.product(holders, range(nowhere + 1)):
+            if a == b or (b < nowhere and (held[b, e] or full[b])):
+                continue
+            after = held.copy()
+            for place, there in ((a, False), (b, True)):
+                if place < nowhere:
+                    after[place, e] = there
+            change = layer.saving_ns(after) - before
+            best[a, b] = max(change, best.get((a, b), change))
+            if a == nowhere:
+                assert gains[b, e] == change, seed
+    assert (gains[full] == -1).all(), seed
+    for a, b in itertools.product(range(nowhere + 1), repeat=2):
+        assert (moves.expert[a, b] < 0) == ((a, b) not in best), seed
+        assert moves.expert[a, b] < 0 or moves.gain[a, b] == best[a, b], seed
+    for n in range(len(held)):
+        for enumerated in (0, 20):
+            function = layer.value_function(held, n, enumerated)
+            assert len(function.values) == min(layer.slots[n], layer.n_experts) + 1
+            after = held.copy()
+            for q, (value, kept) in enumerate(zip(function.values.tolist(), function.kept, strict=True)):
+                assert kept.sum() <= q, seed
+                after[n] = kept
+                assert layer.saving_ns(after) == value, seed
+                if function.proven[q]:
+                    sets = itertools.chain.from_iterable(
+                        itertools.combinations(range(layer.n_experts), k) for k in range(q + 1)
+                    )
+                    values = []
+                    for chosen in sets:
+                        after[n] = False
+                        after[n, list(chosen)] = True
+                        values.append(layer.saving_ns(after))
+                    assert value == max(values), seed

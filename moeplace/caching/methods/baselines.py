@@ -6,6 +6,8 @@ import numpy as np
 
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
+from moeplace.base.stop import stopping
+from moeplace.caching.heuristics.covering import cover
 from moeplace.caching.heuristics.servers import fill, most_requested
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
@@ -48,8 +50,12 @@ def popular(
 
     The users of a server are the demands for which no server is nearer, and which it serves faster than the
     cloud. Experts on the user's own device do not count. What nobody near uses is not cached.
+
+    Where demands have no cloud, the servers begin with a cover (every expert that must be somewhere, as
+    :func:`moeplace.caching.heuristics.covering.cover` places it) and are filled beside it.
     """
-    return Outcome(most_requested(instance))
+    with stopping(time_limit) as stop:
+        return Outcome(most_requested(instance, cover(instance, stop)))
 
 
 @describe(MethodInfo(summary="Each server caches experts in a random order (seeded) until nothing more fits."))
@@ -62,9 +68,13 @@ def random(
     start: Placement | None,
     progress: ProgressCallback | None,
 ) -> Outcome:
-    """Fill each server in a random order of all experts. Ignores ``start``."""
-    generator = np.random.default_rng(seed)
-    cached = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
-    for n, capacity in enumerate(instance.capacity_bytes.tolist()):
-        fill(cached[n], generator.permutation(instance.n_items), instance, capacity)
-    return Outcome(Placement(cached))
+    """Fill each server in a random order of all experts. Ignores ``start``.
+
+    Where demands have no cloud, the servers begin with a cover, as for ``popular``.
+    """
+    with stopping(time_limit) as stop:
+        cached = cover(instance, stop).cached.copy()
+        generator = np.random.default_rng(seed)
+        for n in range(len(cached)):
+            fill(cached[n], generator.permutation(instance.n_items), instance, n)
+        return Outcome(Placement(cached))
