@@ -254,7 +254,11 @@ class Instance:
         OutputError
             The file cannot be written.
         """
-        write_bytes(path, layout(self.document()))
+        write_bytes(path, self.to_json())
+
+    def to_json(self) -> bytes:
+        """Return the instance document as :meth:`save` writes it."""
+        return layout(self.document())
 
     @property
     def n_items(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from moeplace.base.arrays import Int64
+from moeplace.base.arrays import Bool, Int64
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError
 from moeplace.caching.document import LatencyModel, Model, layer_bytes, lowest_version
@@ -39,6 +39,9 @@ class Part:
         The user (index in the topology) of each demand of ``counts``; every user at most once.
     device_experts : dict, optional
         For a demand of ``counts``, the (layer, expert) pairs on the user's device.
+    stays : bool array, optional
+        Which demands are there also without a token in ``counts``: with one token, the least that a file can say, and
+        no row.
     """
 
     model: Model
@@ -46,6 +49,7 @@ class Part:
     counts: SetCounts
     user: Sequence[int]
     device_experts: dict[int, list[tuple[int, int]]] | None = None
+    stays: Bool | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ def assemble(
     ----------
     name : str
     parts : sequence of Part
-        The models, with their demands in the instance's order; demands without tokens are left out.
+        The models, with their demands in the instance's order; demands without tokens are left out, but for those that
+        stay.
     topology : Topology or Measured
     hardware : Hardware or sequence of int
         What the servers are; or the storage of each station, which then is one server.
@@ -191,6 +196,8 @@ def assemble(
     for part in parts:
         tokens = np.zeros(len(part.user), dtype=np.int64)
         tokens[: len(part.counts.tokens)] = part.counts.tokens
+        if part.stays is not None:
+            tokens = np.maximum(tokens, part.stays)
         server_ns, cloud_ns, device_ns = topology.latencies(part.message_bits, mean_bytes(part.model))
         server_ns = np.repeat(server_ns, hardware.gpus, axis=1)
         number = np.cumsum(tokens > 0) - 1 + len(demands)

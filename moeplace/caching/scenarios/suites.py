@@ -546,7 +546,9 @@ _OF_MODELLED_TIMES: Final = (
     "users", "hidden_size",
 )  # fmt: skip
 _OF_SHARED_STORAGE: Final = ("capacity", "storage")
-_OF_THE_CLOUD: Final = ("wan_round_trip_us", "cloud_gb_per_s")
+OF_THE_CLOUD: Final = ("wan_round_trip_us", "cloud_gb_per_s")
+"""Parameters of links that no time depends on where there is no cloud."""
+
 _NEWER: Final = ("no_cloud", "gpus_per_station")
 """Keys that are said in an instance only where they are not the default: files without them stay as they were."""
 
@@ -569,7 +571,7 @@ def check_effect(given: Mapping[str, Any]) -> None:
         default = Links()
         links = {k: v for k in Links.__struct_fields__ if (v := getattr(links, k)) != getattr(default, k)}
     if given.get("no_cloud"):
-        for key in ("cloud_ms", *(f"links.{key}" for key in _OF_THE_CLOUD if key in (links or ()))):
+        for key in ("cloud_ms", *(f"links.{key}" for key in OF_THE_CLOUD if key in (links or ()))):
             if key in given or key.startswith("links."):
                 raise InputError("is without effect: there is no cloud (no_cloud)", place=key)
     if given.get("latency") is not None:
@@ -850,7 +852,7 @@ def _source(scenario: Scenario, topology: Topology | Measured, fitted_to: list[s
             del values[key]
     parameters = topology.parameters()
     if scenario.no_cloud:
-        parameters = {key: value for key, value in parameters.items() if key not in _OF_THE_CLOUD}
+        parameters = {key: value for key, value in parameters.items() if key not in OF_THE_CLOUD}
     return values | parameters
 
 
