@@ -291,6 +291,7 @@ def _show(instances: Sequence[Instance], report: Report, outputs: Sequence[str])
     ]
     if report.unselected:
         others = " or whose users are left out" if report.left_out else ""
+        others += " or say no time" if report.untimed else ""
         rows = number(report.unselected, "row")
         lines.append(("other part", f"{rows} of requests that were not selected{others}"))
     if report.skipped:
