@@ -41,6 +41,11 @@ class Coverage:
         met: Bool = copies[self.reach_of, self.item] > 0
         return met
 
+    def names(self, instance: Instance, reach: int) -> str:
+        """Return the servers of a reach set for people, in brackets: ``" ('s0', 's1', ...)"``."""
+        names = [repr(instance.servers[n].name) for n in np.flatnonzero(self.reach[reach]).tolist()]
+        return f" ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})" if names else " (none)"
+
     def of(self, items: slice) -> tuple[Int32, Int32]:
         """Return reach set and item, counted from the first of ``items``, of the requirements on these items."""
         first, last = np.searchsorted(self.item, (items.start, items.stop))
