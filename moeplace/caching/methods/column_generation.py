@@ -23,6 +23,7 @@ from moeplace.caching.bounds.proving import IMPORTS as PROVING
 from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.heuristics import column_search
 from moeplace.caching.heuristics.column_search import ColumnSearch
+from moeplace.caching.heuristics.covering import cover
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
@@ -85,7 +86,7 @@ def column_generation(
     if kicks < 0:
         raise InputError(f"kicks must be at least 0, found {kicks}")
     with stopping(time_limit) as stop:
-        search = caching_incumbent(instance, stop, start or Placement.empty(instance), gap, progress)
+        search = caching_incumbent(instance, stop, start or cover(instance, stop), gap, progress)
         details = generate(
             instance, search, seed, threads, started=start is not None, kicks=kicks, enumerated=enumerate
         )
