@@ -378,7 +378,7 @@ def best_cycle(gain, size, slack):
 
 @compiled
 def adds(items, group, count, near, best, held, load, full):
-    """Return what adding each expert to each server saves, ``[N, E]``; -1 where it is held already or none may go."""
+    """Return what adding each expert to each server saves, ``[N, E]``; :data:`IMPOSSIBLE` where it may not go."""
     n_rows, width = items.shape
     n_servers, n_experts = held.shape
     gain = np.zeros((n_servers, n_experts), np.int64)
@@ -404,7 +404,7 @@ def adds(items, group, count, near, best, held, load, full):
                     gain[n, slowest] += count[r] * (min(others, near[g, n]) - m)
     for n in range(n_servers):
         for e in range(n_experts):
-            gain[n, e] = -1 if held[n, e] or full[n] else gain[n, e] - load[n, e]
+            gain[n, e] = IMPOSSIBLE if held[n, e] or full[n] else gain[n, e] - load[n, e]
     return gain
 
 
@@ -572,12 +572,13 @@ def branch(sets, weight, start, member, found, scale, limit):
 
 
 @compiled
-def peel_all(items, group, count, start, member, near, floor, held, cost, load):
+def peel_all(items, group, count, start, member, near, floor, held, cost, load, slots, bonus):
     """Drop the experts of a layer from all servers one by one, the least useful for its cost first.
 
     ``held [N, E]`` is where it begins, ``cost [N]`` what an expert on a server costs besides its ``load``;
-    ``start, member`` as from :func:`members`. Returns the saving and the worth (saving minus cost) before the first
-    drop and after each, and the dropped servers and experts in their order.
+    ``start, member`` as from :func:`members`. Servers that hold more than their ``slots [N]`` drop first. ``bonus`` is
+    deducted from the start. Returns the saving and the worth (saving minus cost) before the first drop and after each,
+    and the dropped servers and experts in their order.
     """
     n_rows, width = items.shape
     n_groups, n_servers = near.shape
@@ -591,7 +592,7 @@ def peel_all(items, group, count, start, member, near, floor, held, cost, load):
             following[g, e] = at
     loss = np.zeros((n_servers, n_experts), np.int64)
     reached = np.empty(n_rows, np.int64)
-    saving = 0
+    saving = -bonus
     for r in range(n_rows):
         g = group[r]
         m = first[g, items[r, 0]]
@@ -620,16 +621,21 @@ def peel_all(items, group, count, start, member, near, floor, held, cost, load):
     touched = np.zeros(n_groups, np.bool_)
     old_second = np.empty(n_groups, np.int64)
     old_holder = np.empty(n_groups, np.int32)
+    over = held.sum(axis=1) - slots
     for i in range(drops):
         n, e = -1, -1
         least = np.inf
+        crowded = over.max() > 0
         for a in range(n_servers):
+            if crowded and over[a] <= 0:
+                continue
             for b in range(n_experts):
                 if held[a, b]:
                     net = loss[a, b] - load[a, b] - cost[a]
                     if net < least:
                         least, n, e = net, a, b
         held[n, e] = False
+        over[n] -= 1
         server[i], expert[i] = n, e
         saving -= loss[n, e] - load[n, e]
         worth -= least

@@ -27,7 +27,6 @@ from moeplace.base.documents import UNREACHABLE
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.result import ProgressCallback
 from moeplace.base.stop import Stop
-from moeplace.caching.heuristics.covering import cover
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.rows import Rows
@@ -317,6 +316,8 @@ def caching_incumbent(
     MethodError
         There is no start, and none was found before the time was over.
     """
+    from moeplace.caching.heuristics.covering import cover  # it takes scipy along, and most commands search nothing
+
     incumbent = Incumbent(
         cover(instance, stop) if start is None else start,
         cost=lambda placement: cost_ns(instance, placement),

@@ -75,7 +75,7 @@ def requests_by_server(instance: Instance) -> npt.NDArray[np.float64]:
         return use
     home = np.argmin(instance.server_ns, axis=1)
     time = instance.server_ns[np.arange(len(home)), home]
-    served = (time < instance.cloud_ns) & (time != UNREACHABLE)
+    served = ((time < instance.cloud_ns) | ~instance.has_cloud) & (time != UNREACHABLE)
     length = np.diff(instance.rows.start)
     demand = np.repeat(instance.rows.demand, length)
     count = np.repeat(instance.rows.count, length)
