@@ -18,6 +18,9 @@ from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import SavingForm
 
+TURNS = (3, 1)
+"""Checkpoints that columns and bound have in turn, where they share one thread."""
+
 
 @dataclass(frozen=True)
 class Tuning:
