@@ -11,11 +11,15 @@ from moeplace.base.problem import Problem
 from moeplace.base.registry import METHODS, MODELS, ORDER
 from moeplace.base.result import NOTHING_FITS, Finished, relative_gap, saving_ratio
 from moeplace.caching import checking
+from moeplace.caching.coverage import shortage
 from moeplace.caching.evaluation import cost_ns, loading_ns
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.shown import VIEW
 from moeplace.caching.solution import Objective, Solution, assignments
+
+NO_PLACEMENT = "no_placement"
+"""What a remark on an instance without any placement goes by; no solution's details ever have it."""
 
 
 def _check_fits(instance: Instance, placement: Placement) -> None:
@@ -53,7 +57,9 @@ def _check(instance: Instance, solution: Solution, certificate: Certificate | No
 
 
 def _remarks(instance: Instance) -> dict[str, str]:
-    """Say so where no expert fits anywhere: the units are wrong, most likely."""
+    """Say so where no expert fits anywhere (the units are wrong, most likely), or not all that must."""
+    if (said := shortage(instance)) is not None:
+        return {NO_PLACEMENT: said}
     if not len(instance.item_bytes) or not len(instance.capacity_bytes):
         return {}
     smallest, largest = int(instance.item_bytes.min()), int(instance.capacity_bytes.max())
