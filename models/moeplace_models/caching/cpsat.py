@@ -104,7 +104,10 @@ def build(instance: Instance) -> CachingModel:
     a = [model.new_bool_var(f"a[{radius},{i}]") for radius, i in covers]
     b = [model.new_bool_var(f"b[{t}]") if len(needs) > 1 else a[needs[0]] for t, needs in enumerate(terms)]
 
-    model.maximize(cp_model.LinearExpr.weighted_sum([*b, *x.values()], [*saved, *(-ns for ns in paid)]))  # (1)
+    loads = [(variable, -ns) for variable, ns in zip(x.values(), paid, strict=True) if ns]
+    model.maximize(
+        cp_model.LinearExpr.weighted_sum([*b, *(v for v, _ in loads)], [*saved, *(ns for _, ns in loads)])
+    )  # (1)
     for n, room in enumerate(capacity):  # (2)
         held = [i for m, i in pairs if m == n]
         v = common_unit([size[i] for i in held], MOST)
