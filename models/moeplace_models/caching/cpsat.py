@@ -30,7 +30,7 @@ from ortools.sat.python import cp_model
 from moeplace.base.arrays import common_unit
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
-from moeplace.caching.terms import AggregatedProblem, aggregate
+from moeplace.caching.terms import AggregatedProblem, aggregate, sides
 
 MOST = 2**61
 """What the amounts of a sum are at the most, in its unit."""
@@ -94,7 +94,8 @@ def build(instance: Instance) -> CachingModel:
         A requirement that no server can meet.
     """
     problem = aggregate(instance)
-    pairs, price, members, covers, terms, weight, required, crowds = problem.sets()
+    pairs, members, covers, terms, weight = problem.sets()
+    price, required, crowds = sides(instance, pairs)
     size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
     unit = common_unit(weight + price, MOST)
     saved, paid = [-(-w // unit) for w in weight], [ns // unit for ns in price]
