@@ -182,7 +182,7 @@ class Model:
         model: LanguageModelHandle,
         *,
         server_ns: Mapping[ServerHandle, int],
-        cloud_ns: int | None = None,
+        cloud_ns: int | None,
         device_ns: int = 0,
         tokens: int | None = None,
         device_experts: Iterable[tuple[int, int]] = (),
@@ -196,9 +196,9 @@ class Model:
         model : LanguageModelHandle
         server_ns : dict of ServerHandle to int
             Time until an expert's output is back from a server, ns. A server that is left out cannot be reached.
-        cloud_ns : int, optional
-            The same from the cloud, ns. Without it there is none: every expert of the model must be on a server of
-            these, or on the device.
+        cloud_ns : int or None
+            The same from the cloud, ns. None is no cloud: every expert of the model must be on a server of these, or on
+            the device.
         device_ns : int
             The same from the user's own device, ns.
         tokens : int, optional

@@ -34,7 +34,9 @@ import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
 from moeplace.base.documents import UNREACHABLE
+from moeplace.base.stop import Stop
 from moeplace.caching.heuristics.closure import LARGEST, corners
+from moeplace.caching.heuristics.covering import cover
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 
@@ -68,11 +70,15 @@ class ValueFunction:
         These experts (at most ``q``).
     proven : bool array [Q + 1]
         Whether no other ``q`` experts save more.
+    required : int
+        Experts that nobody else holds of those who may meet a requirement: fewer experts leave requirements unmet, and
+        so do more experts than ``Q`` if they are as many.
     """
 
     values: Int64
     kept: Bool
     proven: Bool
+    required: int = 0
 
     @property
     def exact(self) -> bool:
@@ -164,6 +170,14 @@ class Layer:
         everything = np.ones(self.load.shape, dtype=np.bool_)
         return self.saving_ns(everything) + int(self.load.sum())
 
+    def allows(self, held: Bool) -> bool:
+        """Return whether ``held [N, E]`` keeps slots and requirements."""
+        if self.covers:
+            group, expert = self.group[-self.covers :], self.experts[-self.covers :, 0]
+            if not ((self.near[group] > 0) & held.T[expert]).any(axis=1).all():
+                return False
+        return bool((held.sum(axis=1) <= self.slots).all())
+
     def full(self, held: Bool) -> Bool:
         """Return where no more experts of the layer may go, bool [N]."""
         full: Bool = held.sum(axis=1) >= self.slots
@@ -175,7 +189,7 @@ class Layer:
         return best
 
     def gains(self, held: Bool) -> Int64:
-        """Return what adding each expert to each server saves, int64 [N, E]; -1 where it is held or none may go."""
+        """Return what adding each expert to each server saves, int64 [N, E]; very negative where it may not go."""
         gains: Int64 = kernels().adds(
             self.experts, self.group, self.count, self.near, self.best(held), held, self.load, self.full(held)
         )
@@ -199,6 +213,8 @@ class Layer:
     def peel(self, held: Bool, cost: npt.NDArray[np.float64]) -> tuple[Int64, npt.NDArray[np.float64], Int32, Int32]:
         """Drop all experts from all servers one by one, the one that loses least for what it costs first.
 
+        Servers that hold more experts than they have slots for come first.
+
         Parameters
         ----------
         held : bool array [N, E]
@@ -217,10 +233,19 @@ class Layer:
         """
         start, member = self._members
         savings, worths, server, expert = kernels().peel_all(
-            self.experts, self.group, self.count, start, member, self.near, self.floor, held, cost, self.load
+            self.experts,
+            self.group,
+            self.count,
+            start,
+            member,
+            self.near,
+            self.floor,
+            held,
+            cost,
+            self.load,
+            self.slots,
+            self.bonus,
         )
-        savings -= self.bonus
-        worths -= self.bonus
         return savings, worths, server, expert
 
     def value_function(
@@ -248,13 +273,13 @@ class Layer:
         """
         near = np.ascontiguousarray(self.near[:, server])
         low = kernels().best_without(self.near, self.floor, held, server)
-        n, load = self.n_experts, self.load[server]
+        n, load, required = self.n_experts, self.load[server], int(self._needed(near, low).sum())
         others = int(self.load[held].sum()) - int(load[held[server]].sum()) + self.bonus
         proven = np.ones(n + 1, dtype=np.bool_)
         if not self.additive and n <= min(enumerated, MOST_ENUMERATED):
             values, masks = kernels().subsets(self.experts, self.group, self.count, near, low, load)
             kept = (masks[:, None] >> np.arange(n)) & 1 > 0
-            return self._function(server, values - others, kept, proven)
+            return self._function(server, values - others, kept, proven, required)
         start, member = self._members
         values, order = kernels().peel(self.experts, self.group, self.count, start, member, near, low, load)
         values -= others
@@ -262,7 +287,7 @@ class Layer:
         rank[order] = np.arange(n)
         kept = rank < np.arange(n + 1)[:, None]
         if self.additive:
-            return self._function(server, values, kept, proven)
+            return self._function(server, values, kept, proven, required)
         _not_decreasing(values, kept)
         _raise(values, kept, self.saving_ns(held), held[server])
         # All experts are the best of their number, but where they cost something fewer may be worth more.
@@ -277,13 +302,26 @@ class Layer:
                 _cut(sets, weight, base, values, kept, proven)
             if nodes and not proven.all():
                 _branch(sets, weight, base, values, kept, proven, nodes)
-        return self._function(server, values, kept, proven)
+        return self._function(server, values, kept, proven, required)
 
-    def _function(self, server: int, values: Int64, kept: Bool, proven: Bool) -> ValueFunction:
+    def required(self, held: Bool, server: int) -> Bool:
+        """Return which experts only one server can hold, bool [E]: the others leave a requirement to it."""
+        if not self.covers:
+            return np.zeros(self.n_experts, dtype=np.bool_)
+        return self._needed(self.near[:, server], kernels().best_without(self.near, self.floor, held, server))
+
+    def _needed(self, near: Int64, low: Int64) -> Bool:
+        needed = np.zeros(self.n_experts, dtype=np.bool_)
+        if self.covers:
+            group, expert = self.group[-self.covers :], self.experts[-self.covers :, 0]
+            needed[expert[low[group, expert] < near[group]]] = True
+        return needed
+
+    def _function(self, server: int, values: Int64, kept: Bool, proven: Bool, required: int) -> ValueFunction:
         """Return the value function of so many experts as the server has slots for."""
         _not_decreasing(values, kept)
         most = int(min(self.slots[server], self.n_experts)) + 1
-        return ValueFunction(values[:most], kept[:most], proven[:most])
+        return ValueFunction(values[:most], kept[:most], proven[:most], required)
 
     def _terms(self, near: Int64, low: Int64) -> tuple[Int64, Int64]:
         """Return the distinct terms "all of these experts are on the server", sets [T, K] and weights [T]."""
@@ -383,9 +421,17 @@ class SavingForm:
         return sum(layer.saving_ns(held[:, layer.items]) for layer in self.layers)
 
 
-def held_by(instance: Instance, start: Placement | None) -> Bool:
-    """Return a writable copy of a placement's matrix, an empty one without a placement."""
-    return (start or Placement.empty(instance)).cached.copy()
+def held_by(instance: Instance, start: Placement | None, stop: Stop) -> Bool:
+    """Return a writable copy of a placement's matrix; without one, of a first one that covers, mostly the empty one.
+
+    Raises
+    ------
+    NoSolutionError
+        There is none.
+    MethodError
+        None was found in time.
+    """
+    return (start or cover(instance, stop)).cached.copy()
 
 
 def saving_form(
