@@ -13,7 +13,7 @@ from moeplace.base.errors import OutputError
 from moeplace.base.files import write_bytes
 from moeplace.base.text import NOTHING, as_csv, duration, gap_percent, number, one_line, percent, size, time_unit
 from moeplace.base.text import markdown as escaped
-from moeplace.bench.replays import FIELDS, ReplayData, Row
+from moeplace.bench.replays import FIELDS, YARDSTICK, ReplayData, Row
 from moeplace.report.tables import Column
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def facts(data: ReplayData) -> list[str]:
 
 def below(data: ReplayData) -> str:
     """Say in one line what the bounds prove of the whole."""
+    if YARDSTICK not in data.run.plan.policies:
+        return f"nothing is proven: bounds come with the policy {YARDSTICK}"
     bounds = [data.bound(t) for t in data.paid]
     tokens = sum(data.run.windows[t - 1].tokens for t in data.paid)
     known = [bound for bound in bounds if bound is not None]
