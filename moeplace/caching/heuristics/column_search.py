@@ -12,8 +12,8 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.heuristics.climb import Climb
-from moeplace.caching.heuristics.columns import Column, ColumnPool, Float
-from moeplace.caching.heuristics.pricing import peeled, price
+from moeplace.caching.heuristics.columns import ColumnPool, Float
+from moeplace.caching.heuristics.pricing import price_layers
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import SavingForm
@@ -116,9 +116,9 @@ class ColumnSearch:
         self.stop = CheckpointStop(search)
         self.generator = np.random.default_rng(seed)
         self.plan = WorkingPlacement(form, search.placement.cached.copy(), threads)
-        self.climb = Climb(self.plan, self.stop, self._found, enumerated)
         self.pool = ColumnPool(form)
         self.pool.add_plan(self.plan)
+        self.climb = Climb(self.plan, self.stop, self._found, enumerated, self.pool)
         self.held, self.saving = self.plan.held.copy(), self.plan.saving
         self.prices: Float = np.zeros(len(self.capacity))
         self.details: dict[str, int | float | str] = {"kicks": 0, "columns": 0, "merges": 0}
@@ -192,7 +192,7 @@ class ColumnSearch:
             if self.stop:
                 return False
             i = layer_of[int(self.form.instance.block_start[oracle.block])]
-            floor = oracle.masks(self._best_column(i).part)
+            floor = oracle.masks(self.pool.best(i, self.prices).part)
             if i not in self._tuned:
                 self._tuned.add(i)
                 oracle.tune(price)
@@ -206,17 +206,9 @@ class ColumnSearch:
 
     def _price_round(self) -> bool:
         """Price every layer at prices half way to the master's; say whether a column is new."""
-        news = False
-        for i, layer in enumerate(self.form.layers):
-            starts = [peeled(layer, self.capacity, self.prices)[0], self._part(i), self._best_column(i).part]
-            seen: set[bytes] = set()
-            for start in starts:
-                if self.stop:
-                    return False
-                if (key := start.tobytes()) not in seen:
-                    seen.add(key)
-                    for part, saving in price(layer, start, self.capacity, self.prices, self.enumerated):
-                        news |= self.pool.add(i, part, saving)
+        news = price_layers(self.pool, self._part, self.capacity, self.prices, self.enumerated, self.stop)
+        if news is None:
+            return False
         self.details["columns"] = len(self.pool)
         return self._update_prices() or news
 
@@ -254,10 +246,7 @@ class ColumnSearch:
         self.details["merges"] = int(self.details["merges"]) + 1
         before = self.saving
         if found is not None:
-            held = np.zeros_like(self.held)
-            for i, at in enumerate(found.tolist()):
-                held[:, self.form.layers[i].items] = columns[at].part
-            self.plan.restore(held)
+            self.plan.restore(self.pool.placement(found))
             self._keep()
             self.climb.to_local_optimum()
             self._keep()
@@ -294,10 +283,6 @@ class ColumnSearch:
 
     def _part(self, i: int) -> Bool:
         return np.ascontiguousarray(self.held[:, self.form.layers[i].items])
-
-    def _best_column(self, i: int) -> Column:
-        cost = self.prices * self.form.layers[i].size
-        return max(self.pool.columns[i], key=lambda c: c.saving - float(cost @ c.usage))
 
     def _first_prices(self) -> Float:
         """Return what the last bytes of each server are worth, the others fixed: the slope of its value functions."""
