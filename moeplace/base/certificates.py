@@ -1,7 +1,7 @@
 """What proves a bound, as a document: format ``moeplace/certificate`` version 1 (docs/certificates.md).
 
-A bound rests either on a *cut*, which anybody can verify with the instance at hand, or on the proof of a solver, which
-is named. This module holds the document and nothing that makes or verifies one.
+A bound rests either on a *cut* or on *prices*, which anybody can verify with the instance at hand, or on the proof of a
+solver, which is named. This module holds the document and nothing that makes or verifies one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from moeplace.base.documents import InstanceReference, Named, NonNegative, Positive, parse
 from moeplace.base.errors import InputError
@@ -69,6 +69,22 @@ class Point(Struct, frozen=True, forbid_unknown_fields=True):
         return np.frombuffer(data, dtype="<u2").reshape(servers, items).astype(np.int64)
 
 
+class Covering(Struct, frozen=True, forbid_unknown_fields=True):
+    """What it is worth that a demand without a cloud reaches its experts.
+
+    Attributes
+    ----------
+    demand : int
+        Which one, from 0.
+    prices : list of int
+        One for each expert of the demand's model, layer by layer, in units of ``1 / (weight_unit * 2**20)`` token-ns; 0
+        for an expert on its device.
+    """
+
+    demand: NonNegative
+    prices: list[Annotated[int, Meta(ge=0)]]
+
+
 class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cut"):
     """A linear upper bound on the saving, maximised over the capacities at given prices. It needs no trust.
 
@@ -82,6 +98,8 @@ class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag
     prices : list of int
         One for each server, of a byte, in units of ``1 / (price_unit * weight_unit * 2**20)`` token-ns.
     price_unit : int
+    coverage : list of Covering, optional
+        Where demands have no cloud: multipliers of what they need.
     """
 
     unit: Unit
@@ -89,6 +107,21 @@ class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag
     weight_unit: Unit
     prices: list[Annotated[int, Meta(ge=0)]]
     price_unit: Positive
+    coverage: list[Covering] | UnsetType = UNSET
+
+
+class Prices(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="prices"):
+    """Prices of budgets that layers share; each layer then costs at least the least it can with its use paid. No trust.
+
+    Attributes
+    ----------
+    prices : list of int
+        One for each budget, of a unit of it, in units of ``1 / unit`` of what is minimised.
+    unit : int
+    """
+
+    prices: list[Annotated[int, Meta(ge=0)]]
+    unit: Positive
 
 
 class Trusted(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="trusted"):
@@ -112,17 +145,17 @@ class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
         Name and hash of the instance that it is for.
     bound_ns : int
         The lower bound on the cost of every placement, token-ns, that is proven.
-    proof : Cut or Trusted
+    proof : Cut, Prices or Trusted
     """
 
     format: Literal["moeplace/certificate"]
     version: Literal[1]
     instance: InstanceReference
     bound_ns: NonNegative
-    proof: Cut | Trusted
+    proof: Cut | Prices | Trusted
 
     @classmethod
-    def make(cls, instance: Named, bound_ns: int, proof: Cut | Trusted) -> Certificate:
+    def make(cls, instance: Named, bound_ns: int, proof: Cut | Prices | Trusted) -> Certificate:
         """Make a certificate for an instance."""
         reference = InstanceReference(instance.name, instance.sha256)
         return cls("moeplace/certificate", 1, reference, bound_ns, proof)

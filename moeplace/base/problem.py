@@ -94,8 +94,10 @@ class View:
     ----------
     headline : callable
         An instance in one line.
-    cost, reference : str
-        What the cost is called, and what it is compared with.
+    cost : str
+        What the cost is called.
+    reference : callable
+        What it is compared with, on an instance.
     scale : callable
         The :class:`Scale` of an instance's amounts.
     short, exact : callable
@@ -116,7 +118,7 @@ class View:
 
     headline: Callable[[Any], str] = _named
     cost: str = "value"
-    reference: str = "reference"
+    reference: Callable[[Any], str] = lambda instance: "reference"
     scale: Callable[[Any], Scale] = lambda instance: Scale()
     short: Callable[[Any, int], str] = _digits
     exact: Callable[[Any, int], str] = _digits
@@ -173,6 +175,10 @@ class Problem:
         ``(instance)``: what a run's document says of the instance's size, by its keys.
     method_order : sequence of str
         The order in which methods are listed; others follow by name.
+    models : str, optional
+        Entry point group of its formulations. Left out where no model is exported.
+    model_limit : callable
+        ``(instance, name)``: why a formulation of the instance is not built, or None.
     from_values : callable, optional
         ``(instance, values)``: the decision that the values of an exported model's variables mean, by their names;
         raises an InputError where they mean none of this instance. Left out where no model is exported.
@@ -198,5 +204,7 @@ class Problem:
     remarks: Callable[[Any], Mapping[str, str]] = lambda instance: {}
     sizes: Callable[[Any], Mapping[str, Any]] = lambda instance: {}
     method_order: Sequence[str] = ()
+    models: str | None = None
+    model_limit: Callable[[Any, str], str | None] = lambda instance, name: None
     from_values: Callable[[Any, Mapping[str, float]], Any] | None = None
     view: View = field(default_factory=View)

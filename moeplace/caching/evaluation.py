@@ -57,11 +57,20 @@ def latency_ns(instance: Instance, placement: Placement) -> int:
     )
 
 
-def loading_ns(instance: Instance, placement: Placement) -> int:
-    """Return what loading costs that a placement asks for, token-ns: (C2) over all that is new on its server."""
+def loading_ns(instance: Instance, placement: Placement, held: Bool | None = None) -> int:
+    """Return what loading costs that a placement asks for, token-ns: (C2) over all that is new on its server.
+
+    Parameters
+    ----------
+    instance : Instance
+    placement : Placement
+    held : bool array [N, I], optional
+        What the servers hold, where that is not what the instance says.
+    """
     if instance.load_block_ns is None or not instance.n_blocks:
         return 0
-    new = placement.cached if instance.holds is None else placement.cached & ~instance.holds
+    held = instance.holds if held is None else held
+    new = placement.cached if held is None else placement.cached & ~held
     counts = np.add.reduceat(new.astype(np.int64), instance.block_start[:-1], axis=1)
     return sum((counts * instance.load_block_ns).ravel().tolist())
 
@@ -187,6 +196,16 @@ class Evaluation:
         return float(np.percentile(values, percent)) if values else None
 
     @property
+    def requests(self) -> tuple[int, int]:
+        """Expert requests, in all and those that leave home (:class:`Hits`); exact below 2**53."""
+        return int(self._expert_tokens.sum()), int(self._away_tokens[0])
+
+    @property
+    def row_tokens(self) -> tuple[int, int]:
+        """Tokens of all rows, and of those that leave home in part, likewise."""
+        return int(self._row_tokens.sum()), int(self._away_tokens[1])
+
+    @property
     def hits(self) -> Hits | None:
         """Hit ratios; None without activation rows."""
         if not len(self.instance.rows):
@@ -281,17 +300,25 @@ def _row_latency(instance: Instance, view: _View, reach: Int64) -> Int64:
 
 
 def caching_incumbent(
-    instance: Instance, stop: Stop, start: Placement, gap: float = 0.0, progress: ProgressCallback | None = None
+    instance: Instance,
+    stop: Stop,
+    start: Placement | None = None,
+    gap: float = 0.0,
+    progress: ProgressCallback | None = None,
 ) -> Incumbent:
     """Return the incumbent of a search on an instance, valued by :func:`cost_ns`.
+
+    What the servers hold now, where the instance says it and it is a placement, is an incumbent as well: no search that
+    keeps one ends with anything worse than changing nothing.
 
     Parameters
     ----------
     instance : Instance
     stop : Stop
         Time limit and interruption.
-    start : Placement
-        The first incumbent.
+    start : Placement, optional
+        The first incumbent. Without one it is :func:`~moeplace.caching.heuristics.covering.cover`: every server empty
+        or, where demands have no cloud, every expert that they need somewhere.
     gap : float
         The search may end when the gap is proven to be at most this.
     progress : callable, optional
@@ -300,12 +327,24 @@ def caching_incumbent(
     Returns
     -------
     Incumbent
+
+    Raises
+    ------
+    NoSolutionError
+        There is no start, and it is proven that there is no placement.
+    MethodError
+        There is no start, and none was found before the time was over.
     """
-    return Incumbent(
-        start,
+    from moeplace.caching.heuristics.covering import cover  # it takes scipy along, and most commands search nothing
+
+    incumbent = Incumbent(
+        cover(instance, stop) if start is None else start,
         cost=lambda placement: cost_ns(instance, placement),
         fits=lambda placement: placement.fits(instance),
         stop=stop,
         gap=gap,
         progress=progress,
     )
+    if instance.holds is not None:
+        incumbent.offer(Placement(instance.holds))
+    return incumbent

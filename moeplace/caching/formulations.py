@@ -5,23 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from moeplace.base.arrays import Bool
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError, MethodLimitError
-from moeplace.base.files import write_whole
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import find_formulation
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+from moeplace.caching.reading import NO_LIMIT
 from moeplace.caching.terms import aggregate
-from moeplace.solvers.decoding import Decoding
-
-FORMATS: Final = {".mps": "mps", ".lp": "cpxlp"}
-"""Forms of an exported model, by the ending of the file's name, and Pyomo's names for them."""
+from moeplace.solvers.decoding import INTEGRAL, Decoding
+from moeplace.solvers.exporting import check_ending, write_model
 
 MOST_ROWS = 500_000
 """Constraint rows above which a model is not built: it would take tens of seconds and gigabytes."""
@@ -47,7 +45,13 @@ def aggregated_rows(instance: Instance) -> int:
     """Return how many constraint rows the aggregated models have (without RLT rows)."""
     problem = aggregate(instance)
     size = np.diff(problem.set_start)[problem.term_set]
-    return int(size[size > 1].sum()) + len(problem.covers[0]) + len(instance.servers)
+    return int(size[size > 1].sum()) + len(problem.covers[0]) + _side_rows(instance)
+
+
+def _side_rows(instance: Instance) -> int:
+    """Return how many rows any model has at the most for capacities, requirements and slots."""
+    crowded = int(np.count_nonzero(instance.layer_slots != NO_LIMIT)) * instance.n_blocks
+    return len(instance.servers) + (0 if instance.coverage is None else len(instance.coverage.item)) + crowded
 
 
 def textbook_rows(instance: Instance) -> int:
@@ -57,7 +61,7 @@ def textbook_rows(instance: Instance) -> int:
     pairs = np.unique(
         np.repeat(rows.demand.astype(np.int64), np.diff(rows.start)) * max(instance.n_items, 1) + rows.item
     )
-    return int(reachable[pairs // max(instance.n_items, 1)].sum()) + len(pairs) + len(rows.item)
+    return int(reachable[pairs // max(instance.n_items, 1)].sum()) + len(pairs) + len(rows.item) + _side_rows(instance)
 
 
 def improve(name: str, instance: Instance, search: Incumbent, *, seed: int, threads: int, **options: Any) -> None:
@@ -73,11 +77,11 @@ def improve(name: str, instance: Instance, search: Incumbent, *, seed: int, thre
         return
     from moeplace.solvers import cpsat
 
-    problem, unit = formulation.problem, formulation.unit
-    formulation.hint(search.placement)
+    if search.placement is not None:
+        formulation.hint(search.placement)
     cpsat.improve(
-        formulation.model, decoding(instance, formulation.x), search, constant=instance.baseline_ns, unit=unit,
-        largest=problem.total_weight / unit, seed=seed, threads=threads,
+        formulation.model, decoding(instance, formulation.x), search, constant=instance.baseline_ns,
+        unit=formulation.unit, largest=formulation.largest, seed=seed, threads=threads,
     )  # fmt: skip
 
 
@@ -99,8 +103,6 @@ def decoding(instance: Instance, x: Mapping[tuple[int, int], Any]) -> Decoding:
 
 
 _X = re.compile(r"x[(\[_](\d+)[_,](\d+)[)\]_]?")
-INTEGRAL: Final = 1e-4
-"""How far from 0 or 1 a solver may leave a binary variable: ten times the tolerance that Gurobi and CPLEX have."""
 
 
 def placement_of_values(instance: Instance, values: Mapping[str, float]) -> Placement:
@@ -161,17 +163,8 @@ def export(instance: Instance, model: str, path: str | Path) -> None:
     MethodLimitError
         The model would be larger than is built.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f"the name must end in .mps or .lp, found {suffix or 'no ending'!r}", file=str(path))
+    check_ending(path)
     build = find_formulation(model)
     if reason := refuses(model)(instance):
         raise MethodLimitError(model, reason)
-    built = build(instance)
-    if not hasattr(built, "component_data_objects"):
-        raise InputError(f"{model} is not an algebraic model that MPS or LP can hold; milp and milp-textbook are")
-
-    def write(temporary: Path) -> None:
-        built.write(str(temporary), format=FORMATS[suffix], io_options={"symbolic_solver_labels": True})
-
-    write_whole(path, write)
+    write_model(build(instance), model, path)

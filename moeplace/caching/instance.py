@@ -170,6 +170,8 @@ class Instance:
         links: pd.DataFrame,
         activations: pd.DataFrame,
         device_experts: pd.DataFrame | None = None,
+        holds: pd.DataFrame | None = None,
+        loading_weight: int | None = None,
         *,
         name: str = "frames",
         latency_model: LatencyModel = "max",
@@ -185,8 +187,10 @@ class Instance:
         models, servers, demands, links, activations : DataFrame
             With the columns of :class:`moeplace.caching.frames.Frames`. ``device_ns`` (else 0) and ``tokens`` (else the
             most that are counted at one layer) may be missing, and positions; a link that is not there, or whose
-            ``ns`` is missing, cannot be used.
-        device_experts : DataFrame, optional
+            ``ns`` is missing, cannot be used; a demand without ``cloud_ns`` has no cloud.
+        device_experts, holds : DataFrame, optional
+        loading_weight : int, optional
+            How many token-ns one ns of loading counts.
         name, latency_model, notes, source
             As in the instance document.
 
@@ -197,7 +201,7 @@ class Instance:
         """
         from moeplace.caching.frames import document_of
 
-        found = document_of(models, servers, demands, links, activations, device_experts)
+        found = document_of(models, servers, demands, links, activations, device_experts, holds, loading_weight)
         document = {"format": "moeplace/instance", "version": lowest_version(found), "name": name}
         document |= {"latency_model": latency_model, **found}
         if notes is not None:
@@ -250,7 +254,11 @@ class Instance:
         OutputError
             The file cannot be written.
         """
-        write_bytes(path, layout(self.document()))
+        write_bytes(path, self.to_json())
+
+    def to_json(self) -> bytes:
+        """Return the instance document as :meth:`save` writes it."""
+        return layout(self.document())
 
     @property
     def n_items(self) -> int:

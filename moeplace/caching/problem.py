@@ -8,14 +8,18 @@ from typing import Any
 from moeplace.base.certificates import Certificate
 from moeplace.base.documents import parse
 from moeplace.base.problem import Problem
-from moeplace.base.registry import METHODS, ORDER
+from moeplace.base.registry import METHODS, MODELS, ORDER
 from moeplace.base.result import NOTHING_FITS, Finished, relative_gap, saving_ratio
 from moeplace.caching import checking
+from moeplace.caching.coverage import shortage
 from moeplace.caching.evaluation import cost_ns, loading_ns
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.shown import VIEW
 from moeplace.caching.solution import Objective, Solution, assignments
+
+NO_PLACEMENT = "no_placement"
+"""What a remark on an instance without any placement goes by; no solution's details ever have it."""
 
 
 def _check_fits(instance: Instance, placement: Placement) -> None:
@@ -53,7 +57,9 @@ def _check(instance: Instance, solution: Solution, certificate: Certificate | No
 
 
 def _remarks(instance: Instance) -> dict[str, str]:
-    """Say so where no expert fits anywhere: the units are wrong, most likely."""
+    """Say so where no expert fits anywhere (the units are wrong, most likely), or not all that must."""
+    if (said := shortage(instance)) is not None:
+        return {NO_PLACEMENT: said}
     if not len(instance.item_bytes) or not len(instance.capacity_bytes):
         return {}
     smallest, largest = int(instance.item_bytes.min()), int(instance.capacity_bytes.max())
@@ -67,6 +73,12 @@ def _from_values(instance: Instance, values: Mapping[str, float]) -> Placement:
     from moeplace.caching.formulations import placement_of_values
 
     return placement_of_values(instance, values)
+
+
+def _model_limit(instance: Instance, name: str) -> str | None:
+    from moeplace.caching.formulations import refuses
+
+    return refuses(name)(instance)
 
 
 def _sizes(instance: Instance) -> dict[str, Any]:
@@ -103,6 +115,8 @@ PROBLEM = Problem(
     remarks=_remarks,
     sizes=_sizes,
     method_order=ORDER,
+    models=MODELS,
+    model_limit=_model_limit,
     from_values=_from_values,
     view=VIEW,
 )

@@ -37,6 +37,7 @@ COMMANDS = {
     "import": "Make an instance of measured routing traces, all or a part.",
     "score": "Apply a placement to another instance with the same servers.",
     "placement": "Write a placement as scripts and serving engines read it.",
+    "replay": "Compare policies over windows of drifting traffic, resumable.",
     "bench": "Run methods over suites of instances, resumable.",
     "best-known": "Improve the best known values by what a run has found.",
     "report": "Write tables, pictures and a page of what was run.",
@@ -144,7 +145,9 @@ def _failure(name: str, failure: BaseException) -> int:
     try:
         raise failure
     except click.ClickException as error:
-        _complain(name, f"{' '.join(error.format_message().split())} (see {name} --help)")
+        context = getattr(error, "ctx", None)  # says with --as PROBLEM which options are meant
+        path = context.command_path if context else name
+        _complain(name, f"{' '.join(error.format_message().split())} (see {path} --help)")
         return 2
     except MoeplaceError as error:
         if os.environ.get("MOEPLACE_DEBUG") and error.__cause__ is not None:

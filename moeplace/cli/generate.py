@@ -38,6 +38,7 @@ SECTIONS = {
         "users", "models_per_user", "tokens", "tasks", "main_task", "routing", "device_experts", "latency_model",
     ),
     "Storage": ("capacity", "storage"),
+    "Servers without a cloud": ("no_cloud", "gpus_per_station", "layer_slots", "load_gb_per_s", "load_weight"),
     LINKS: Links.__struct_fields__,
     "Output": ("seed", "name", "suite", "output"),
 }  # fmt: skip
@@ -46,6 +47,7 @@ SECTIONS = {
 
 @click.command(
     cls=sectioned(SECTIONS),
+    others={},
     epilog="The same options give the same file everywhere. docs/scenarios.md explains the latencies, the names and "
     "suite files. Exit codes: 0 done, 2 bad usage or input (nothing is written).",
 )

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from moeplace.base.errors import InputError
 from moeplace.base.text import numbers, one_line
 from moeplace.caching.scenarios.suites import Scenario, check_effect
+from moeplace.cli.by_problem import ByProblem
 from moeplace.cli.options import file_name
 from moeplace.scenarios.topology import Links
 
@@ -21,13 +22,13 @@ LINKS = "Links and computing"
 """The heading of the options that are the fields of a scenario's links."""
 
 
-def sectioned(sections: dict[str, tuple[str, ...]]) -> type[click.Command]:
+def sectioned(sections: dict[str, tuple[str, ...]]) -> type[ByProblem]:
     """Return a command class whose many options are listed under headings, in that order.
 
     Those under :data:`LINKS`, which few need, are listed by ``--help-links`` alone.
     """
 
-    class Sectioned(click.Command):
+    class Sectioned(ByProblem):
         def get_params(self, ctx: click.Context) -> list[click.Parameter]:
             *own, help_option = super().get_params(ctx)
             return [*own, _help_links, help_option]
@@ -84,7 +85,9 @@ def _options(kind: type[Struct]) -> Iterable[click.Option]:
         text = next(note.description for note in notes if isinstance(note, Meta))
         default = getattr(kind(), field)
         shape: dict[str, Any] = {"type": plain, "metavar": {int: "N", float: "X", str: "TEXT"}.get(plain)}
-        if get_origin(plain) is Literal:
+        if plain is bool:
+            shape = {"is_flag": True}
+        elif get_origin(plain) is Literal:
             shape = {"type": click.Choice(get_args(plain))}
         elif field == "box":
             shape = {"type": float, "nargs": 4, "metavar": "S W N E"}
@@ -95,7 +98,13 @@ def _options(kind: type[Struct]) -> Iterable[click.Option]:
         elif field.endswith("file") or field in ("network", "config", "latency", "servers"):
             shape = {"type": file_name, "metavar": "FILE"}
         many = "  [repeatable]" if field == "models" else ""
-        shown = "" if default in (None, []) else f"  [default: {default:g}]" if isinstance(default, float) else None
+        shown = (
+            ""
+            if default is None or default is False or default == []
+            else f"  [default: {default:g}]"
+            if isinstance(default, float)
+            else None
+        )
         shown = f"  [default: {default}]" if shown is None else shown
         name = "--model" if field == "models" else "--" + field.replace("_", "-")
         yield click.Option([name, field], default=None, help=f"{text}.{shown}{many}", **shape)

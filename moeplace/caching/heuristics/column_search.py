@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeplace.base.arrays import Bool, Int64
+from moeplace.base.arrays import Bool
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 from moeplace.caching.bounds.by_layers import CachingLayers
@@ -17,6 +17,9 @@ from moeplace.caching.heuristics.pricing import price_layers
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import SavingForm
+
+TURNS = (3, 1)
+"""Checkpoints that columns and bound have in turn, where they share one thread."""
 
 
 @dataclass(frozen=True)
@@ -181,11 +184,7 @@ class ColumnSearch:
         if self.exact is None:
             return False
         layers = self.exact
-        to_units = layers.size_unit * layers.scale / layers.unit
-        wanted = self.prices * to_units
-        # Sums of prices must not overflow; a bound holds at any price.
-        sane = min(1.0, 2 * layers.total / max(float(wanted @ layers.capacity), 1.0))
-        price: Int64 = np.rint(wanted * sane).astype(np.int64)
+        price = layers.prices(self.prices)
         upper, news = int(price @ layers.capacity), False
         layer_of = {layer.items.start: i for i, layer in enumerate(self.form.layers)}
         for oracle in layers.oracles:
