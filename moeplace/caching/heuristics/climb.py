@@ -107,7 +107,7 @@ class Climb:
         pool: ColumnPool | None = None,
     ) -> None:
         self.plan, self.stop, self.report, self.enumerated = plan, stop, report, enumerated
-        self.pool = ColumnPool(plan.form) if pool is None else pool
+        self.pool, self.covering = pool, plan.held.copy()
         self.sizes = np.array([layer.size for layer in plan.form.layers], dtype=np.int64)
         self.servers = list(range(len(plan.held)))
         self.settled: list[object] = [None] * len(self.sizes)
@@ -127,8 +127,11 @@ class Climb:
         plan = self.plan
         if plan.form.instance.coverage is None:
             plan.restore(pooled_placement(plan.form.instance, self.enumerated))
-        elif (dealt := deal_layers(plan, self.pool, self.enumerated, self.stop)) is not None:
+        else:
+            dealt, found = deal_layers(plan, self.covering, self.enumerated, self.stop)
             plan.restore(dealt)
+            if self.pool is not None:
+                self.pool.add_all(found)
 
     def to_local_optimum(self) -> None:
         """Improve the plan until no neighbourhood does."""

@@ -70,6 +70,12 @@ class ColumnPool:
             return False
         return True
 
+    def add_all(self, other: ColumnPool) -> None:
+        """Add the columns of another pool of the same form."""
+        for i, found in enumerate(other.columns):
+            for column in found:
+                self.add(i, column.part, column.saving)
+
     def add_plan(self, plan: WorkingPlacement) -> Int64:
         """Add all layers of a placement; return the numbers of the columns that take its place."""
         return np.array([self._place(plan, i) for i in range(len(self.form.layers))], dtype=np.int64)

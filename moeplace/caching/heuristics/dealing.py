@@ -52,35 +52,34 @@ USUAL = Tuning()
 
 
 def deal_layers(
-    plan: WorkingPlacement, pool: ColumnPool, enumerated: int, stop: Stop, tuning: Tuning = USUAL
-) -> Bool | None:
-    """Return a placement of layers dealt to servers, none worse than the plan; its columns go into the pool.
+    plan: WorkingPlacement, covering: Bool, enumerated: int, stop: Stop, tuning: Tuning = USUAL
+) -> tuple[Bool, ColumnPool]:
+    """Return a placement of layers dealt to servers, and the columns that were found for it.
 
     Parameters
     ----------
     plan : WorkingPlacement
-        It keeps requirements and slots, and is not changed.
-    pool : ColumnPool
+        Some placement, from whose layers columns are priced, too. It is not changed.
+    covering : bool array [N, I]
+        A placement that keeps requirements, slots and capacities: what is returned is not worse. Where it is much
+        worse than the plan, another beginning than the plan comes of it.
     enumerated : int
         Most experts of a layer whose sets are all tried.
     stop : Stop
     tuning : Tuning
-
-    Returns
-    -------
-    bool array [N, I] or None
-        None where nothing better than the plan was found.
     """
     from moeplace.layers.master import Master
 
-    capacity = plan.form.capacity_bytes
+    form, pool = plan.form, ColumnPool(plan.form)
+    capacity = form.capacity_bytes
     prices: Float = np.zeros(len(capacity))
-    for i, layer in enumerate(plan.form.layers):
-        if stop:
-            return None
+    begin = WorkingPlacement(form, covering.copy())
+    pool.add_plan(begin)
+    for i, layer in enumerate(form.layers):
         for servers in server_sets(layer, capacity, tuning.sets):
+            if stop:
+                return begin.held, pool
             pool.add(i, *peeled(layer, np.where(servers, capacity, 0), prices))
-    pool.add_plan(plan)
 
     def halted() -> bool:
         return bool(stop)
@@ -93,15 +92,15 @@ def deal_layers(
         if following and np.abs(prices - before).max() <= tuning.moved * prices.max(initial=0.0):
             break
         if price_layers(pool, plan.part, capacity, prices, enumerated, stop) is None:
-            return None
-    own = pool.add_plan(plan)
+            return begin.held, pool
+    own = pool.add_plan(begin)
     layers, saving, load = pool.table()
-    first = np.searchsorted(layers, np.arange(len(plan.form.layers)))
+    first = np.searchsorted(layers, np.arange(len(form.layers)))
     worth = saving - prices @ load
     short = np.maximum.reduceat(worth, first)[layers] - worth
     chosen: Int64 = np.union1d(np.argsort(short, kind="stable")[: tuning.merged], first + own)
     merged = Master(layers, saving, load, capacity).merge(chosen, first + own, tuning.nodes, halted)
-    return None if merged is None else pool.placement(merged)
+    return pool.placement(first + own if merged is None else merged), pool
 
 
 def server_sets(layer: Layer, capacity: Int64, most: int) -> Iterator[Bool]:
