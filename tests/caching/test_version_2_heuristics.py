@@ -219,10 +219,10 @@ def test_tiny_limits_of_dealing_layers() -> None:
             for seed, instance, start, form in instances:
                 told = field.name, value, seed
                 plan = WorkingPlacement(form, start.cached.copy())
-                held, pool = deal_layers(plan, start.cached, 4, Stop(None), tuning)
-                assert Placement(held).fits(instance), told
-                assert form.saving_ns(held) >= plan.saving, told
-                for layer, columns in zip(form.layers, pool.columns, strict=True):
+                dealt = deal_layers(plan, start.cached, 4, Stop(None), tuning)
+                assert Placement(dealt.held).fits(instance), told
+                assert form.saving_ns(dealt.held) >= plan.saving, told
+                for layer, columns in zip(form.layers, dealt.pool.columns, strict=True):
                     assert columns, told
                     for column in columns:
                         assert meets(instance, layer, column.part), told

@@ -9,8 +9,7 @@ import numpy as np
 from moeplace.base.arrays import Bool
 from moeplace.base.documents import INT64_MAX, UNREACHABLE
 from moeplace.base.stop import Stop, stopping
-from moeplace.caching.heuristics.columns import ColumnPool
-from moeplace.caching.heuristics.dealing import deal_layers
+from moeplace.caching.heuristics.dealing import Dealt, deal_layers
 from moeplace.caching.heuristics.servers import by_gain
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.instance import Instance
@@ -94,8 +93,11 @@ class Climb:
         Told of the saving whenever it is larger than ever.
     enumerated : int
         Most experts of a layer whose sets are all tried.
-    pool : ColumnPool, optional
-        Gets the columns of layers that are dealt out.
+
+    Attributes
+    ----------
+    dealt : Dealt or None
+        How layers were dealt out, where that was a beginning.
     """
 
     def __init__(
@@ -104,10 +106,10 @@ class Climb:
         stop: Stop,
         report: Callable[[int], None],
         enumerated: int,
-        pool: ColumnPool | None = None,
     ) -> None:
         self.plan, self.stop, self.report, self.enumerated = plan, stop, report, enumerated
-        self.pool, self.covering = pool, plan.held.copy()
+        self.covering = plan.held.copy()
+        self.dealt: Dealt | None = None
         self.sizes = np.array([layer.size for layer in plan.form.layers], dtype=np.int64)
         self.servers = list(range(len(plan.held)))
         self.settled: list[object] = [None] * len(self.sizes)
@@ -128,10 +130,8 @@ class Climb:
         if plan.form.instance.coverage is None:
             plan.restore(pooled_placement(plan.form.instance, self.enumerated))
         else:
-            dealt, found = deal_layers(plan, self.covering, self.enumerated, self.stop)
-            plan.restore(dealt)
-            if self.pool is not None:
-                self.pool.add_all(found)
+            self.dealt = deal_layers(plan, self.covering, self.enumerated, self.stop)
+            plan.restore(self.dealt.held)
 
     def to_local_optimum(self) -> None:
         """Improve the plan until no neighbourhood does."""

@@ -121,7 +121,7 @@ class ColumnSearch:
         self.plan = WorkingPlacement(form, search.placement.cached.copy(), threads)
         self.pool = ColumnPool(form)
         self.pool.add_plan(self.plan)
-        self.climb = Climb(self.plan, self.stop, self._found, enumerated, self.pool)
+        self.climb = Climb(self.plan, self.stop, self._found, enumerated)
         self.held, self.saving = self.plan.held.copy(), self.plan.saving
         self.prices: Float = np.zeros(len(self.capacity))
         self.details: dict[str, int | float | str] = {"kicks": 0, "columns": 0, "merges": 0}
@@ -138,9 +138,13 @@ class ColumnSearch:
         """
         if not self.form.layers or not len(self.capacity):
             return
-        self.prices = self._first_prices()
-        self._price_out()
-        done = 0
+        done, priced = 0, False
+        if (dealt := self.climb.dealt) is None:
+            self.prices, priced = self._first_prices(), True
+            self._price_out()
+        else:  # columns have been priced already, and kicks find better placements sooner
+            self.pool.add_all(dealt.pool)
+            self.prices = dealt.prices
         while not self.stop and (kicks is None or done < kicks):
             for _ in range(self.tuning.between):
                 if self.stop or (kicks is not None and done >= kicks):
@@ -150,8 +154,11 @@ class ColumnSearch:
                 done += 1
                 self.details["kicks"] = done
             self._update_prices()
-            if self._merge():
+            if self._merge() or not priced:
+                priced = True
                 self._price_out()
+        if not priced:
+            self._price_out()
         self._offer(force=True)
 
     def begin(self) -> None:

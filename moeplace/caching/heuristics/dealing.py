@@ -41,8 +41,8 @@ class Tuning:
     """
 
     sets: int = 31
-    rounds: int = 12
-    moved: float = 0.005
+    rounds: int = 6
+    moved: float = 0.01
     merged: int = 800
     nodes: int = 200
 
@@ -51,10 +51,27 @@ USUAL = Tuning()
 """What is used unless something else is asked for."""
 
 
-def deal_layers(
-    plan: WorkingPlacement, covering: Bool, enumerated: int, stop: Stop, tuning: Tuning = USUAL
-) -> tuple[Bool, ColumnPool]:
-    """Return a placement of layers dealt to servers, and the columns that were found for it.
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """Layers dealt to servers.
+
+    Attributes
+    ----------
+    held : bool array [N, I]
+        The placement.
+    pool : ColumnPool
+        The columns that were found for it.
+    prices : float array [N]
+        At which they were found last, token-ns a byte.
+    """
+
+    held: Bool
+    pool: ColumnPool
+    prices: Float
+
+
+def deal_layers(plan: WorkingPlacement, covering: Bool, enumerated: int, stop: Stop, tuning: Tuning = USUAL) -> Dealt:
+    """Deal layers to servers.
 
     Parameters
     ----------
@@ -78,7 +95,7 @@ def deal_layers(
     for i, layer in enumerate(form.layers):
         for servers in server_sets(layer, capacity, tuning.sets):
             if stop:
-                return begin.held, pool
+                return Dealt(begin.held, pool, prices)
             pool.add(i, *peeled(layer, np.where(servers, capacity, 0), prices))
 
     def halted() -> bool:
@@ -92,7 +109,7 @@ def deal_layers(
         if following and np.abs(prices - before).max() <= tuning.moved * prices.max(initial=0.0):
             break
         if price_layers(pool, plan.part, capacity, prices, enumerated, stop) is None:
-            return begin.held, pool
+            return Dealt(begin.held, pool, prices)
     own = pool.add_plan(begin)
     layers, saving, load = pool.table()
     first = np.searchsorted(layers, np.arange(len(form.layers)))
@@ -100,7 +117,7 @@ def deal_layers(
     short = np.maximum.reduceat(worth, first)[layers] - worth
     chosen: Int64 = np.union1d(np.argsort(short, kind="stable")[: tuning.merged], first + own)
     merged = Master(layers, saving, load, capacity).merge(chosen, first + own, tuning.nodes, halted)
-    return pool.placement(first + own if merged is None else merged), pool
+    return Dealt(pool.placement(first + own if merged is None else merged), pool, prices)
 
 
 def server_sets(layer: Layer, capacity: Int64, most: int) -> Iterator[Bool]:
