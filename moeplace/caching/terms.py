@@ -27,6 +27,7 @@ import scipy.sparse as sp
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import NoSolutionError
+from moeplace.base.text import number
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.reading import NO_LIMIT
@@ -293,9 +294,10 @@ def requirements(instance: Instance) -> list[list[tuple[int, int]]]:
         servers = np.flatnonzero(coverage.reach[reach] & fits[:, item]).tolist()
         if not servers:
             model, layer, expert = instance.item_name(item)
+            size = number(int(instance.item_bytes[item]), "byte")
             raise NoSolutionError(
-                f"[{layer}, {expert}] of {model!r} ({int(instance.item_bytes[item])} bytes) fits on no server that "
-                f"those without a cloud reach{coverage.names(instance, reach)}"
+                f"[{layer}, {expert}] of {model!r} ({size}) fits on no server that those without a cloud reach"
+                f"{coverage.names(instance, reach)}"
             )
         found.append([(n, item) for n in servers])
     return found

@@ -23,6 +23,8 @@ TITLE = "Placement policies over drifting traffic"
 PAGE, MARKDOWN, TABLE = "index.html", "index.md", "replay.csv"
 PICTURE = "pictures/replay"
 
+_BYTES = [(1, "B"), (10**3, "kB"), (10**6, "MB"), (10**9, "GB"), (10**12, "TB")]
+
 DEFINITIONS = [
     ("window", "A piece of the traffic, with the same servers and models as the others. A policy decides before it."),
     ("latency, loading", "What the tokens of the window wait in it, and what loading the experts counts that are new."),
@@ -117,6 +119,8 @@ def figure(data: ReplayData, title: str = "") -> Figure:
     drawn = style.new_figure(9.6, 3.5)
     panels = drawn.subplots(1, 3)
     unit, name = time_unit(max((row.cost_ns / max(row.tokens, 1) for row in rows), default=0))
+    most = max((row.moved_bytes for row in rows), default=0)
+    bytes_each, bytes_name = max((u for u in _BYTES if most >= u[0]), default=_BYTES[0])
     handles, labels = [], []
     for i, policy in enumerate(data.run.plan.policies):
         own = [row for row in rows if row.policy == policy]
@@ -130,7 +134,7 @@ def figure(data: ReplayData, title: str = "") -> Figure:
             (
                 [row.cost_ns / max(row.tokens, 1) / unit for row in own],
                 [100 * (row.rows_share or 0.0) for row in own],
-                [row.moved_bytes / 1e9 for row in own],
+                [row.moved_bytes / bytes_each for row in own],
             ),
             strict=True,
         ):
@@ -146,7 +150,7 @@ def figure(data: ReplayData, title: str = "") -> Figure:
         (line,) = panels[0].plot(x, y, color=style.GREY, linestyle="none", marker="_", markersize=14)
         handles.append(line)
         labels.append("no policy is below (proven)")
-    said = (f"cost, {name} per token", "rows away from home, %", "moved before the window, GB")
+    said = (f"cost, {name} per token", "rows away from home, %", f"moved before the window, {bytes_name}")
     for panel, text in zip(panels, said, strict=True):
         panel.set_ylabel(text)
         panel.set_xlabel("window")
