@@ -1,4 +1,4 @@
-"""Bounds: what one price of the budget proves, and the proof by layers."""
+"""Bounds: what one price of the budget proves, the proof by layers, and the point of the front."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from moeplace.active.cost import choice_of
 from moeplace.active.document import Choice
+from moeplace.active.front import USUAL, Tuning, front
 from moeplace.active.heuristics import Walk
 from moeplace.active.instance import Instance
 from moeplace.base.arrays import Int64
@@ -21,6 +22,7 @@ from moeplace.layers.proof import LayerProof
 
 PRICE: Final = "a price of the budget"
 LAYERS: Final = "layers"
+FRONT: Final = "the exact front"
 """Whose proof a bound is."""
 
 
@@ -77,3 +79,22 @@ def prove_by_layers(instance: Instance, search: Incumbent, threads: int) -> None
 
     side = CostSide(search, worst, instance.layers, LAYERS, decision, codes, scale=scale)
     LayerProof(oracles, [instance.budget], side, threads=threads).run()
+
+
+def prove_by_front(instance: Instance, search: Incumbent, tuning: Tuning = USUAL) -> None:
+    """Take the point of the front within the budget, which is optimal.
+
+    Raises
+    ------
+    MethodLimitError
+        The front is too large.
+    """
+    try:
+        found = front(instance, stop=lambda: search.checkpoint() is not None, tuning=tuning)
+    except InterruptedError:
+        return
+    timed = instance.minimises == "time_ns"
+    at = found.at(loss=instance.budget) if timed else found.at(time_ns=instance.budget)
+    assert at is not None, "the incumbent is within the budget"
+    search.offer(choice_of(found.active([at])[0]))
+    search.prove(int((found.time_ns if timed else found.loss)[at]), FRONT)

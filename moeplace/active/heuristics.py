@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from moeplace.active.cost import sums
+from moeplace.active.cost import choice_of, sums
 from moeplace.active.document import Choice
 from moeplace.active.instance import Instance
 from moeplace.base.arrays import Int64
@@ -161,18 +161,28 @@ def lower_hull(usage: list[int], cost: list[int]) -> list[int]:
 
 
 def filled(instance: Instance, way: Walk) -> Choice:
-    """Return what the walk reaches within the budget: steps that do not fit are passed over, later ones still tried.
+    """Return what the walk reaches within the budget, and then the changes of single layers that still fit.
 
-    The beginning is within the budget.
+    Steps that do not fit are passed over, later ones still tried; of the changes the one that saves most comes first,
+    of equal ones that of the first layer and the fewest experts. The beginning is within the budget.
     """
-    active, used = list(way.first), way.used
+    active, left = np.array(way.first), instance.budget - way.used
     for step in way.steps:
         uses = instance.usage[step.layer]
-        more = int(uses[step.k - 1]) - int(uses[active[step.layer] - 1])
-        if used + more <= instance.budget:
+        more = int(uses[step.k - 1] - uses[active[step.layer] - 1])
+        if more <= left:
             active[step.layer] = step.k
-            used += more
-    return Choice(active)
+            left -= more
+    layer = np.arange(instance.layers)
+    while True:
+        saved = instance.cost[layer, active - 1][:, None] - instance.cost
+        more_each = instance.usage - instance.usage[layer, active - 1][:, None]
+        saved[more_each > left] = 0
+        at, k = divmod(int(saved.argmax()), instance.top_k)
+        if saved[at, k] <= 0:
+            return choice_of(active)
+        left -= int(more_each[at, k])
+        active[at] = k + 1
 
 
 def supported(instance: Instance) -> Family:

@@ -13,7 +13,7 @@ from moeplace.active.shown import VIEW
 from moeplace.active.verification import verify
 from moeplace.base.plain import plain_problem
 
-ORDER = ["auto", "layers", "milp", "cpsat", "greedy", "schedule", "uniform"]
+ORDER = ["auto", "front", "layers", "milp", "cpsat", "greedy", "schedule", "uniform"]
 """The order in which the methods are listed; others follow by name."""
 
 

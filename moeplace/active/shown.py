@@ -45,7 +45,9 @@ def _short(instance: Instance, amount: int) -> str:
 
 
 def _exact(instance: Instance, amount: int) -> str:
-    return f"{amount} ns per step, {duration(amount)}" if instance.minimises == "time_ns" else f"{amount}"
+    if instance.minimises == "loss":
+        return f"{amount}"
+    return f"{amount} ns per step" + (f", {duration(amount)}" if amount >= 1000 else "")
 
 
 def _summary(instance: Instance, solution: PlainSolution) -> Lines:

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
-from moeplace.active.bounds import prove_by_layers, prove_by_price, too_large
-from moeplace.active.cost import choice_of
+from moeplace.active import front
+from moeplace.active.bounds import prove_by_front, prove_by_layers, prove_by_price, too_large
 from moeplace.active.document import Choice
-from moeplace.active.front import front
 from moeplace.active.heuristics import filled, walk
 from moeplace.active.instance import Instance
 from moeplace.active.searching import active_incumbent
+from moeplace.base.errors import MethodLimitError
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 
-FRONT = "the exact front"
-"""Whose proof a bound is that is a point of the front."""
+
+@dataclass(frozen=True)
+class Tuning:
+    """When what is tried. Whatever the numbers are, choices are within the budget and bounds hold.
+
+    Attributes
+    ----------
+    front : moeplace.active.front.Tuning
+        A front that is larger is given up for the proof by layers.
+    """
+
+    front: front.Tuning = field(default_factory=lambda: front.Tuning(most_points=20_000_000))
+
+
+USUAL = Tuning()
+"""What is used unless something else is asked for."""
 
 
 @describe(
     MethodInfo(
-        summary="Steepest steps and their bound first; then the proof by layers, or the exact front.",
+        summary="Steepest steps and their bound first; then the point of the front, or the proof by layers.",
         exact=True,
-        guarantee="a proven bound; optimal, given time and memory",
+        guarantee="a proven bound; optimal, given time",
+        imports=("moeplace.active._front_kernels",),
         seeded=lambda parameters: False,
     )
 )
@@ -38,7 +53,7 @@ def auto(
     progress: ProgressCallback | None,
     gap: float = 0.0,
 ) -> Outcome:
-    """Take the steepest steps, bound them by a price, and close what is left by ``layers``, or by the front.
+    """Take the steepest steps, bound them by a price, and close what is left by ``front``, or else by ``layers``.
 
     Parameters
     ----------
@@ -47,31 +62,27 @@ def auto(
     """
     with stopping(time_limit) as stop:
         search = active_incumbent(instance, stop, start, gap, progress)
-        way = walk(instance)
-        search.offer(filled(instance, way))
-        prove_by_price(instance, search, way)
-        if search.ended:
-            return replace(search.outcome(), method="greedy", picked_because="the steepest steps were enough")
-        method, because = "layers", "the steepest steps left a gap, which prices and a merge of the layers close"
-        if reason := too_large(instance):
-            because = reason
-        else:
-            search.run(lambda: search.attempt("layers", lambda: prove_by_layers(instance, search, threads)))
-            because += "" if search.ended else "; what ended without a proof was followed by the front"
-        if not search.ended:
-            method = "front"
-            search.run(lambda: search.attempt("the front", lambda: _prove_by_front(instance, search)))
-        return replace(search.outcome(), method=method, picked_because=because)
+        return pick(instance, search, threads)
 
 
-def _prove_by_front(instance: Instance, search: Incumbent) -> None:
-    """Take the point of the front that the budget allows."""
-    try:
-        found = front(instance, stop=lambda: search.checkpoint() is not None)
-    except InterruptedError:
-        return
-    lossy = instance.minimises == "time_ns"
-    at = found.at(loss=instance.budget) if lossy else found.at(time_ns=instance.budget)
-    assert at is not None, "the incumbent is within the budget"
-    search.offer(choice_of(found.active([at])[0]))
-    search.prove(int((found.time_ns if lossy else found.loss)[at]), FRONT)
+def pick(instance: Instance, search: Incumbent, threads: int, tuning: Tuning = USUAL) -> Outcome:
+    """Pick methods for a search's instance and run them, as :func:`auto` does."""
+    way = walk(instance)
+    search.offer(filled(instance, way))
+    prove_by_price(instance, search, way)
+    method, because = "greedy", "the steepest steps were enough"
+    refused: list[str] = []
+
+    def merge() -> None:
+        try:
+            prove_by_front(instance, search, tuning.front)
+        except MethodLimitError as error:
+            refused.append(error.reason)
+
+    if not search.ended:
+        method, because = "front", "the steepest steps left a gap, and the front is small enough"
+        search.run(lambda: search.attempt("front", merge))
+    if not search.ended and too_large(instance) is None:
+        method, because = "layers", f"the steepest steps left a gap, and the front is too large: {'; '.join(refused)}"
+        search.run(lambda: search.attempt("layers", lambda: prove_by_layers(instance, search, threads)))
+    return replace(search.outcome(), method=method, picked_because=because)

@@ -1,12 +1,13 @@
-"""Exact methods: the engine of layers, and two formulations with their solvers."""
+"""Exact methods: the engine of layers, the whole front, and two formulations with their solvers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from moeplace.active.bounds import prove_by_layers, too_large
+from moeplace.active.bounds import prove_by_front, prove_by_layers, too_large
 from moeplace.active.document import Choice
 from moeplace.active.formulations import improve
+from moeplace.active.front import USUAL
 from moeplace.active.instance import Instance
 from moeplace.active.searching import active_incumbent
 from moeplace.base.incumbent import Incumbent
@@ -24,6 +25,7 @@ _PROOF = "optimal when it ends before its limits; otherwise a proven bound, as f
         guarantee=_PROOF,
         limits="what all layers may cost sums to less than 2**57",
         refuses=too_large,
+        imports=("moeplace.layers._merge_kernels",),
         seeded=lambda parameters: False,
     )
 )
@@ -47,6 +49,29 @@ def layers(
     return _run(
         "layers", lambda search: prove_by_layers(instance, search, threads), instance, time_limit, start, progress, gap
     )
+
+
+@describe(
+    MethodInfo(
+        summary="Compute the whole Pareto front of time and loss, and take its point within the budget.",
+        exact=True,
+        guarantee="optimal when it ends; nothing before",
+        imports=("moeplace.active._front_kernels",),
+        limits=f"fronts of up to {USUAL.most_points:,} points, all numbers of layers together",
+        seeded=lambda parameters: False,
+    )
+)
+def front(
+    instance: Instance,
+    *,
+    time_limit: float | None,
+    seed: int,
+    threads: int,
+    start: Choice | None,
+    progress: ProgressCallback | None,
+) -> Outcome:
+    """Merge the layers' choices into the front (:mod:`moeplace.active.front`)."""
+    return _run("front", lambda search: prove_by_front(instance, search), instance, time_limit, start, progress, 0.0)
 
 
 @describe(

@@ -18,7 +18,7 @@ from moeplace.base.stop import stopping
 
 @describe(
     MethodInfo(
-        summary="Steepest steps along the layers' convex hulls, as many as fit.",
+        summary="Steepest steps along the layers' convex hulls, then changes of single layers, as many as fit.",
         guarantee="a bound: the linear relaxation's, proven by one price; what is left open is less than one step",
         seeded=lambda parameters: False,
     )
