@@ -24,14 +24,7 @@ def _from_values(instance: Instance, values: Mapping[str, float]) -> Choice:
 
 
 def _sizes(instance: Instance) -> dict[str, Any]:
-    return {
-        "layers": instance.layers,
-        "experts": instance.model.experts,
-        "top_k": instance.top_k,
-        "tokens_per_step": instance.tokens_per_step,
-        "minimises": instance.minimises,
-        "budget": instance.budget,
-    }
+    return {"models": 1, "layers": instance.layers, "items": instance.layers * instance.model.experts}
 
 
 PROBLEM = plain_problem(

@@ -13,9 +13,13 @@ from typing import Any, Final
 
 import msgspec
 
+from moeplace.active.document import SOLUTION_FORMAT, Choice
+from moeplace.active.document import InstanceDocument as ActiveInstance
+from moeplace.active.document import Objective as ActiveObjective
 from moeplace.base.certificates import Certificate
 from moeplace.base.documents import BestKnown
 from moeplace.base.errors import InputError
+from moeplace.base.plain import document_type
 from moeplace.bench.records import Record, Run
 from moeplace.caching.document import InstanceDocument
 from moeplace.caching.solution import Solution
@@ -29,6 +33,11 @@ DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
     "run": ("run.json of a run directory of moeplace, version 1", Run),
     "record": ("A line of records.jsonl of a run directory of moeplace, version 1", Record),
     "best_known": ("Best known values of a set of instances, by instance name", dict[str, BestKnown]),
+    "active_experts": ("Instance of active experts of moeplace, version 1", ActiveInstance),
+    "active_experts_solution": (
+        "Solution of active experts of moeplace, version 1",
+        document_type(SOLUTION_FORMAT, Choice, ActiveObjective),
+    ),
 }
 """Title and type of every document that has a schema, by the schema's name."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,13 @@ class Gates:
         self._path = Path(path)
         self._parts: list[npt.NDArray[Any]] = []
         self._at = self._row = 0
-        with Damage(self._path):
-            self._parts += [self._find(stem, shape) for stem, shape in trace.shapes()]
+        with Damage(self._path), self._path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {"": loaded} if isinstance(loaded, np.ndarray) else loaded
+            self._parts += [self._find(stem, shape, arrays) for stem, shape in trace.shapes()]
 
-    def _find(self, stem: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        loaded = np.load(self._path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            found = {"": loaded}
-        else:
-            with loaded:
-                names = [name for name in loaded.files if name.startswith(stem)]
-                found = {name: loaded[name] for name in names if loaded[name].shape == shape}
+    def _find(self, stem: str, shape: tuple[int, ...], arrays: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        found = {name: arrays[name] for name in arrays if name.startswith(stem)}
         fitting = {name: array for name, array in found.items() if array.shape == shape and array.dtype.kind in "iuf"}
         if len(fitting) != 1:
             begins = f" whose name begins with {stem!r}" if stem else ""
