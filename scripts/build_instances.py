@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from instance_sets import active, real, small, tiny
+from instance_sets import active, collaboration, real, small, tiny
 
 from moeplace import Instance
 from moeplace.base.errors import MoeplaceError
@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SUITES = ("medium", "large")
 """Sets that ``instances/SET/suite.toml`` describes."""
 
-ZIPPED_ROWS = 50_000
+MEASURED = ("real", "collaboration", "active")
+"""Sets that need the raw traces."""
+
+ZIPPED_ROWS = 15_000
 """Instances with more activation rows than this are written as ``.json.gz``."""
 
 
@@ -30,33 +33,35 @@ def instances(set_name: str, realdata: Path, only: list[str]) -> Iterator[Any]:
         for name, scenario in read_suite(path)[1].items():
             if not only or name in only:
                 yield generate(scenario, path.parent)
-    elif set_name == "active":
+        return
+    if set_name == "active":
         yield from (made for made in active.instances(realdata) if not only or made.name in only)
-    elif set_name == "real":
-        for recipe in real.RECIPES:
-            if not only or recipe.name in only:
-                yield real.make(recipe, realdata)
-    else:
-        for document in tiny.documents() if set_name == "tiny" else small.documents():
-            if not only or document["name"] in only:
-                yield Instance.from_document(document)
+        return
+    written = {"tiny": tiny, "small": small, "collaboration": collaboration}
+    for document in written[set_name].documents() if set_name in written else ():
+        if not only or document["name"] in only:
+            yield Instance.from_document(document)
+    measured = {"real": real, "collaboration": collaboration}
+    for recipe in measured[set_name].RECIPES if set_name in measured else ():
+        if not only or recipe.name in only:
+            yield measured[set_name].make(recipe, realdata)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Build a shipped instance set again, bit for bit.")
-    parser.add_argument("set", choices=["tiny", "small", *SUITES, "real", "active"])
+    parser.add_argument("set", choices=["tiny", "small", *SUITES, *MEASURED])
     parser.add_argument("instances", nargs="*", help="names (default: all of the set)")
     parser.add_argument(
         "--realdata",
         type=Path,
         default=ROOT.parent / "shared" / "realdata",
-        help="folder with the raw traces, positions and networks (sets real and active)",
+        help="folder with the raw traces, positions and networks (measured routing only)",
     )
     parser.add_argument("-o", "--output", type=Path, help="folder to write to (default: instances/SET)")
     options = parser.parse_args(arguments)
     output = options.output or ROOT / "instances" / options.set
-    if options.set in ("real", "active") and not options.realdata.is_dir():
+    if options.set in MEASURED and not options.realdata.is_dir():
         print(f"{options.realdata}: no such folder; --realdata names the one with the raw data", file=sys.stderr)
         return 2
     output.mkdir(parents=True, exist_ok=True)

@@ -68,6 +68,13 @@ def second(document: bytes) -> bytes:
     return document.replace(b'"version": 1', b'"version": 2', 1)
 
 
+def loading(weight: int, rate: int) -> bytes:
+    """The document in version 2, where loading costs something."""
+    document = copy.deepcopy(DOCUMENT)
+    document["servers"][0]["load_bytes_per_s"] = rate
+    return json.dumps(document | {"version": 2, "loading": {"weight": weight}}).encode()
+
+
 def drop(*steps: str | int) -> bytes:
     document = copy.deepcopy(DOCUMENT)
     del at(document, *steps[:-1])[steps[-1]]
@@ -128,7 +135,20 @@ INSTANCES: dict[str, tuple[bytes, str]] = {
     "layer-index-negative": (second(put("models", 0, "layer_index", [-1, 3])), "models[0].layer_index[0]: expected an integer >= 0, found -1"),
     "layer-index-text": (second(put("models", 0, "layer_index", "3-4")), 'models[0].layer_index: expected a list, found "3-4"'),
     "layer-index-null": (second(put("models", 0, "layer_index", None)), "models[0].layer_index: expected a list, found null"),
-    "other-keys-of-version-2": (second(put("servers", 0, "host", "h")), 'servers[0]: unknown key "host"'),
+    "host-in-version-1": (put("servers", 0, "host", "h"), "servers[0].host: is a key of version 2, the file says version 1"),
+    "loading-in-version-1": (put("loading", {"weight": 1}), "loading: is a key of version 2, the file says version 1"),
+    "no-cloud-in-version-1": (put("demands", 0, "cloud_ns", None), "demands[0].cloud_ns: null of version 2, the file says version 1"),
+    "host-number": (second(put("servers", 0, "host", 1)), "servers[0].host: expected text, found 1"),
+    "holds-model": (second(put("servers", 0, "holds", [{"model": "x", "experts": []}])), 'servers[0].holds[0].model: "x" is not the name of a model'),
+    "holds-expert": (second(put("servers", 0, "holds", [{"model": "m", "experts": [[0, 99]]}])), "servers[0].holds[0].experts[0]: expert 99, the model has"),
+    "holds-layer": (second(put("servers", 0, "holds", [{"model": "m", "experts": [[99, 0]]}])), "servers[0].holds[0].experts[0]: layer 99, the model has"),
+    "holds-twice": (second(put("servers", 0, "holds", [{"model": "m", "experts": [[0, 0], [0, 0]]}])), "servers[0].holds[0].experts[1]: [0, 0] is listed already"),
+    "holds-server": (second(put("servers", 0, "holds", [{"server": "s0", "model": "m", "experts": []}])), 'servers[0].holds[0]: unknown key "server"'),
+    "load-rate-zero": (second(put("servers", 0, "load_bytes_per_s", 0)), "servers[0].load_bytes_per_s: expected an integer >= 1, found 0"),
+    "layer-slots-negative": (second(put("servers", 0, "layer_slots", -1)), "servers[0].layer_slots: expected an integer >= 0, found -1"),
+    "loading-weight-zero": (second(put("loading", {"weight": 0})), "loading.weight: expected an integer >= 1, found 0"),
+    "loading-of-one-expert-does-not-fit": (loading(2**62, 1), "loading: loading one expert costs"),
+    "loading-does-not-fit": (loading(2**52, 10**9), "loading: the latency with empty servers and loading everything cost"),
     "unknown-key": (put("latency", "max"), 'bad.json: unknown key "latency"'),
     "unknown-key-model": (put("models", 0, "topk", 2), 'models[0]: unknown key "topk"'),
     "unknown-key-server": (put("servers", 1, "capacity", 2), 'servers[1]: unknown key "capacity"'),
@@ -146,7 +166,7 @@ INSTANCES: dict[str, tuple[bytes, str]] = {
     "latency-model-unknown": (put("latency_model", "min"), 'latency_model: expected "max" or "sum", found "min"'),
     "models-object": (put("models", {}), "models: expected a list, found {}"),
     "server-text": (put("servers", 0, "s"), 'servers[0]: expected an object, found "s"'),
-    "float": (put("demands", 0, "cloud_ns", 4.5), "demands[0].cloud_ns: expected an integer, found 4.5"),
+    "float": (put("demands", 0, "cloud_ns", 4.5), "demands[0].cloud_ns: expected an integer or null, found 4.5"),
     "float-that-is-whole": (put("servers", 0, "capacity_bytes", 3000.0), "servers[0].capacity_bytes: expected an integer"),
     "bool-as-int": (put("models", 0, "layers", True), "models[0].layers: expected an integer, found true"),
     "text-as-int": (put("models", 0, "top_k", "2"), 'models[0].top_k: expected an integer, found "2"'),

@@ -69,6 +69,121 @@ def random_document(
     }
 
 
+def random_document_2(
+    rng: np.random.Generator, max_variables: int = 10, latency_model: str | None = None
+) -> dict[str, Any]:
+    """Draw an instance of version 2: with and without a cloud, loading, what is held, slots; some have no solution."""
+    document = random_document(rng, max_variables, latency_model)
+    models, servers = document["models"], document["servers"]
+    everything = sum(
+        m["experts"]
+        * sum(m["expert_bytes"] if isinstance(m["expert_bytes"], list) else [m["expert_bytes"]] * m["layers"])
+        for m in models
+    )
+    cloudless = rng.random() < 0.8
+    for demand in document["demands"]:
+        if cloudless and rng.random() < 0.8:
+            demand["cloud_ns"] = None
+    if cloudless:  # most have a solution, many are tight
+        for server in servers:
+            server["capacity_bytes"] = int(everything * rng.uniform(0.5, 1.6) / len(servers) ** rng.uniform(0, 0.8))
+    if rng.random() < 0.5:
+        for server in servers:
+            if rng.random() < 0.8:
+                server["load_bytes_per_s"] = int(rng.integers(1, 10**9))
+        if rng.random() < 0.5:
+            document["loading"] = {"weight": int(rng.integers(1, 5))}
+    if rng.random() < 0.5:
+        for server in servers:
+            held = [
+                {"model": m["name"], "experts": pairs}
+                for m in models
+                if (
+                    pairs := [
+                        [layer, e] for layer in range(m["layers"]) for e in range(m["experts"]) if rng.random() < 0.4
+                    ]
+                )
+            ]
+            if held and rng.random() < 0.8:
+                server["holds"] = held
+    if rng.random() < 0.4:
+        for server in servers:
+            if rng.random() < 0.8:
+                server["layer_slots"] = int(rng.integers(1, 6))
+    if rng.random() < 0.3:
+        for server in servers:
+            server["host"] = "h0"
+    return document | {"version": 2}
+
+
+def _layer_bytes(model: dict[str, Any]) -> list[int]:
+    sizes = model["expert_bytes"]
+    return list(sizes) if isinstance(sizes, list) else [sizes] * model["layers"]
+
+
+def _experts(model: dict[str, Any]) -> list[list[int]]:
+    return [[layer, e] for layer in range(model["layers"]) for e in range(model["experts"])]
+
+
+def random_instance_2(seed: int, max_variables: int = 10, latency_model: str | None = None) -> Instance:
+    """Return the random instance of version 2 of a seed."""
+    return Instance.from_document(random_document_2(np.random.default_rng(seed), max_variables, latency_model))
+
+
+def naive_cost_2(document: dict[str, Any], cached: set[tuple[int, int, int, int]]) -> tuple[int, int] | None:
+    """Compute latency and loading of (server, model, layer, expert) by the definitions; None if not allowed."""
+    models, servers = document["models"], document["servers"]
+    sizes = [_layer_bytes(model) for model in models]
+    loading = 0
+    for n, server in enumerate(servers):
+        own = [(m, layer, e) for k, m, layer, e in cached if k == n]
+        if sum(sizes[m][layer] for m, layer, _ in own) > server["capacity_bytes"]:
+            return None
+        slots = server.get("layer_slots")
+        if slots is not None and any(
+            sum((m, layer) == there[:2] for there in own) > slots for m, layer in {there[:2] for there in own}
+        ):
+            return None
+        holds = {(h["model"], layer, e) for h in server.get("holds", []) for layer, e in h["experts"]}
+        if "load_bytes_per_s" in server:
+            for m, layer, e in own:
+                if (models[m]["name"], layer, e) not in holds:
+                    ns = -(-sizes[m][layer] * 10**9 // server["load_bytes_per_s"])
+                    loading += document.get("loading", {"weight": 1})["weight"] * ns
+    filled = dict(document)
+    filled["demands"] = []
+    for demand in document["demands"]:
+        m = next(i for i, model in enumerate(models) if model["name"] == demand["model"])
+        if demand["cloud_ns"] is None:
+            for layer in range(models[m]["layers"]):
+                for e in range(models[m]["experts"]):
+                    within = any(
+                        t is not None and (n, m, layer, e) in cached for n, t in enumerate(demand["server_ns"])
+                    )
+                    if not within and [layer, e] not in demand.get("device_experts", []):
+                        return None
+            demand = demand | {"cloud_ns": 2**40}  # never used: everything is nearer
+        filled["demands"].append(demand)
+    return naive_cost(filled, cached), loading
+
+
+def brute_force_2(document: dict[str, Any]) -> int | None:
+    """Return the least cost of all placements that are allowed, or None where there is none."""
+    places = [
+        (n, m, layer, e)
+        for n in range(len(document["servers"]))
+        for m, model in enumerate(document["models"])
+        for layer in range(model["layers"])
+        for e in range(model["experts"])
+    ]
+    costs = [
+        sum(found)
+        for chosen in itertools.product((False, True), repeat=len(places))
+        if (found := naive_cost_2(document, set(itertools.compress(places, chosen)))) is not None
+    ]
+    return min(costs, default=None)
+
+
 def random_instance(seed: int, max_variables: int = 12, latency_model: str | None = None) -> Instance:
     """Return the random instance of a seed."""
     return Instance.from_document(random_document(np.random.default_rng(seed), max_variables, latency_model))

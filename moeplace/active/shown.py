@@ -143,7 +143,7 @@ def _info_lines(document: Mapping[str, Any]) -> Lines:
 VIEW = View(
     headline=headline,
     cost="cost",
-    reference="all experts",
+    reference=lambda instance: "all experts",
     scale=_scale,
     short=_short,
     exact=_exact,

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from moeplace.base.documents import InstanceReference, Named, NonNegative, Positive, parse
 from moeplace.base.errors import InputError
@@ -69,6 +69,22 @@ class Point(Struct, frozen=True, forbid_unknown_fields=True):
         return np.frombuffer(data, dtype="<u2").reshape(servers, items).astype(np.int64)
 
 
+class Covering(Struct, frozen=True, forbid_unknown_fields=True):
+    """What it is worth that a demand without a cloud reaches its experts.
+
+    Attributes
+    ----------
+    demand : int
+        Which one, from 0.
+    prices : list of int
+        One for each expert of the demand's model, layer by layer, in units of ``1 / (weight_unit * 2**20)`` token-ns; 0
+        for an expert on its device.
+    """
+
+    demand: NonNegative
+    prices: list[Annotated[int, Meta(ge=0)]]
+
+
 class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cut"):
     """A linear upper bound on the saving, maximised over the capacities at given prices. It needs no trust.
 
@@ -82,6 +98,8 @@ class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag
     prices : list of int
         One for each server, of a byte, in units of ``1 / (price_unit * weight_unit * 2**20)`` token-ns.
     price_unit : int
+    coverage : list of Covering, optional
+        Where demands have no cloud: multipliers of what they need.
     """
 
     unit: Unit
@@ -89,6 +107,7 @@ class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag
     weight_unit: Unit
     prices: list[Annotated[int, Meta(ge=0)]]
     price_unit: Positive
+    coverage: list[Covering] | UnsetType = UNSET
 
 
 class Prices(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="prices"):

@@ -94,8 +94,10 @@ class View:
     ----------
     headline : callable
         An instance in one line.
-    cost, reference : str
-        What the cost is called, and what it is compared with.
+    cost : str
+        What the cost is called.
+    reference : callable
+        What it is compared with, on an instance.
     scale : callable
         The :class:`Scale` of an instance's amounts.
     short, exact : callable
@@ -116,7 +118,7 @@ class View:
 
     headline: Callable[[Any], str] = _named
     cost: str = "value"
-    reference: str = "reference"
+    reference: Callable[[Any], str] = lambda instance: "reference"
     scale: Callable[[Any], Scale] = lambda instance: Scale()
     short: Callable[[Any, int], str] = _digits
     exact: Callable[[Any, int], str] = _digits

@@ -4,6 +4,7 @@ All arithmetic is in 64-bit integers; every sum here is a difference of savings,
 Names: ``items [A, K]`` experts of each row, padded with the row's first; ``group [A]``, ``count [A]``;
 ``near [G, N]`` saving of a group per token when a server holds the expert; ``floor [G, E]`` the same for the device.
 The saving of a row is ``count * min over its experts of the best saving among the holders`` (see ``saving``).
+``load [N, E]`` is what holding an expert costs on top; ``full [N]`` says where no more experts of the layer may go.
 """
 
 from __future__ import annotations
@@ -92,17 +93,18 @@ def members(items, n_experts):
 
 
 @compiled
-def peel(items, group, count, start, member, server_near, low):
+def peel(items, group, count, start, member, server_near, low, load):
     """Start with all experts on one server and drop the least useful one by one.
 
-    ``server_near [G]`` is the server's saving, ``low [G, E]`` what the other holders save. Returns the value with
-    ``q`` experts, ``q = 0 .. E``, and the order such that the ``q`` experts are the first ``q`` of it.
+    ``server_near [G]`` is the server's saving, ``low [G, E]`` what the other holders save, ``load [E]`` what holding
+    costs. Returns the value with ``q`` experts, ``q = 0 .. E``, and the order such that the ``q`` experts are the first
+    ``q`` of it.
     """
     n_rows, width = items.shape
     n_experts = low.shape[1]
     reached = np.empty(n_rows, np.int64)
-    loss = np.zeros(n_experts, np.int64)
-    total = 0
+    loss = -load
+    total = -load.sum()
     for r in range(n_rows):
         g = group[r]
         s = server_near[g]
@@ -143,7 +145,7 @@ def peel(items, group, count, start, member, server_near, low):
 
 
 @compiled
-def subsets(items, group, count, server_near, low):
+def subsets(items, group, count, server_near, low, load):
     """Try every set of experts on one server; return the best value and set (a bit mask) of each size.
 
     A row's saving is a sum of terms "all of these experts are here" over its experts that are slowest elsewhere;
@@ -174,11 +176,13 @@ def subsets(items, group, count, server_near, low):
             if following > here:
                 table[mask] += count[r] * (following - here)
     for e in range(n_experts):
+        table[1 << e] -= load[e]
+    for e in range(n_experts):
         bit = 1 << e
         for mask in range(1 << n_experts):
             if mask & bit:
                 table[mask] += table[mask ^ bit]
-    values = np.full(n_experts + 1, -1, np.int64)
+    values = np.full(n_experts + 1, IMPOSSIBLE, np.int64)
     best = np.zeros(n_experts + 1, np.int64)
     for mask in range(1 << n_experts):
         size = 0
@@ -193,7 +197,7 @@ def subsets(items, group, count, server_near, low):
 
 
 @compiled
-def moves(items, group, count, near, held, first, second, holder):
+def moves(items, group, count, near, held, first, second, holder, load, full):
     """Value every move of one expert: dropped, added, or from one server to another.
 
     Node ``N`` is "nowhere". Returns ``gain[a, b]``, the best change of the saving by moving some expert from ``a``
@@ -250,16 +254,16 @@ def moves(items, group, count, near, held, first, second, holder):
     for e in range(n_experts):
         for a in range(n_servers):
             if not held[a, e]:
-                if add[e, a] > gain[n_servers, a]:
-                    gain[n_servers, a] = add[e, a]
+                if not full[a] and add[e, a] - load[a, e] > gain[n_servers, a]:
+                    gain[n_servers, a] = add[e, a] - load[a, e]
                     which[n_servers, a] = e
                 continue
-            if drop[e, a] > gain[a, n_servers]:
-                gain[a, n_servers] = drop[e, a]
+            if drop[e, a] + load[a, e] > gain[a, n_servers]:
+                gain[a, n_servers] = drop[e, a] + load[a, e]
                 which[a, n_servers] = e
             for b in range(n_servers):
-                if not held[b, e]:
-                    change = add[e, b] + shift[a, e, b]
+                if not held[b, e] and not full[b]:
+                    change = add[e, b] + shift[a, e, b] + load[a, e] - load[b, e]
                     if change > gain[a, b]:
                         gain[a, b] = change
                         which[a, b] = e
@@ -373,8 +377,8 @@ def best_cycle(gain, size, slack):
 
 
 @compiled
-def adds(items, group, count, near, best, held):
-    """Return what adding each expert to each server saves, ``[N, E]``; -1 where it is held already."""
+def adds(items, group, count, near, best, held, load, full):
+    """Return what adding each expert to each server saves, ``[N, E]``; :data:`IMPOSSIBLE` where it may not go."""
     n_rows, width = items.shape
     n_servers, n_experts = held.shape
     gain = np.zeros((n_servers, n_experts), np.int64)
@@ -400,8 +404,7 @@ def adds(items, group, count, near, best, held):
                     gain[n, slowest] += count[r] * (min(others, near[g, n]) - m)
     for n in range(n_servers):
         for e in range(n_experts):
-            if held[n, e]:
-                gain[n, e] = -1
+            gain[n, e] = IMPOSSIBLE if held[n, e] or full[n] else gain[n, e] - load[n, e]
     return gain
 
 
@@ -417,6 +420,12 @@ def add_one(group, count, member, near, best, expert):
 
 
 @compiled
+def sort(values):
+    """Sort in place, ascending: compiled once for all loops that do."""
+    values.sort()
+
+
+@compiled
 def terms(items, group, count, server_near, low):
     """Return the saving of one server's experts as terms: sets ``[T, K]`` padded with their first, and weights.
 
@@ -427,6 +436,7 @@ def terms(items, group, count, server_near, low):
     weight = np.empty(n_rows * width, np.int64)
     n = 0
     at = np.empty(width, np.int64)
+    chosen = np.empty(width, np.int64)
     for r in range(n_rows):
         g = group[r]
         s = server_near[g]
@@ -447,7 +457,9 @@ def terms(items, group, count, server_near, low):
                 break
             following = s if k == size - 1 else min(s, low[g, at[k + 1]])
             if following > here:
-                chosen = np.sort(at[: k + 1])
+                for j in range(k + 1):
+                    chosen[j] = at[j]
+                sort(chosen[: k + 1])
                 for j in range(width):
                     sets[n, j] = chosen[j] if j <= k else chosen[0]
                 weight[n] = count[r] * (following - here)
@@ -456,8 +468,11 @@ def terms(items, group, count, server_near, low):
 
 
 @compiled
-def share(sets, weight, t, state, scale, sign, alone, pair):
-    """Add a term to (or take it from) what its undecided experts are credited with; return what it adds for sure."""
+def share(sets, weight, t, state, scale, alone, pair):
+    """Add a term to what its undecided experts are credited with (or take it away: a negative scale).
+
+    Returns what it adds for sure.
+    """
     m = 0
     for k in range(sets.shape[1]):
         e = sets[t, k]
@@ -465,7 +480,7 @@ def share(sets, weight, t, state, scale, sign, alone, pair):
             if state[e] < 0:
                 return 0
             m += state[e] == 0
-    whole = sign * scale * weight[t]
+    whole = scale * weight[t]
     if m == 0:
         return whole
     for j in range(sets.shape[1]):
@@ -487,10 +502,10 @@ def fix(sets, weight, start, member, e, to, state, scale, alone, pair):
     """Decide (or release) an expert, see :func:`branch`; return the change of what is sure."""
     change = 0
     for j in range(start[e], start[e + 1]):
-        change += share(sets, weight, member[j], state, scale, -1, alone, pair)
+        change += share(sets, weight, np.int64(member[j]), state, -scale, alone, pair)
     state[e] = to
     for j in range(start[e], start[e + 1]):
-        change += share(sets, weight, member[j], state, scale, 1, alone, pair)
+        change += share(sets, weight, np.int64(member[j]), state, scale, alone, pair)
     return change
 
 
@@ -511,70 +526,91 @@ def branch(sets, weight, start, member, found, scale, limit):
     chosen = np.zeros((n_experts + 1, n_experts), np.bool_)
     better = np.zeros(n_experts + 1, np.bool_)
     left = np.full(n_experts + 1, -1, np.int64)
-    state = np.zeros(n_experts, np.int8)  # 1: chosen, -1: excluded
+    state = np.zeros(n_experts, np.int8)
+    taken, released, excluded = np.int64(1), np.int64(0), np.int64(-1)  # for literals ``fix`` would be compiled anew
     alone = np.zeros(n_experts, np.int64)
     pair = np.zeros((n_experts, n_experts), np.int64)
     sure = 0
     for t in range(len(weight)):
-        sure += share(sets, weight, t, state, scale, 1, alone, pair)
+        sure += share(sets, weight, t, state, scale, alone, pair)
     path = np.empty(n_experts, np.int64)
     # What a subtree may reach with each number of experts, by depth; the first line is of no limit.
     bound = np.full((n_experts + 2, n_experts + 1), np.iinfo(np.int64).max, np.int64)
     upto = np.zeros((n_experts, n_experts), np.int64)
+    undecided = np.empty(n_experts, np.int64)
+    largest = np.empty(n_experts, np.int64)
     depth, size, nodes = 0, 0, 0
     while True:
         # A node: experts path[:depth] are decided, ``size`` of them chosen.
         going = nodes < limit
         nodes += 1
-        undecided = np.flatnonzero(state == 0)
-        k_most = len(undecided)
+        k_most = 0
+        for e in range(n_experts):
+            if state[e] == 0:
+                undecided[k_most] = e
+                k_most += 1
         pending = False
         if going:
             value = sure // scale
             if value > best[size]:
                 best[size] = value
-                chosen[size] = state == 1
+                for e in range(n_experts):
+                    chosen[size, e] = state[e] == 1
                 better[size] = True
             for i in range(k_most):
                 e = undecided[i]
                 total = alone[e]
                 upto[i, 0] = total
-                largest = np.sort(pair[e][undecided])
+                for j in range(k_most):
+                    largest[j] = pair[e, undecided[j]]
+                sort(largest[:k_most])
                 for k in range(1, k_most):
                     total += largest[k_most - k]
                     upto[i, k] = total
-            bound[depth + 1] = -1
+            for k in range(n_experts + 1):
+                bound[depth + 1, k] = -1
             for k in range(1, k_most + 1):
-                top = np.sort(upto[:k_most, k - 1])
-                reach = min((sure + top[k_most - k :].sum()) // scale, bound[depth, size + k])
+                for i in range(k_most):
+                    largest[i] = upto[i, k - 1]
+                sort(largest[:k_most])
+                total = sure
+                for i in range(k_most - k, k_most):
+                    total += largest[i]
+                reach = min(total // scale, bound[depth, size + k])
                 bound[depth + 1, size + k] = reach
                 pending |= reach > best[size + k]
         else:
-            left = np.maximum(left, bound[depth])
+            for k in range(n_experts + 1):
+                left[k] = max(left[k], bound[depth, k])
         if pending:
-            e = undecided[np.argmax(upto[:k_most, k_most - 1])]
+            at = 0
+            for i in range(1, k_most):
+                if upto[i, k_most - 1] > upto[at, k_most - 1]:
+                    at = i
+            e = undecided[at]
             path[depth] = e
             depth += 1
             size += 1
-            sure += fix(sets, weight, start, member, e, 1, state, scale, alone, pair)
+            sure += fix(sets, weight, start, member, e, taken, state, scale, alone, pair)
             continue
         # Back to the last expert that was not yet left out, and leave it out.
         while depth > 0 and state[path[depth - 1]] < 0:
             depth -= 1
-            sure += fix(sets, weight, start, member, path[depth], 0, state, scale, alone, pair)
+            sure += fix(sets, weight, start, member, path[depth], released, state, scale, alone, pair)
         if depth == 0:
             return best, chosen, better, left
         size -= 1
-        sure += fix(sets, weight, start, member, path[depth - 1], -1, state, scale, alone, pair)
+        sure += fix(sets, weight, start, member, path[depth - 1], excluded, state, scale, alone, pair)
 
 
 @compiled
-def peel_all(items, group, count, start, member, near, floor, held, cost):
+def peel_all(items, group, count, start, member, near, floor, held, cost, load, slots, bonus):
     """Drop the experts of a layer from all servers one by one, the least useful for its cost first.
 
-    ``held [N, E]`` is where it begins, ``cost [N]`` what an expert on a server costs; ``start, member`` as from
-    :func:`members`. Returns the saving and the worth (saving minus cost) before the first drop and after each, and the
-    dropped servers and experts in their order.
+    ``held [N, E]`` is where it begins, ``cost [N]`` what an expert on a server costs besides its ``load``;
+    ``start, member`` as from :func:`members`. Servers that hold more than their ``slots [N]`` drop first. ``bonus`` is
+    deducted from the start. Returns the saving and the worth (saving minus cost) before the first drop and after each,
+    and the dropped servers and experts in their order.
     """
     n_rows, width = items.shape
     n_groups, n_servers = near.shape
@@ -588,7 +624,7 @@ def peel_all(items, group, count, start, member, near, floor, held, cost):
             following[g, e] = at
     loss = np.zeros((n_servers, n_experts), np.int64)
     reached = np.empty(n_rows, np.int64)
-    saving = 0
+    saving = -bonus
     for r in range(n_rows):
         g = group[r]
         m = first[g, items[r, 0]]
@@ -605,6 +641,10 @@ def peel_all(items, group, count, start, member, near, floor, held, cost):
     worths = np.empty(drops + 1, np.float64)
     server = np.empty(drops, np.int32)
     expert = np.empty(drops, np.int32)
+    for n in range(n_servers):
+        for e in range(n_experts):
+            if held[n, e]:
+                saving -= load[n, e]
     worth = float(saving)
     for n in range(n_servers):
         worth -= cost[n] * held[n].sum()
@@ -613,18 +653,23 @@ def peel_all(items, group, count, start, member, near, floor, held, cost):
     touched = np.zeros(n_groups, np.bool_)
     old_second = np.empty(n_groups, np.int64)
     old_holder = np.empty(n_groups, np.int32)
+    over = held.sum(axis=1) - slots
     for i in range(drops):
         n, e = -1, -1
         least = np.inf
+        crowded = over.max() > 0
         for a in range(n_servers):
+            if crowded and over[a] <= 0:
+                continue
             for b in range(n_experts):
                 if held[a, b]:
-                    net = loss[a, b] - cost[a]
+                    net = loss[a, b] - load[a, b] - cost[a]
                     if net < least:
                         least, n, e = net, a, b
         held[n, e] = False
+        over[n] -= 1
         server[i], expert[i] = n, e
-        saving -= loss[n, e]
+        saving -= loss[n, e] - load[n, e]
         worth -= least
         savings[i + 1] = saving
         worths[i + 1] = worth

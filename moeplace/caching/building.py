@@ -62,6 +62,8 @@ class Model:
     notes : str, optional
     source : dict, optional
         Where the data came from, strings and integers.
+    loading_weight : int, optional
+        How many token-ns one ns of loading counts; else 1.
 
     Examples
     --------
@@ -84,8 +86,10 @@ class Model:
         latency_model: LatencyModel = "max",
         notes: str | None = None,
         source: Mapping[str, str | int] | None = None,
+        loading_weight: int | None = None,
     ) -> None:
         self.name, self.latency_model, self.notes, self.source = name, latency_model, notes, source
+        self.loading_weight = loading_weight
         self._servers: list[ServerHandle] = []
         self._models: list[LanguageModelHandle] = []
         self._demands: list[DemandHandle] = []
@@ -129,7 +133,17 @@ class Model:
         self._model_documents.append(document)
         return _added(self._models, LanguageModelHandle(len(self._models), name))
 
-    def add_server(self, name: str, *, capacity_bytes: int, position_m: tuple[int, int] | None = None) -> ServerHandle:
+    def add_server(
+        self,
+        name: str,
+        *,
+        capacity_bytes: int,
+        position_m: tuple[int, int] | None = None,
+        host: str | None = None,
+        load_bytes_per_s: int | None = None,
+        layer_slots: int | None = None,
+        holds: Mapping[LanguageModelHandle, Iterable[tuple[int, int]]] | None = None,
+    ) -> ServerHandle:
         """Add a server.
 
         Parameters
@@ -139,10 +153,26 @@ class Model:
             What it can hold.
         position_m : pair of int, optional
             Metres east and north of anywhere, for pictures.
+        host : str, optional
+            The machine that it belongs to, where it is a GPU.
+        load_bytes_per_s : int, optional
+            How fast it loads experts that it does not hold; else loading is free.
+        layer_slots : int, optional
+            How many experts of one layer it takes at most.
+        holds : dict of LanguageModelHandle to iterable of (layer, expert), optional
+            What is on it now and need not be loaded.
         """
         document: dict[str, Any] = {"name": name, "capacity_bytes": _whole(capacity_bytes, "capacity_bytes")}
-        if position_m is not None:
-            document["position_m"] = _whole(position_m, "position_m")
+        if host is not None:
+            document["host"] = host
+        amounts = {"position_m": position_m, "load_bytes_per_s": load_bytes_per_s, "layer_slots": layer_slots}
+        document |= {key: _whole(value, key) for key, value in amounts.items() if value is not None}
+        if holds is not None:
+            for model in holds:
+                self._own(model, self._models)
+            document["holds"] = [
+                {"model": model.name, "experts": _whole(experts, "holds")} for model, experts in holds.items()
+            ]
         self._server_documents.append(document)
         return _added(self._servers, ServerHandle(len(self._servers), name))
 
@@ -152,7 +182,7 @@ class Model:
         model: LanguageModelHandle,
         *,
         server_ns: Mapping[ServerHandle, int],
-        cloud_ns: int,
+        cloud_ns: int | None,
         device_ns: int = 0,
         tokens: int | None = None,
         device_experts: Iterable[tuple[int, int]] = (),
@@ -166,8 +196,11 @@ class Model:
         model : LanguageModelHandle
         server_ns : dict of ServerHandle to int
             Time until an expert's output is back from a server, ns. A server that is left out cannot be reached.
-        cloud_ns, device_ns : int
-            The same from the cloud and from the user's own device, ns.
+        cloud_ns : int or None
+            The same from the cloud, ns. None is no cloud: every expert of the model must be on a server of these, or on
+            the device.
+        device_ns : int
+            The same from the user's own device, ns.
         tokens : int, optional
             Tokens that were observed; else the most that are counted at one layer.
         device_experts : iterable of (layer, expert), optional
@@ -176,7 +209,8 @@ class Model:
         """
         self._own(model, self._models)
         document: dict[str, Any] = {"user": name, "model": model.name}
-        document |= {"device_ns": _whole(device_ns, "device_ns"), "cloud_ns": _whole(cloud_ns, "cloud_ns")}
+        document["device_ns"] = _whole(device_ns, "device_ns")
+        document["cloud_ns"] = None if cloud_ns is None else _whole(cloud_ns, "cloud_ns")
         if tokens is not None:
             document["tokens"] = _whole(tokens, "tokens")
         if held := _whole(device_experts, "device_experts"):
@@ -242,6 +276,8 @@ class Model:
             "demands": self._demands_document(),
             "activations": self._rows,
         }
+        if self.loading_weight is not None:
+            document["loading"] = {"weight": _whole(self.loading_weight, "loading_weight")}
         document["version"] = lowest_version(document)
         if self.notes is not None:
             document["notes"] = self.notes

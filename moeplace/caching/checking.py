@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
+
+from msgspec import UNSET, UnsetType
 
 from moeplace.base.certificates import Certificate
 from moeplace.base.documents import UNREACHABLE
+from moeplace.caching.document import Demand
 from moeplace.caching.instance import Instance
 from moeplace.caching.solution import Solution
 from moeplace.caching.verification import verify
@@ -26,9 +30,10 @@ class Report:
     violations : tuple of str
         Everything that is wrong, one line each; empty for a valid solution.
     latency_ns : int or None
-        The cost as recomputed, token-ns; None where the placement names unknown servers or experts.
+        The latency as recomputed, token-ns; None where the placement names unknown servers or experts, or a demand
+        without a cloud cannot reach an expert.
     baseline_ns : int
-        The cost with empty servers as recomputed, token-ns.
+        The latency with empty servers as recomputed, token-ns; without a cloud, from the farthest place.
     bound : str
         "none claimed", "claimed, not verified", or with a certificate: "verified, trusting nothing", "proven,
         trusting the word of" a solver, or "not proven by the certificate".
@@ -36,6 +41,8 @@ class Report:
         The bound that the certificate proves, token-ns; None without one, or where it proves none.
     trusted : str or None
         The solver whose word the certificate rests on; None where it rests on arithmetic alone.
+    loading_ns : int or None
+        What loading costs as recomputed, token-ns; None where it is free.
     """
 
     violations: tuple[str, ...]
@@ -44,6 +51,7 @@ class Report:
     bound: str
     proven_ns: int | None = None
     trusted: str | None = None
+    loading_ns: int | None = None
     bound_key: ClassVar[str] = "bound_ns"
     """What the solution's bound is called beside the report's own numbers."""
 
@@ -55,7 +63,7 @@ class Report:
     @property
     def value(self) -> int | None:
         """The cost, by the name that all problems' reports have for it."""
-        return self.latency_ns
+        return None if self.latency_ns is None else self.latency_ns + (self.loading_ns or 0)
 
     @property
     def reference(self) -> int:
@@ -64,7 +72,7 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """Return the report as a plain dict."""
-        return {
+        document = {
             "ok": self.ok,
             "violations": list(self.violations),
             "latency_ns": self.latency_ns,
@@ -73,6 +81,9 @@ class Report:
             "proven_ns": self.proven_ns,
             "trusted": self.trusted,
         }
+        return (
+            document if self.loading_ns is None else document | {"loading_ns": self.loading_ns, "cost_ns": self.value}
+        )
 
 
 def check(instance: Instance, solution: Solution, certificate: Certificate | None = None) -> Report:
@@ -98,17 +109,30 @@ def check(instance: Instance, solution: Solution, certificate: Certificate | Non
     if solution.instance.name != instance.name:
         wrong.append(f"instance.name: the solution is for {solution.instance.name!r}, this is {instance.name!r}")
     holders = _read_placement(instance, solution, wrong)
-    baseline = _cost(instance, {})
-    cost = None if holders is None else _cost(instance, holders)
+    far = [_farthest(demand) for demand in instance.demands]
+    baseline = _latency(instance, {}, far)
     said = solution.objective
-    if cost is not None:
-        _equal("latency_ns", said.latency_ns, cost, wrong)
+    latency = loading = cost = None
+    if holders is not None:
+        _check_slots(instance, holders, wrong)
+        if _check_coverage(instance, holders, wrong):
+            cost = latency = _latency(instance, holders, far)
+            _equal("latency_ns", said.latency_ns, latency, wrong)
+        loading = _loading(instance, holders)
+        if loading is not None and latency is not None:
+            cost = latency + loading
+            _equal("loading_ns", said.loading_ns, loading, wrong)
+            _equal("cost_ns", said.cost_ns, cost, wrong)
+        elif loading is None:
+            for name, value in (("loading_ns", said.loading_ns), ("cost_ns", said.cost_ns)):
+                if value is not UNSET:
+                    wrong.append(f"objective.{name}: the solution says {value}, but loading is free in this instance")
     _equal("baseline_ns", said.baseline_ns, baseline, wrong)
     if cost is not None:
         _check_numbers(solution, cost, baseline, wrong)
     claim = "none claimed" if said.bound_ns is None else "claimed, not verified"
     if certificate is None:
-        return Report(tuple(wrong), cost, baseline, claim)
+        return Report(tuple(wrong), latency, baseline, claim, loading_ns=loading)
     found = verify(instance, certificate)
     wrong += [f"certificate: {problem}" for problem in found.problems]
     proven = found.bound_ns
@@ -122,7 +146,7 @@ def check(instance: Instance, solution: Solution, certificate: Certificate | Non
         if found.trusted is not None:
             known = f"proven, trusting the word of {found.trusted!r}"
         claim = known if reached else "not proven by the certificate"
-    return Report(tuple(wrong), cost, baseline, claim, proven, found.trusted)
+    return Report(tuple(wrong), latency, baseline, claim, proven, found.trusted, loading)
 
 
 def _read_placement(instance: Instance, solution: Solution, wrong: list[str]) -> dict[int, set[int]] | None:
@@ -168,14 +192,86 @@ def _first_item(instance: Instance, model: int) -> int:
     return sum(m.layers * m.experts for m in instance.models[:model])
 
 
-def _cost(instance: Instance, holders: dict[int, set[int]]) -> int:
-    """Sum of count * latency over the rows, by the definition, in Python's integers."""
+def _farthest(demand: Demand) -> int:
+    """Return the time of a demand's cloud, or without one that of the farthest place an expert can be on."""
+    if demand.cloud_ns is not None:
+        return demand.cloud_ns
+    times = [t for t in demand.server_ns if t is not None]
+    if demand.device_experts:
+        times.append(demand.device_ns)
+    return max(times, default=0)
+
+
+def _check_slots(instance: Instance, holders: dict[int, set[int]], wrong: list[str]) -> None:
+    """Say where a server holds more experts of a layer than it has slots for."""
+    counts: dict[tuple[int, str, int], int] = {}
+    for m, model in enumerate(instance.models):
+        first = _first_item(instance, m)
+        for item in range(first, first + model.layers * model.experts):
+            for n in holders.get(item, ()):
+                key = n, model.name, (item - first) // model.experts
+                counts[key] = counts.get(key, 0) + 1
+    for (n, model_name, layer), count in sorted(counts.items()):
+        server = instance.servers[n]
+        if server.layer_slots is not UNSET and count > server.layer_slots:
+            wrong.append(
+                f"server {server.name!r}: {count} experts of layer {layer} of {model_name!r}, "
+                f"{count - server.layer_slots} more than its {server.layer_slots} slots a layer"
+            )
+
+
+def _check_coverage(instance: Instance, holders: dict[int, set[int]], wrong: list[str]) -> bool:
+    """Say which demands without a cloud cannot reach which experts; return whether all can."""
+    complete = True
+    for d, demand in enumerate(instance.demands):
+        if demand.cloud_ns is not None:
+            continue
+        model = next(m for m, model in enumerate(instance.models) if model.name == demand.model)
+        first, shape = _first_item(instance, model), instance.models[model]
+        reach = {n for n, t in enumerate(demand.server_ns) if t is not None}
+        device = {(layer, expert) for layer, expert in demand.device_experts or []}
+        missing = [
+            [layer, expert]
+            for layer in range(shape.layers)
+            for expert in range(shape.experts)
+            if (layer, expert) not in device and not reach & holders.get(first + layer * shape.experts + expert, set())
+        ]
+        if missing:
+            complete = False
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            shown = ", ".join(map(str, missing[:3]))
+            wrong.append(f"demands[{d}]: it has no cloud, and no server within its reach holds {shown}{more}")
+    return complete
+
+
+def _loading(instance: Instance, holders: dict[int, set[int]]) -> int | None:
+    """Return what loading the experts costs that their servers do not hold yet; None where no server has a rate."""
+    if all(server.load_bytes_per_s is UNSET for server in instance.servers):
+        return None
+    weight = 1 if instance.loading is UNSET else instance.loading.weight
+    total = 0
+    for n, server in enumerate(instance.servers):
+        if server.load_bytes_per_s is UNSET:
+            continue
+        there = {(holding.model, layer, expert) for holding in server.holds or [] for layer, expert in holding.experts}
+        for m, model in enumerate(instance.models):
+            first, sizes = _first_item(instance, m), model.expert_bytes
+            for item in range(first, first + model.layers * model.experts):
+                layer, expert = divmod(item - first, model.experts)
+                if n in holders.get(item, ()) and (model.name, layer, expert) not in there:
+                    size = sizes if isinstance(sizes, int) else sizes[layer]
+                    total += weight * math.ceil(Fraction(size * 10**9, server.load_bytes_per_s))
+    return total
+
+
+def _latency(instance: Instance, holders: dict[int, set[int]], far: list[int]) -> int:
+    """Sum of count * latency over the rows, by the definition, in Python's integers; ``far`` is the cloud's time."""
     slowest = instance.latency_model == "max"
     device: list[set[int]] = [set() for _ in instance.demands]
     for d, item in zip(instance.device_demand.tolist(), instance.device_item.tolist(), strict=True):
         device[d].add(item)
     times = instance.server_ns.tolist()
-    device_ns, cloud_ns = instance.device_ns.tolist(), instance.cloud_ns.tolist()
+    device_ns = instance.device_ns.tolist()
     rows = instance.rows
     demand, count, start, items = (
         rows.demand.tolist(),
@@ -191,7 +287,7 @@ def _cost(instance: Instance, holders: dict[int, set[int]]) -> int:
         for item in items[start[i] : start[i + 1]]:
             time = reach.get(item)
             if time is None:
-                choices = [cloud_ns[d]]
+                choices = [far[d]]
                 choices += [times[d][n] for n in holders.get(item, ()) if times[d][n] != UNREACHABLE]
                 if item in device[d]:
                     choices.append(device_ns[d])
@@ -235,9 +331,10 @@ def _check_numbers(solution: Solution, cost: int, baseline: int, wrong: list[str
         wrong.append("status.termination: 'optimal', but cost and bound are not equal")
 
 
-def _equal(name: str, said: int, true: int, wrong: list[str]) -> None:
+def _equal(name: str, said: int | UnsetType, true: int, wrong: list[str]) -> None:
     if said != true:
-        wrong.append(f"objective.{name}: the solution says {said}, recomputed {true}")
+        shown = "nothing" if said is UNSET else said
+        wrong.append(f"objective.{name}: the solution says {shown}, recomputed {true}")
 
 
 def _close(name: str, said: float | None, true: float, wrong: list[str]) -> None:

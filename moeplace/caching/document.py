@@ -37,24 +37,54 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
         return range(self.layers) if self.layer_index is UNSET else self.layer_index
 
 
+Experts = list[Annotated[list[NonNegative], Meta(min_length=2, max_length=2)]]
+"""Experts of one model, as [layer, expert]."""
+
+
+class Holding(Struct, frozen=True, forbid_unknown_fields=True):
+    """Experts of one model that a server holds already."""
+
+    model: str
+    experts: Experts
+
+
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
-    """One edge server and the bytes its cache holds."""
+    """One edge server and the bytes its cache holds.
+
+    The other keys are of version 2: ``host`` is the machine that a GPU belongs to, ``holds`` what is on the server now,
+    ``load_bytes_per_s`` how fast it loads what is not (absent: loading is free), ``layer_slots`` how many experts of
+    one layer it takes at most.
+    """
 
     name: str
     capacity_bytes: NonNegative
     position_m: Position | UnsetType = UNSET
+    host: str | UnsetType = UNSET
+    holds: list[Holding] | UnsetType = UNSET
+    load_bytes_per_s: Positive | UnsetType = UNSET
+    layer_slots: NonNegative | UnsetType = UNSET
+
+
+class Loading(Struct, frozen=True, forbid_unknown_fields=True):
+    """How many token-ns one ns of loading counts (version 2)."""
+
+    weight: Positive
 
 
 class Demand(Struct, frozen=True, forbid_unknown_fields=True):
-    """One user asking for one model; times are integer nanoseconds, ``None`` is an unreachable server."""
+    """One user asking for one model; times are integer nanoseconds, ``None`` is an unreachable server.
+
+    ``cloud_ns: None`` (version 2) is no cloud: every expert of the model must be on a server that the demand reaches,
+    or on its device.
+    """
 
     user: str
     model: str
     tokens: Positive
     device_ns: NonNegative
     server_ns: list[NonNegative | None]
-    cloud_ns: NonNegative
-    device_experts: list[Annotated[list[NonNegative], Meta(min_length=2, max_length=2)]] | UnsetType = UNSET
+    cloud_ns: NonNegative | None
+    device_experts: Experts | UnsetType = UNSET
     position_m: Position | UnsetType = UNSET
 
 
@@ -78,13 +108,34 @@ class InstanceDocument(Struct, frozen=True, forbid_unknown_fields=True):
     servers: list[Server]
     demands: list[Demand]
     activations: Activations
+    loading: Loading | UnsetType = UNSET
     notes: str | UnsetType = UNSET
     source: dict[str, str | int] | UnsetType = UNSET
 
 
 def lowest_version(document: Mapping[str, Any]) -> int:
     """Return the lowest version of the format that holds what a document says: new files are written in it."""
-    return 2 if any("layer_index" in model for model in document["models"]) else 1
+    return 2 if newer_key(document) else 1
+
+
+NEWER = {
+    "models": ("layer_index",),
+    "servers": ("host", "holds", "load_bytes_per_s", "layer_slots"),
+}
+"""Keys of version 2 in the entries of a list."""
+
+
+def newer_key(document: Mapping[str, Any]) -> str | None:
+    """Return the place of the first thing that only version 2 can say, or None."""
+    for name, keys in NEWER.items():
+        for i, entry in enumerate(document[name]):
+            for key in keys:
+                if key in entry:
+                    return f"{name}[{i}].{key}"
+    for d, demand in enumerate(document["demands"]):
+        if "cloud_ns" in demand and demand["cloud_ns"] is None:
+            return f"demands[{d}].cloud_ns"
+    return "loading" if "loading" in document else None
 
 
 def layout(document: dict[str, Any]) -> bytes:

@@ -30,6 +30,7 @@ from moeplace.base.text import as_csv, number
 from moeplace.caching.document import layer_bytes
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+from moeplace.caching.reading import NO_LIMIT
 
 FILL: Final = "--fill fills free slots"
 
@@ -219,7 +220,7 @@ def _equal_slots(
         raise InputError("the instance has no server")
     before = int(held.sum())
     if fill:
-        _fill(held, _use(instance, m))
+        _fill(held, _use(instance, m), _most_slots(instance, placement, m))
         _check_room(instance, placement, m, held)
     count = held.sum(axis=2)
     if (uneven := np.argwhere(count != count[0, 0])).size:
@@ -247,14 +248,34 @@ def _use(instance: Instance, m: int) -> Int64:
     return use[instance.model_items(m)].reshape(model.layers, model.experts)
 
 
-def _fill(held: Bool, use: Int64) -> None:
+def _most_slots(instance: Instance, placement: Placement, m: int) -> int:
+    """Return how many slots a layer every server has by ``layer_slots``, where it has bytes for them; 0 without any.
+
+    These are there whether they are used or not, so they are filled. Slots of which there are more than experts, and
+    those that a server has no bytes for, are none.
+    """
+    limit = min(int(instance.layer_slots.min(initial=NO_LIMIT)), instance.models[m].experts)
+    if (instance.layer_slots == NO_LIMIT).all():
+        return 0
+    items = instance.model_items(m)
+    others = placement.cached.copy()
+    others[:, items] = False
+    free = [
+        capacity - used
+        for capacity, used in zip(instance.capacity_bytes.tolist(), Placement(others).bytes_used(instance), strict=True)
+    ]
+    return max(0, min(limit, min(int(room) for room in free) // sum(layer_bytes(instance.models[m]))))
+
+
+def _fill(held: Bool, use: Int64, slots: int) -> None:
     """Fill free slots in place.
 
-    There are as many slots as the fullest server and layer has, more only where the experts would not all find room.
+    There are as many slots as are said, and at least as many as the fullest server and layer has, more only where the
+    experts would not all find room.
     """
     count = held.sum(axis=2)
     absent = (~held.any(axis=1)).sum(axis=1)
-    slots = int(max(count.max(), (-(-(count.sum(axis=1) + absent) // held.shape[1])).max()))
+    slots = int(max(slots, count.max(), (-(-(count.sum(axis=1) + absent) // held.shape[1])).max()))
     for layer, own in enumerate(held):
         free = slots - count[layer]
         copies = own.sum(axis=0).tolist()
@@ -280,7 +301,15 @@ def _fill(held: Bool, use: Int64) -> None:
 def _check_room(instance: Instance, placement: Placement, m: int, held: Bool) -> None:
     cached = placement.cached.copy()
     cached[:, instance.model_items(m)] = held.swapaxes(0, 1).reshape(len(instance.servers), -1)
-    used = Placement(cached).bytes_used(instance).tolist()
+    filled = Placement(cached)
+    for n, _, _ in filled.crowded(instance):
+        server, slots = instance.servers[n], number(int(held[0, 0].sum()), "slot")
+        raise InputError(
+            f"an engine has the same number of slots everywhere; {slots} a layer are needed, server {server.name!r} "
+            f"has {server.layer_slots}",
+            place="--fill",
+        )
+    used = filled.bytes_used(instance).tolist()
     for server, needed in zip(instance.servers, used, strict=True):
         if needed > server.capacity_bytes:
             slots = f"{number(int(held[0, 0].sum()), 'slot')} a layer"

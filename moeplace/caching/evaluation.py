@@ -5,7 +5,9 @@ The time until demand `d` has the output of expert `e` back is::
     r(d, e) = min( device_ns[d] if e is on the device,  server_ns[d, n] for n caching e,  cloud_ns[d] )      (P1)
 
 and a row waits for its slowest expert (``latency_model`` "max") or for one after the other ("sum"). The cost
-of a placement is the sum over rows of ``count * latency`` (P2), in token-nanoseconds, an exact integer.
+of a placement is the sum over rows of ``count * latency`` (P2), in token-nanoseconds, an exact integer, and what
+loading the experts costs that are new on a server (C2, C3). A demand without a cloud has none to fall back on: its
+``cloud_ns`` is the farthest place that an expert can be on, and counts as an edge server.
 
 The checker does not use this module: it computes the same number in another way.
 """
@@ -36,7 +38,7 @@ DEVICE, EDGE, CLOUD = 0, 1, 2
 
 
 def latency_ns(instance: Instance, placement: Placement) -> int:
-    """Return the exact cost of a placement, token-ns.
+    """Return the exact latency of a placement, token-ns, without loading.
 
     Parameters
     ----------
@@ -55,6 +57,29 @@ def latency_ns(instance: Instance, placement: Placement) -> int:
     )
 
 
+def loading_ns(instance: Instance, placement: Placement, held: Bool | None = None) -> int:
+    """Return what loading costs that a placement asks for, token-ns: (C2) over all that is new on its server.
+
+    Parameters
+    ----------
+    instance : Instance
+    placement : Placement
+    held : bool array [N, I], optional
+        What the servers hold, where that is not what the instance says.
+    """
+    if instance.load_block_ns is None or not instance.n_blocks:
+        return 0
+    held = instance.holds if held is None else held
+    new = placement.cached if held is None else placement.cached & ~held
+    counts = np.add.reduceat(new.astype(np.int64), instance.block_start[:-1], axis=1)
+    return sum((counts * instance.load_block_ns).ravel().tolist())
+
+
+def cost_ns(instance: Instance, placement: Placement) -> int:
+    """Return what is minimised, token-ns: latency (P2) and loading (C2) together, (C3)."""
+    return latency_ns(instance, placement) + loading_ns(instance, placement)
+
+
 @dataclass(frozen=True, eq=False)
 class Hits:
     """Shares of requests served on the device, by edge servers and by the cloud; each triple sums to 1.
@@ -66,10 +91,14 @@ class Hits:
     rows : tuple of float
         Shares of whole rows: "device" if every expert is served there, "edge" if every expert is served on
         the device or at the edge, else "cloud".
+    away : tuple of float
+        Shares of expert requests, and of rows, that leave home: that are served (in part) by a server farther than the
+        demand's nearest one, or by the cloud.
     """
 
     experts: tuple[float, float, float]
     rows: tuple[float, float, float]
+    away: tuple[float, float]
 
 
 class Evaluation:
@@ -82,8 +111,8 @@ class Evaluation:
 
     Attributes
     ----------
-    latency_ns : int
-        Exact cost, token-ns.
+    latency_ns, loading_ns, cost_ns : int
+        Exact latency, what loading costs, and both together, token-ns.
     saving_ns : int
         Baseline minus cost, token-ns.
     demand_ns : int64 array [D]
@@ -99,6 +128,7 @@ class Evaluation:
         # Tokens by place; floats, since with times of zero the counts themselves may pass 2**63.
         self._expert_tokens = np.zeros(3)
         self._row_tokens = np.zeros(3)
+        self._away_tokens = np.zeros(2)
         for view in _views(instance):
             reach, where = _reach(instance, placement, view.demand)
             cost = view.tokens * _row_latency(instance, view, reach)
@@ -108,8 +138,14 @@ class Evaluation:
             slowest = np.maximum.reduceat(served, view.start)
             self._expert_tokens += np.bincount(served, weights=np.repeat(view.tokens, view.size), minlength=3)
             self._row_tokens += np.bincount(slowest, weights=view.tokens, minlength=3)
+            home = instance.server_ns[view.demand].min(initial=UNREACHABLE)
+            away = ((where == CLOUD) | ((where == EDGE) & (reach > home)))[view.item]
+            self._away_tokens[0] += np.repeat(view.tokens, view.size)[away].sum(dtype=np.float64)
+            self._away_tokens[1] += view.tokens[np.logical_or.reduceat(away, view.start)].sum(dtype=np.float64)
         self.latency_ns = sum(self.demand_ns.tolist())
-        self.saving_ns = instance.baseline_ns - self.latency_ns
+        self.loading_ns = loading_ns(instance, placement)
+        self.cost_ns = self.latency_ns + self.loading_ns
+        self.saving_ns = instance.baseline_ns - self.cost_ns
 
     @cached_property
     def server_saving_ns(self) -> Int64:
@@ -160,11 +196,22 @@ class Evaluation:
         return float(np.percentile(values, percent)) if values else None
 
     @property
+    def requests(self) -> tuple[int, int]:
+        """Expert requests, in all and those that leave home (:class:`Hits`); exact below 2**53."""
+        return int(self._expert_tokens.sum()), int(self._away_tokens[0])
+
+    @property
+    def row_tokens(self) -> tuple[int, int]:
+        """Tokens of all rows, and of those that leave home in part, likewise."""
+        return int(self._row_tokens.sum()), int(self._away_tokens[1])
+
+    @property
     def hits(self) -> Hits | None:
         """Hit ratios; None without activation rows."""
         if not len(self.instance.rows):
             return None
-        return Hits(_shares(self._expert_tokens), _shares(self._row_tokens))
+        experts, rows = self._away_tokens / (self._expert_tokens.sum(), self._row_tokens.sum())
+        return Hits(_shares(self._expert_tokens), _shares(self._row_tokens), (float(experts), float(rows)))
 
 
 def _shares(tokens: npt.NDArray[np.float64]) -> tuple[float, float, float]:
@@ -196,10 +243,13 @@ def _views(instance: Instance) -> Iterator[_View]:
 
 
 def _near_servers(instance: Instance, demand: int) -> list[tuple[int, int]]:
-    """Return (time, server) of the servers nearer than the cloud, farthest first (of equals: lowest last)."""
+    """Return (time, server) of the servers nearer than the cloud, farthest first (of equals: lowest last).
+
+    Without a cloud these are all servers within reach.
+    """
     times = instance.server_ns[demand].tolist()
-    cloud = int(instance.cloud_ns[demand])
-    near = [(t, n) for n, t in enumerate(times) if t < cloud and t != UNREACHABLE]
+    cloud = int(instance.cloud_ns[demand]) if instance.has_cloud[demand] else UNREACHABLE
+    near = [(t, n) for n, t in enumerate(times) if t < cloud]
     return sorted(near, reverse=True)
 
 
@@ -250,17 +300,25 @@ def _row_latency(instance: Instance, view: _View, reach: Int64) -> Int64:
 
 
 def caching_incumbent(
-    instance: Instance, stop: Stop, start: Placement, gap: float = 0.0, progress: ProgressCallback | None = None
+    instance: Instance,
+    stop: Stop,
+    start: Placement | None = None,
+    gap: float = 0.0,
+    progress: ProgressCallback | None = None,
 ) -> Incumbent:
-    """Return the incumbent of a search on an instance, valued by :func:`latency_ns`.
+    """Return the incumbent of a search on an instance, valued by :func:`cost_ns`.
+
+    What the servers hold now, where the instance says it and it is a placement, is an incumbent as well: no search that
+    keeps one ends with anything worse than changing nothing.
 
     Parameters
     ----------
     instance : Instance
     stop : Stop
         Time limit and interruption.
-    start : Placement
-        The first incumbent.
+    start : Placement, optional
+        The first incumbent. Without one it is :func:`~moeplace.caching.heuristics.covering.cover`: every server empty
+        or, where demands have no cloud, every expert that they need somewhere.
     gap : float
         The search may end when the gap is proven to be at most this.
     progress : callable, optional
@@ -269,12 +327,24 @@ def caching_incumbent(
     Returns
     -------
     Incumbent
+
+    Raises
+    ------
+    NoSolutionError
+        There is no start, and it is proven that there is no placement.
+    MethodError
+        There is no start, and none was found before the time was over.
     """
-    return Incumbent(
-        start,
-        cost=lambda placement: latency_ns(instance, placement),
-        fits=lambda placement: not placement.overfull(instance),
+    from moeplace.caching.heuristics.covering import cover  # it takes scipy along, and most commands search nothing
+
+    incumbent = Incumbent(
+        cover(instance, stop) if start is None else start,
+        cost=lambda placement: cost_ns(instance, placement),
+        fits=lambda placement: placement.fits(instance),
         stop=stop,
         gap=gap,
         progress=progress,
     )
+    if instance.holds is not None:
+        incumbent.offer(Placement(instance.holds))
+    return incumbent

@@ -16,6 +16,7 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import find_formulation
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+from moeplace.caching.reading import NO_LIMIT
 from moeplace.caching.terms import aggregate
 from moeplace.solvers.decoding import INTEGRAL, Decoding
 from moeplace.solvers.exporting import check_ending, write_model
@@ -44,7 +45,13 @@ def aggregated_rows(instance: Instance) -> int:
     """Return how many constraint rows the aggregated models have (without RLT rows)."""
     problem = aggregate(instance)
     size = np.diff(problem.set_start)[problem.term_set]
-    return int(size[size > 1].sum()) + len(problem.covers[0]) + len(instance.servers)
+    return int(size[size > 1].sum()) + len(problem.covers[0]) + _side_rows(instance)
+
+
+def _side_rows(instance: Instance) -> int:
+    """Return how many rows any model has at the most for capacities, requirements and slots."""
+    crowded = int(np.count_nonzero(instance.layer_slots != NO_LIMIT)) * instance.n_blocks
+    return len(instance.servers) + (0 if instance.coverage is None else len(instance.coverage.item)) + crowded
 
 
 def textbook_rows(instance: Instance) -> int:
@@ -54,7 +61,7 @@ def textbook_rows(instance: Instance) -> int:
     pairs = np.unique(
         np.repeat(rows.demand.astype(np.int64), np.diff(rows.start)) * max(instance.n_items, 1) + rows.item
     )
-    return int(reachable[pairs // max(instance.n_items, 1)].sum()) + len(pairs) + len(rows.item)
+    return int(reachable[pairs // max(instance.n_items, 1)].sum()) + len(pairs) + len(rows.item) + _side_rows(instance)
 
 
 def improve(name: str, instance: Instance, search: Incumbent, *, seed: int, threads: int, **options: Any) -> None:
@@ -70,11 +77,11 @@ def improve(name: str, instance: Instance, search: Incumbent, *, seed: int, thre
         return
     from moeplace.solvers import cpsat
 
-    problem, unit = formulation.problem, formulation.unit
-    formulation.hint(search.placement)
+    if search.placement is not None:
+        formulation.hint(search.placement)
     cpsat.improve(
-        formulation.model, decoding(instance, formulation.x), search, constant=instance.baseline_ns, unit=unit,
-        largest=problem.total_weight / unit, seed=seed, threads=threads,
+        formulation.model, decoding(instance, formulation.x), search, constant=instance.baseline_ns,
+        unit=formulation.unit, largest=formulation.largest, seed=seed, threads=threads,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+from msgspec import UNSET
 
 from moeplace.base.errors import InputError
 
@@ -29,15 +30,21 @@ class Frames(NamedTuple):
         ``name``, ``layers``, ``experts``, ``top_k``, ``expert_bytes`` (an integer, or a list of one a layer), and
         ``layer_index`` (a list) where the model's own numbers of its layers are known.
     servers : DataFrame
-        ``name``, ``capacity_bytes``; ``x_m`` and ``y_m`` where positions are known.
+        ``name``, ``capacity_bytes``; ``x_m`` and ``y_m`` where positions are known; ``host``, ``load_bytes_per_s``,
+        ``layer_slots`` where a server has one (cells may be empty).
     demands : DataFrame
-        ``user``, ``model``, ``tokens``, ``device_ns``, ``cloud_ns``; ``x_m`` and ``y_m`` likewise.
+        ``user``, ``model``, ``tokens``, ``device_ns``; ``cloud_ns``, empty for those without a cloud, and left out
+        where none has one; ``x_m`` and ``y_m`` likewise.
     links : DataFrame
         ``user``, ``model``, ``server``, ``ns``: a server that is not there cannot be reached.
     activations : DataFrame
         ``user``, ``model``, ``layer``, ``experts`` (a list), ``count``.
     device_experts : DataFrame
         ``user``, ``model``, ``layer``, ``expert``.
+    holds : DataFrame
+        ``server``, ``model``, ``layer``, ``expert``: what is on the servers now. No row for a server: nothing is said.
+    loading_weight : int or None
+        No frame: how many token-ns one ns of loading counts.
     """
 
     models: pd.DataFrame
@@ -46,6 +53,8 @@ class Frames(NamedTuple):
     links: pd.DataFrame
     activations: pd.DataFrame
     device_experts: pd.DataFrame
+    holds: pd.DataFrame | None = None
+    loading_weight: int | None = None
 
 
 def document_of(
@@ -55,6 +64,8 @@ def document_of(
     links: pd.DataFrame,
     activations: pd.DataFrame,
     device_experts: pd.DataFrame | None,
+    holds: pd.DataFrame | None,
+    loading_weight: int | None,
 ) -> dict[str, Any]:
     """Return the keys of an instance document that frames hold, in the form of :class:`Frames`.
 
@@ -69,20 +80,38 @@ def document_of(
     shapes = _records(name=table.text("name"), **numbers, expert_bytes=sizes, layer_index=own)
     languages = {shape["name"]: m for m, shape in enumerate(shapes)}
 
-    table = _Table("servers", servers, "name capacity_bytes", "x_m y_m")
+    table = _Table("servers", servers, "name capacity_bytes", "x_m y_m host load_bytes_per_s layer_slots")
     names, capacity = table.text("name"), table.whole("capacity_bytes")
-    places = _records(name=names, capacity_bytes=capacity, position_m=table.places())
+    there: dict[str, dict[str, list[list[int]]]] = {}
+    if holds is not None:
+        found = _Table("holds", holds, "server model layer expert")
+        found.known("server", dict.fromkeys(names))
+        columns = found.text("server"), found.text("model"), found.whole("layer"), found.whole("expert")
+        for server, model, layer_number, expert in zip(*columns, strict=True):
+            there.setdefault(server, {}).setdefault(model, []).append([layer_number, expert])
+    places = _records(
+        name=names,
+        capacity_bytes=capacity,
+        position_m=table.places(),
+        host=table.optional_text("host"),
+        load_bytes_per_s=table.optional("load_bytes_per_s"),
+        layer_slots=table.optional("layer_slots"),
+        holds=[
+            [{"model": model, "experts": pairs} for model, pairs in there[name].items()] if name in there else None
+            for name in names
+        ],
+    )
     times = _times(
         _Table("links", links, "user model server ns"), {name: n for n, name in enumerate(names)}, len(names)
     )
     held: dict[tuple[str, str], list[list[int]]] = {}
     if device_experts is not None:
         table = _Table("device_experts", device_experts, "user model layer expert")
-        columns = table.text("user"), table.text("model"), table.whole("layer"), table.whole("expert")
-        for user, model, layer_number, expert in zip(*columns, strict=True):
+        pairs_of = table.text("user"), table.text("model"), table.whole("layer"), table.whole("expert")
+        for user, model, layer_number, expert in zip(*pairs_of, strict=True):
             held.setdefault((user, model), []).append([layer_number, expert])
 
-    table = _Table("demands", demands, "user model cloud_ns", "tokens device_ns x_m y_m")
+    table = _Table("demands", demands, "user model", "cloud_ns tokens device_ns x_m y_m")
     table.known("model", languages)
     who = list(zip(table.text("user"), table.text("model"), strict=True))
     given = _records(
@@ -91,7 +120,7 @@ def document_of(
         tokens=table.optional("tokens"),
         device_ns=[ns or 0 for ns in table.optional("device_ns")],
         server_ns=[times.pop(key, [None] * len(places)) for key in who],
-        cloud_ns=table.whole("cloud_ns"),
+        cloud_ns=table.optional("cloud_ns"),
         device_experts=[held.pop(key, None) for key in who],
         position_m=table.places(),
     )
@@ -110,8 +139,12 @@ def document_of(
         given[d].setdefault("tokens", most)
     for demand in given:
         demand.setdefault("tokens", 1)
+        demand.setdefault("cloud_ns", None)
     rows = {"demand": of, "layer": layer, "experts": table.lists("experts"), "count": count}
-    return {"models": shapes, "servers": places, "demands": given, "activations": rows}
+    document: dict[str, Any] = {"models": shapes, "servers": places, "demands": given, "activations": rows}
+    if loading_weight is not None:
+        document["loading"] = {"weight": int(loading_weight)}
+    return document
 
 
 def most_counted(demand: list[int], layer: list[int], count: list[int]) -> dict[int, int]:
@@ -176,6 +209,18 @@ class _Table:
             if not isinstance(value, str):
                 raise self.wrong(i, column, "text", value)
         return values
+
+    def optional_text(self, column: str) -> list[str | None]:
+        """Texts, None where there is none."""
+        if column not in self.frame.columns:
+            return [None] * len(self.frame)
+        found: list[str | None] = []
+        missing = self.frame[column].isna().tolist()
+        for i, value in enumerate(self.frame[column].tolist()):
+            if not missing[i] and not isinstance(value, str):
+                raise self.wrong(i, column, "text", value)
+            found.append(None if missing[i] else value)
+        return found
 
     def optional(self, column: str) -> list[int | None]:
         """Whole numbers, None where there is none: a column of integers with gaps is one of floats in pandas."""
@@ -249,6 +294,15 @@ def frames_of(document: Mapping[str, Any]) -> Frames:
     ]
     held = [(*who[d], layer, e) for d, demand in enumerate(demands) for layer, e in demand.get("device_experts", ())]
     plain = ["user", "model", "tokens", "device_ns", "cloud_ns"]
+    asking = pd.DataFrame([{key: d[key] for key in plain} for d in demands], columns=plain)
+    if any(demand["cloud_ns"] is None for demand in demands):
+        asking["cloud_ns"] = pd.array([demand["cloud_ns"] for demand in demands], dtype="Int64")
+    loaded = [
+        (server["name"], holding["model"], layer, expert)
+        for server in document["servers"]
+        for holding in server.get("holds", ())
+        for layer, expert in holding["experts"]
+    ]
     activations = {
         "user": [who[d][0] for d in rows["demand"]],
         "model": [who[d][1] for d in rows["demand"]],
@@ -256,12 +310,26 @@ def frames_of(document: Mapping[str, Any]) -> Frames:
     }
     return Frames(
         _models(document["models"]),
-        _placed(pd.DataFrame(document["servers"], columns=["name", "capacity_bytes"]), document["servers"]),
-        _placed(pd.DataFrame([{key: d[key] for key in plain} for d in demands], columns=plain), demands),
+        _servers(document["servers"]),
+        _placed(asking, demands),
         pd.DataFrame(links, columns=["user", "model", "server", "ns"]),
         pd.DataFrame(activations, columns=["user", "model", "layer", "experts", "count"]),
         pd.DataFrame(held, columns=["user", "model", "layer", "expert"]),
+        pd.DataFrame(loaded, columns=["server", "model", "layer", "expert"]),
+        document["loading"]["weight"] if "loading" in document else None,
     )
+
+
+def _servers(servers: list[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = _placed(pd.DataFrame(servers, columns=["name", "capacity_bytes"]), servers)
+    if any("host" in server for server in servers):
+        frame["host"] = pd.array([server.get("host") for server in servers], dtype=object)
+    for column in ("load_bytes_per_s", "layer_slots"):
+        if any(column in server for server in servers):
+            frame[column] = pd.array([server.get(column) for server in servers], dtype="Int64")
+    return frame
 
 
 def _models(models: list[dict[str, Any]]) -> pd.DataFrame:
@@ -325,6 +393,11 @@ def breakdown(evaluation: Evaluation, by: Literal["demand", "server", "layer"]) 
                 "experts": placement.cached.sum(axis=1),
                 "saving_ns": evaluation.server_saving_ns,
             }
+            | (
+                {"host": [None if server.host is UNSET else server.host for server in instance.servers]}
+                if any(server.host is not UNSET for server in instance.servers)
+                else {}
+            )
         )
     if by == "layer":
         return pd.DataFrame(

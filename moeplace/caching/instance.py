@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET, UnsetType
 
-from moeplace.base.arrays import Int32, Int64
+from moeplace.base.arrays import Bool, Int32, Int64
 from moeplace.base.documents import INT64_MAX
 from moeplace.base.errors import InputError
 from moeplace.base.files import no_garbage_collection, read_json, write_bytes
-from moeplace.caching.document import Demand, LatencyModel, Model, Server, layout, lowest_version
+from moeplace.caching.coverage import Coverage, coverage_of
+from moeplace.caching.document import Demand, LatencyModel, Loading, Model, Server, layout, lowest_version
 from moeplace.caching.reading import read
 from moeplace.caching.rows import Rows
 
@@ -67,13 +69,24 @@ class Instance:
     server_ns : int64 array [D, N]
         Time until an expert's output is back from a server, ns; :data:`UNREACHABLE` where it cannot be.
     device_ns, cloud_ns : int64 array [D]
-        The same for the user's own device and for the cloud, ns.
+        The same for the user's own device and for the cloud, ns. Without a cloud, ``cloud_ns`` is the farthest place
+        that an expert can be on: no expert that is anywhere within reach takes longer.
+    has_cloud : bool array [D]
+        Whether the demand has a cloud; without, :attr:`coverage` says what must be held.
     device_demand, device_item : int32 array [V]
         Pairs (demand, item): experts that the user's device holds.
     rows : Rows
         The activation rows in document order.
+    layer_slots : int64 array [N]
+        How many experts of one layer a server takes at most; :data:`~moeplace.caching.reading.NO_LIMIT` without.
+    holds : bool array [N, I] or None
+        What the servers hold now, which need not be loaded; None where nothing is said.
+    load_block_ns : int64 array [N, B] or None
+        What loading one expert of a block costs on a server, token-ns: (C2); None where loading is free.
+    loading : Loading
+        How many token-ns one ns of loading counts, where the document says it.
     baseline_ns : int
-        Total latency with empty servers, token-ns.
+        Total latency with empty servers, token-ns; without a cloud, with every expert as far away as can be.
     """
 
     name: str
@@ -94,15 +107,20 @@ class Instance:
     tokens: Int64
     server_ns: Int64
     device_ns: Int64
+    has_cloud: Bool
     cloud_ns: Int64
     device_demand: Int32
     device_item: Int32
     rows: Rows
+    layer_slots: Int64
+    holds: Bool | None
+    load_block_ns: Int64 | None
     baseline_ns: int
     # An absent key and an empty one give documents with different hashes, and so do versions.
     _version: int = 1
     _has_notes: bool = False
     _has_source: bool = False
+    loading: Loading | UnsetType = UNSET
 
     @classmethod
     def from_document(cls, document: object) -> Instance:
@@ -128,10 +146,17 @@ class Instance:
                 if isinstance(array, np.ndarray):
                     array.setflags(write=False)
             baseline = baseline_ns(instance)
+            most_loading = instance.most_loading_ns
         if baseline > INT64_MAX:
             raise InputError(
                 f"the latency with empty servers is {baseline} token-ns; it must fit in 63 bits ({INT64_MAX})",
                 place="activations",
+            )
+        if baseline + most_loading > INT64_MAX:
+            raise InputError(
+                f"the latency with empty servers and loading everything cost {baseline + most_loading} token-ns; "
+                f"together they must fit in 63 bits ({INT64_MAX})",
+                place="loading",
             )
         object.__setattr__(instance, "baseline_ns", baseline)
         return instance
@@ -145,6 +170,8 @@ class Instance:
         links: pd.DataFrame,
         activations: pd.DataFrame,
         device_experts: pd.DataFrame | None = None,
+        holds: pd.DataFrame | None = None,
+        loading_weight: int | None = None,
         *,
         name: str = "frames",
         latency_model: LatencyModel = "max",
@@ -160,8 +187,10 @@ class Instance:
         models, servers, demands, links, activations : DataFrame
             With the columns of :class:`moeplace.caching.frames.Frames`. ``device_ns`` (else 0) and ``tokens`` (else the
             most that are counted at one layer) may be missing, and positions; a link that is not there, or whose
-            ``ns`` is missing, cannot be used.
-        device_experts : DataFrame, optional
+            ``ns`` is missing, cannot be used; a demand without ``cloud_ns`` has no cloud.
+        device_experts, holds : DataFrame, optional
+        loading_weight : int, optional
+            How many token-ns one ns of loading counts.
         name, latency_model, notes, source
             As in the instance document.
 
@@ -172,7 +201,7 @@ class Instance:
         """
         from moeplace.caching.frames import document_of
 
-        found = document_of(models, servers, demands, links, activations, device_experts)
+        found = document_of(models, servers, demands, links, activations, device_experts, holds, loading_weight)
         document = {"format": "moeplace/instance", "version": lowest_version(found), "name": name}
         document |= {"latency_model": latency_model, **found}
         if notes is not None:
@@ -209,6 +238,8 @@ class Instance:
                 "count": rows.count.tolist(),
             },
         }
+        if self.loading is not UNSET:
+            document["loading"] = msgspec.to_builtins(self.loading)
         if self._has_notes:
             document["notes"] = self.notes
         if self._has_source:
@@ -223,7 +254,11 @@ class Instance:
         OutputError
             The file cannot be written.
         """
-        write_bytes(path, layout(self.document()))
+        write_bytes(path, self.to_json())
+
+    def to_json(self) -> bytes:
+        """Return the instance document as :meth:`save` writes it."""
+        return layout(self.document())
 
     @property
     def n_items(self) -> int:
@@ -234,6 +269,33 @@ class Instance:
     def n_blocks(self) -> int:
         """Number of blocks (layers of all models)."""
         return len(self.block_model)
+
+    @cached_property
+    def coverage(self) -> Coverage | None:
+        """What must be held somewhere, where demands have no cloud; None where nothing must."""
+        return coverage_of(self)
+
+    def load_ns(self, items: slice) -> Int64 | None:
+        """Return what loading costs, token-ns, int64 [N, items]; 0 for what is held already. None where it is free."""
+        if self.load_block_ns is None:
+            return None
+        load = self.load_block_ns[:, self.item_block[items]]
+        return load if self.holds is None else np.where(self.holds[:, items], 0, load)
+
+    @cached_property
+    def most_loading_ns(self) -> int:
+        """No placement that fits costs more to load, token-ns: all experts, or full servers at their dearest rates."""
+        if self.load_block_ns is None:
+            return 0
+        experts = np.diff(self.block_start).tolist()
+        sizes = self.item_bytes[self.block_start[:-1]].tolist()
+        most = 0
+        for costs, capacity in zip(self.load_block_ns.tolist(), self.capacity_bytes.tolist(), strict=True):
+            fitting = [(c, k, s) for c, k, s in zip(costs, experts, sizes, strict=True) if s <= capacity]
+            everything = sum(cost * count for cost, count, _ in fitting)
+            dearest = max((-(-capacity * cost // size) for cost, _, size in fitting), default=0)
+            most += min(everything, dearest)
+        return most
 
     @cached_property
     def server_index(self) -> dict[str, int]:

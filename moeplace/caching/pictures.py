@@ -16,6 +16,7 @@ from moeplace.base import style
 from moeplace.base.arrays import Int64
 from moeplace.base.text import size, time_unit
 from moeplace.caching.instance import Instance
+from moeplace.caching.shown import reference
 from moeplace.caching.view import PlacementView
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _before_and_after(axes: Axes, view: PlacementView) -> None:
     axes.vlines(place, after, before, color="#9ca3af", linewidth=1.0)
     axes.plot(
         place, before, linestyle="none", marker="o", color=style.VERMILION, markerfacecolor="white",
-        label="empty servers",
+        label=reference(view.instance),
     )  # fmt: skip
     axes.plot(place, after, linestyle="none", marker="s", markersize=4, color=style.BLUE, label="this placement")
     axes.set_ylim(0, 1.2 * float(before.max(initial=0.0)) or 1.0)

@@ -11,6 +11,7 @@ import numpy as np
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.errors import InputError
 from moeplace.caching.instance import Instance
+from moeplace.caching.reading import NO_LIMIT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,14 +61,49 @@ class Placement:
         used = self.bytes_used(instance)
         return [(n, int(used[n])) for n in np.flatnonzero(used > instance.capacity_bytes).tolist()]
 
+    def crowded(self, instance: Instance) -> list[tuple[int, int, int]]:
+        """Return (server, block, experts) wherever a server holds more experts of a layer than it has slots for."""
+        if not instance.n_blocks or (instance.layer_slots == NO_LIMIT).all():
+            return []
+        counts = np.add.reduceat(self.cached.astype(np.int64), instance.block_start[:-1], axis=1)
+        over = np.argwhere(counts > instance.layer_slots[:, None])
+        return [(n, b, int(counts[n, b])) for n, b in over.tolist()]
+
+    def uncovered(self, instance: Instance) -> list[tuple[int, int]]:
+        """Return (reach set, item) of every requirement of :attr:`Instance.coverage` that is not met."""
+        coverage = instance.coverage
+        if coverage is None:
+            return []
+        missing = ~coverage.met(self.cached)
+        return list(zip(coverage.reach_of[missing].tolist(), coverage.item[missing].tolist(), strict=True))
+
+    def fits(self, instance: Instance) -> bool:
+        """Return whether the placement, of the instance's shape, keeps capacities, slots and coverage."""
+        return not (self.overfull(instance) or self.crowded(instance) or self.uncovered(instance))
+
     def check_fits(self, instance: Instance) -> None:
-        """Raise an :class:`InputError` unless the placement is one of the instance and fits its servers."""
+        """Raise an :class:`InputError` unless the placement is one of the instance and keeps all that it asks for."""
         shape = (len(instance.servers), instance.n_items)
         if self.cached.shape != shape:
             raise InputError(f"a placement of shape {list(self.cached.shape)}, the instance needs {list(shape)}")
         for n, used in self.overfull(instance):
             server = instance.servers[n]
             raise InputError(f"server {server.name!r} holds {used} bytes, its capacity is {server.capacity_bytes}")
+        for n, block, count in self.crowded(instance):
+            server, (model, layer, _) = instance.servers[n], instance.item_name(int(instance.block_start[block]))
+            said = f"{count} experts of layer {layer} of {model!r}, it has {server.layer_slots} slots a layer"
+            raise InputError(f"server {server.name!r} holds {said}")
+        if missing := self.uncovered(instance):
+            coverage = instance.coverage
+            assert coverage is not None
+            reach, item = missing[0]
+            model, layer, expert = instance.item_name(item)
+            names = [repr(instance.servers[n].name) for n in np.flatnonzero(coverage.reach[reach]).tolist()]
+            where = f"none of {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}" if names else "no server"
+            more = f", and {len(missing) - 1} more like it" if len(missing) > 1 else ""
+            raise InputError(
+                f"[{layer}, {expert}] of {model!r} is on {where}: demands without a cloud reach no other{more}"
+            )
 
     def to_frame(self, instance: Instance) -> pd.DataFrame:
         """Return one row for each expert on each server: ``server``, ``model``, ``layer``, ``expert``, ``bytes``."""

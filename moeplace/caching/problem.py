@@ -11,15 +11,15 @@ from moeplace.base.problem import Problem
 from moeplace.base.registry import METHODS, MODELS, ORDER
 from moeplace.base.result import NOTHING_FITS, Finished, relative_gap, saving_ratio
 from moeplace.caching import checking
-from moeplace.caching.evaluation import latency_ns
+from moeplace.caching.coverage import shortage
+from moeplace.caching.evaluation import cost_ns, loading_ns
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.shown import VIEW
 from moeplace.caching.solution import Objective, Solution, assignments
 
-
-def _cost(instance: Instance, placement: Placement) -> int:
-    return latency_ns(instance, placement)
+NO_PLACEMENT = "no_placement"
+"""What a remark on an instance without any placement goes by; no solution's details ever have it."""
 
 
 def _check_fits(instance: Instance, placement: Placement) -> None:
@@ -31,16 +31,18 @@ def _decision(instance: Instance, solution: Solution) -> Placement:
 
 
 def _finish(instance: Instance, run: Finished) -> Solution:
+    loading = loading_ns(instance, run.decision)
     return Solution(
         format="moeplace/solution",
         version=1,
         placement=assignments(instance, run.decision),
         objective=Objective(
-            latency_ns=run.cost,
+            latency_ns=run.cost - loading,
             baseline_ns=instance.baseline_ns,
             bound_ns=run.bound,
             gap=relative_gap(run.cost, run.bound),
             saving_ratio=saving_ratio(run.cost, run.bound, instance.baseline_ns),
+            **({} if instance.load_block_ns is None else {"loading_ns": loading, "cost_ns": run.cost}),
         ),
         **run.envelope(instance),
     )
@@ -55,7 +57,9 @@ def _check(instance: Instance, solution: Solution, certificate: Certificate | No
 
 
 def _remarks(instance: Instance) -> dict[str, str]:
-    """Say so where no expert fits anywhere: the units are wrong, most likely."""
+    """Say so where no expert fits anywhere (the units are wrong, most likely), or not all that must."""
+    if (said := shortage(instance)) is not None:
+        return {NO_PLACEMENT: said}
     if not len(instance.item_bytes) or not len(instance.capacity_bytes):
         return {}
     smallest, largest = int(instance.item_bytes.min()), int(instance.capacity_bytes.max())
@@ -101,7 +105,7 @@ PROBLEM = Problem(
     decision_type=Placement,
     solution_type=Solution,
     from_document=Instance.from_document,
-    cost=_cost,
+    cost=cost_ns,
     check_fits=_check_fits,
     reference=lambda instance: int(instance.baseline_ns),
     finish=_finish,

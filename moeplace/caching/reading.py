@@ -14,10 +14,13 @@ from msgspec import UNSET
 from moeplace.base.arrays import Bool, Int32, Int64
 from moeplace.base.documents import INT64_MAX, UNREACHABLE, canonical, parse, show
 from moeplace.base.errors import InputError
-from moeplace.caching.document import Demand, InstanceDocument, Model, layer_bytes
+from moeplace.caching.document import Demand, InstanceDocument, Model, Server, layer_bytes, newer_key
 from moeplace.caching.rows import Rows
 
 MOST_ITEMS = 10**8  # two thousand times the largest published model; keeps a misprint from filling memory
+NO_LIMIT = INT64_MAX
+"""``layer_slots`` of a server that has no such limit."""
+
 MOST_CELLS = 2 * 10**8  # servers times experts: what a placement, and every method, holds in memory
 
 
@@ -30,13 +33,18 @@ def read(raw: object) -> dict[str, Any]:
         Whatever is wrong with the document, with the place in it.
     """
     document = parse(raw, InstanceDocument)
+    if document.version < 2:
+        assert isinstance(raw, dict)
+        if (newer := newer_key(raw)) is not None:
+            what = "null" if newer.endswith("cloud_ns") else "is a key"
+            raise InputError(f"{what} of version 2, the file says version 1", place=newer)
     sha256 = hashlib.sha256(canonical(raw)).hexdigest()
     models, servers, demands = document.models, document.servers, document.demands
     _unique([model.name for model in models], "models", "name")
     _unique([server.name for server in servers], "servers", "name")
     _unique([(demand.user, demand.model) for demand in demands], "demands", "user and model")
     for m, model in enumerate(models):
-        _check_model(m, model, document.version)
+        _check_model(m, model)
 
     if (n_items := sum(model.layers * model.experts for model in models)) > MOST_ITEMS:
         raise InputError(f"{n_items} experts in all; at most {MOST_ITEMS} can be handled", place="models")
@@ -63,6 +71,7 @@ def read(raw: object) -> dict[str, Any]:
         [[UNREACHABLE if t is None else t for t in demand.server_ns] for demand in demands], dtype=np.int64
     ).reshape(len(demands), len(servers))
 
+    has_cloud = np.array([demand.cloud_ns is not None for demand in demands], dtype=np.bool_)
     device = [
         (d, int(block_start[model_block[demand_model[d]] + layer]) + expert)
         for d, demand in enumerate(demands)
@@ -90,14 +99,68 @@ def read(raw: object) -> dict[str, Any]:
         "tokens": np.array([demand.tokens for demand in demands], dtype=np.int64),
         "server_ns": server_ns,
         "device_ns": np.array([demand.device_ns for demand in demands], dtype=np.int64),
-        "cloud_ns": np.array([demand.cloud_ns for demand in demands], dtype=np.int64),
+        "has_cloud": has_cloud,
+        "cloud_ns": np.array([_farthest(demand) for demand in demands], dtype=np.int64),
         "device_demand": np.ascontiguousarray(device_pairs[:, 0]),
         "device_item": np.ascontiguousarray(device_pairs[:, 1]),
         "rows": rows,
+        "layer_slots": np.array(
+            [NO_LIMIT if server.layer_slots is UNSET else server.layer_slots for server in servers], dtype=np.int64
+        ),
+        "holds": _holds(servers, models, model_index, model_block, block_start),
+        "load_block_ns": _load_block_ns(document, block_bytes),
         "_version": document.version,
         "_has_notes": document.notes is not UNSET,
         "_has_source": document.source is not UNSET,
+        "loading": document.loading,
     }
+
+
+def _farthest(demand: Demand) -> int:
+    """Return the cloud's time; without a cloud the farthest place's that an expert can be on."""
+    if demand.cloud_ns is not None:
+        return demand.cloud_ns
+    times = [t for t in demand.server_ns if t is not None]
+    return max([*times, demand.device_ns] if demand.device_experts else times, default=0)
+
+
+def _holds(
+    servers: Sequence[Server], models: list[Model], model_index: dict[str, int], model_block: Int64, block_start: Int64
+) -> Bool | None:
+    """Return what servers hold now, [N, I]; None where nothing is said."""
+    if all(server.holds is UNSET for server in servers):
+        return None
+    held = np.zeros((len(servers), int(block_start[-1])), dtype=np.bool_)
+    for n, server in enumerate(servers):
+        for i, holding in enumerate(server.holds or []):
+            place = f"servers[{n}].holds[{i}]"
+            if holding.model not in model_index:
+                raise InputError(f"{show(holding.model)} is not the name of a model", place=f"{place}.model")
+            m = model_index[holding.model]
+            for j, (layer, expert) in enumerate(holding.experts):
+                here = f"{place}.experts[{j}]"
+                _check_expert(models[m], layer, expert, here)
+                item = int(block_start[model_block[m] + layer]) + expert
+                if held[n, item]:
+                    raise InputError(f"[{layer}, {expert}] is listed already", place=here)
+                held[n, item] = True
+    return held
+
+
+def _load_block_ns(document: InstanceDocument, block_bytes: list[int]) -> Int64 | None:
+    """Return (C2) for one expert of each block that a server does not hold, [N, B]; None where loading is free."""
+    if all(server.load_bytes_per_s is UNSET for server in document.servers):
+        return None
+    weight = 1 if document.loading is UNSET else document.loading.weight
+    table = []
+    for server in document.servers:
+        rate = server.load_bytes_per_s
+        table.append([0 if rate is UNSET else weight * -(-size * 10**9 // rate) for size in block_bytes])
+    if (most := max((max(line, default=0) for line in table), default=0)) > INT64_MAX:
+        raise InputError(
+            f"loading one expert costs {most} token-ns; it must fit in 63 bits ({INT64_MAX})", place="loading"
+        )
+    return np.array(table, dtype=np.int64).reshape(len(document.servers), len(block_bytes))
 
 
 def _unique(names: Sequence[object], place: str, key: str) -> None:
@@ -111,22 +174,20 @@ def _unique(names: Sequence[object], place: str, key: str) -> None:
         first[name] = i
 
 
-def _check_model(m: int, model: Model, version: int) -> None:
+def _check_model(m: int, model: Model) -> None:
     place = f"models[{m}]"
     if model.top_k > model.experts:
         raise InputError(f"{model.top_k} experts a token, the model has {model.experts}", place=f"{place}.top_k")
     if isinstance(model.expert_bytes, list) and len(model.expert_bytes) != model.layers:
         raise InputError(f"{len(model.expert_bytes)} entries, {model.layers} layers", place=f"{place}.expert_bytes")
     if model.layer_index is not UNSET:
-        _check_layer_index(model.layer_index, model.layers, version, f"{place}.layer_index")
+        _check_layer_index(model.layer_index, model.layers, f"{place}.layer_index")
     largest = model.expert_bytes if isinstance(model.expert_bytes, int) else max(model.expert_bytes)
     if model.layers * model.experts * largest > INT64_MAX:
         raise InputError("all experts together take more than 2**63 - 1 bytes", place=f"{place}.expert_bytes")
 
 
-def _check_layer_index(numbers: list[int], layers: int, version: int, place: str) -> None:
-    if version < 2:
-        raise InputError(f"is a key of version 2, the file says version {version}", place=place)
+def _check_layer_index(numbers: list[int], layers: int, place: str) -> None:
     if len(numbers) != layers:
         raise InputError(f"{len(numbers)} entries, {layers} layers", place=place)
     for i, (one, other) in enumerate(itertools.pairwise(numbers), start=1):
@@ -146,13 +207,17 @@ def _check_demand(d: int, demand: Demand, models: list[Model], model_index: dict
     seen: set[tuple[int, int]] = set()
     for i, (layer, expert) in enumerate(demand.device_experts):
         here = f"{place}.device_experts[{i}]"
-        if layer >= model.layers:
-            raise InputError(f"layer {layer}, the model has {model.layers} (from 0)", place=here)
-        if expert >= model.experts:
-            raise InputError(f"expert {expert}, the model has {model.experts} (from 0)", place=here)
+        _check_expert(model, layer, expert, here)
         if (layer, expert) in seen:
             raise InputError(f"[{layer}, {expert}] is listed already", place=here)
         seen.add((layer, expert))
+
+
+def _check_expert(model: Model, layer: int, expert: int, place: str) -> None:
+    if layer >= model.layers:
+        raise InputError(f"layer {layer}, the model has {model.layers} (from 0)", place=place)
+    if expert >= model.experts:
+        raise InputError(f"expert {expert}, the model has {model.experts} (from 0)", place=place)
 
 
 def _build_rows(document: InstanceDocument, demand_model: Int32, model_block: Int64, block_start: Int64) -> Rows:

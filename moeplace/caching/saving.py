@@ -12,6 +12,12 @@ Experts on the user's device drop out of a row where no server is nearer than th
 as one more holder (``floor``); rows that are on the device completely are counted from the device instead of the cloud.
 
 Rows of different layers share no expert: each :class:`Layer` is valued alone, and changes in different layers add up.
+
+Two things of version 2 are part of it. What loading an expert costs (C2) is deducted where it is held. Where demands
+have no cloud (:mod:`moeplace.caching.coverage`), every requirement, an expert on one of the servers ``R``, is one more
+row ``{e}`` that saves ``K`` on the servers of ``R``, and all these ``K`` are deducted from the start: nothing changes
+for a placement that covers, and every requirement that is not met costs ``K``, more than anything else could save
+(where that fits in 64 bits).
 """
 
 from __future__ import annotations
@@ -28,13 +34,18 @@ import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
 from moeplace.base.documents import UNREACHABLE
+from moeplace.base.stop import Stop
 from moeplace.caching.heuristics.closure import LARGEST, corners
+from moeplace.caching.heuristics.covering import cover
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 
 MOST_ENUMERATED = 20
 """Experts of a layer up to which all subsets may be tried (the table has ``2**experts`` entries)."""
 
+
+MOST_PENALTY: Final = 2**60
+"""What all requirements may cost together where none of them is met, token-ns."""
 
 KERNELS: Final = ("moeplace.caching._kernels",)
 """What a method imports that uses the compiled loops."""
@@ -59,11 +70,15 @@ class ValueFunction:
         These experts (at most ``q``).
     proven : bool array [Q + 1]
         Whether no other ``q`` experts save more.
+    required : int
+        Experts that nobody else holds of those who may meet a requirement: fewer experts leave requirements unmet, and
+        so do more experts than ``Q`` if they are as many.
     """
 
     values: Int64
     kept: Bool
     proven: Bool
+    required: int = 0
 
     @property
     def exact(self) -> bool:
@@ -107,6 +122,14 @@ class Layer:
         Saving per token of a group when a server holds the expert, ns.
     floor : int64 array [G, E]
         Saving per token by the group's own device, ns.
+    load : int64 array [N, E]
+        What it costs that a server holds an expert, token-ns.
+    slots : int64 array [N]
+        Most experts of the layer on each server.
+    covers : int
+        Rows at the end that are requirements, of one token each.
+    bonus : int
+        What all requirements together save, token-ns: deducted from every saving.
     """
 
     items: slice
@@ -116,6 +139,10 @@ class Layer:
     count: Int64
     near: Int64
     floor: Int64
+    load: Int64
+    slots: Int64
+    covers: int
+    bonus: int
 
     @property
     def n_experts(self) -> int:
@@ -133,8 +160,28 @@ class Layer:
         return start, member
 
     def saving_ns(self, held: Bool) -> int:
-        """Return the saving of the layer, token-ns, for ``held [N, E]``."""
-        return int(kernels().value(self.experts, self.group, self.count, self.best(held)))
+        """Return the saving of the layer, token-ns, for ``held [N, E]``, less what loading costs."""
+        loading = int(self.load[held].sum())
+        return int(kernels().value(self.experts, self.group, self.count, self.best(held))) - loading - self.bonus
+
+    @cached_property
+    def most_ns(self) -> int:
+        """Saving if every server held everything and loading were free, token-ns: nothing saves more."""
+        everything = np.ones(self.load.shape, dtype=np.bool_)
+        return self.saving_ns(everything) + int(self.load.sum())
+
+    def allows(self, held: Bool) -> bool:
+        """Return whether ``held [N, E]`` keeps slots and requirements."""
+        if self.covers:
+            group, expert = self.group[-self.covers :], self.experts[-self.covers :, 0]
+            if not ((self.near[group] > 0) & held.T[expert]).any(axis=1).all():
+                return False
+        return bool((held.sum(axis=1) <= self.slots).all())
+
+    def full(self, held: Bool) -> Bool:
+        """Return where no more experts of the layer may go, bool [N]."""
+        full: Bool = held.sum(axis=1) >= self.slots
+        return full
 
     def best(self, held: Bool) -> Int64:
         """Return what each expert saves each group per token, the best over its holders, int64 [G, E]."""
@@ -142,23 +189,31 @@ class Layer:
         return best
 
     def gains(self, held: Bool) -> Int64:
-        """Return what adding each expert to each server saves, int64 [N, E]; -1 where it is held."""
-        gains: Int64 = kernels().adds(self.experts, self.group, self.count, self.near, self.best(held), held)
+        """Return what adding each expert to each server saves, int64 [N, E]; very negative where it may not go."""
+        gains: Int64 = kernels().adds(
+            self.experts, self.group, self.count, self.near, self.best(held), held, self.load, self.full(held)
+        )
         return gains
 
     def gain(self, best: Int64, server: int, expert: int) -> int:
         """Return one entry of :meth:`gains` where rows ask for one expert, given :meth:`best`."""
         start, member = self._members
         rows = member[start[expert] : start[expert + 1]]
-        return int(kernels().add_one(self.group, self.count, rows, self.near[:, server], best, expert))
+        gain = int(kernels().add_one(self.group, self.count, rows, self.near[:, server], best, expert))
+        return gain - int(self.load[server, expert])
 
     def moves(self, held: Bool) -> Moves:
         """Value every move of one expert; exact for each move alone."""
         first, second, holder = kernels().two_best(self.near, self.floor, held)
-        return Moves(*kernels().moves(self.experts, self.group, self.count, self.near, held, first, second, holder))
+        found = kernels().moves(
+            self.experts, self.group, self.count, self.near, held, first, second, holder, self.load, self.full(held)
+        )
+        return Moves(*found)
 
     def peel(self, held: Bool, cost: npt.NDArray[np.float64]) -> tuple[Int64, npt.NDArray[np.float64], Int32, Int32]:
         """Drop all experts from all servers one by one, the one that loses least for what it costs first.
+
+        Servers that hold more experts than they have slots for come first.
 
         Parameters
         ----------
@@ -178,7 +233,18 @@ class Layer:
         """
         start, member = self._members
         savings, worths, server, expert = kernels().peel_all(
-            self.experts, self.group, self.count, start, member, self.near, self.floor, held, cost
+            self.experts,
+            self.group,
+            self.count,
+            start,
+            member,
+            self.near,
+            self.floor,
+            held,
+            cost,
+            self.load,
+            self.slots,
+            self.bonus,
         )
         return savings, worths, server, expert
 
@@ -207,21 +273,27 @@ class Layer:
         """
         near = np.ascontiguousarray(self.near[:, server])
         low = kernels().best_without(self.near, self.floor, held, server)
-        n = self.n_experts
+        n, load, required = self.n_experts, self.load[server], int(self._needed(near, low).sum())
+        others = int(self.load[held].sum()) - int(load[held[server]].sum()) + self.bonus
         proven = np.ones(n + 1, dtype=np.bool_)
         if not self.additive and n <= min(enumerated, MOST_ENUMERATED):
-            values, masks = kernels().subsets(self.experts, self.group, self.count, near, low)
-            return ValueFunction(values, (masks[:, None] >> np.arange(n)) & 1 > 0, proven)
+            values, masks = kernels().subsets(self.experts, self.group, self.count, near, low, load)
+            kept = (masks[:, None] >> np.arange(n)) & 1 > 0
+            return self._function(server, values - others, kept, proven, required)
         start, member = self._members
-        values, order = kernels().peel(self.experts, self.group, self.count, start, member, near, low)
+        values, order = kernels().peel(self.experts, self.group, self.count, start, member, near, low, load)
+        values -= others
         rank = np.empty(n, dtype=np.int64)
         rank[order] = np.arange(n)
         kept = rank < np.arange(n + 1)[:, None]
         if self.additive:
-            return ValueFunction(values, kept, proven)
+            return self._function(server, values, kept, proven, required)
+        _not_decreasing(values, kept)
         _raise(values, kept, self.saving_ns(held), held[server])
-        proven[1:-1] = False
-        if cuts or nodes:
+        # All experts are the best of their number, but where they cost something fewer may be worth more.
+        proven[1:] = False
+        proven[-1] = not load.any()
+        if (cuts or nodes) and not load.any():
             base = int(values[0])
             sets, weight = self._terms(near, low)
             if not len(weight):
@@ -230,7 +302,26 @@ class Layer:
                 _cut(sets, weight, base, values, kept, proven)
             if nodes and not proven.all():
                 _branch(sets, weight, base, values, kept, proven, nodes)
-        return ValueFunction(values, kept, proven)
+        return self._function(server, values, kept, proven, required)
+
+    def required(self, held: Bool, server: int) -> Bool:
+        """Return which experts only one server can hold, bool [E]: the others leave a requirement to it."""
+        if not self.covers:
+            return np.zeros(self.n_experts, dtype=np.bool_)
+        return self._needed(self.near[:, server], kernels().best_without(self.near, self.floor, held, server))
+
+    def _needed(self, near: Int64, low: Int64) -> Bool:
+        needed = np.zeros(self.n_experts, dtype=np.bool_)
+        if self.covers:
+            group, expert = self.group[-self.covers :], self.experts[-self.covers :, 0]
+            needed[expert[low[group, expert] < near[group]]] = True
+        return needed
+
+    def _function(self, server: int, values: Int64, kept: Bool, proven: Bool, required: int) -> ValueFunction:
+        """Return the value function of so many experts as the server has slots for."""
+        _not_decreasing(values, kept)
+        most = int(min(self.slots[server], self.n_experts)) + 1
+        return ValueFunction(values[:most], kept[:most], proven[:most], required)
 
     def _terms(self, near: Int64, low: Int64) -> tuple[Int64, Int64]:
         """Return the distinct terms "all of these experts are on the server", sets [T, K] and weights [T]."""
@@ -266,6 +357,15 @@ def _branch(sets: Int64, weight: Int64, base: int, values: Int64, kept: Bool, pr
     proven |= left <= values - base
 
 
+def _not_decreasing(values: Int64, kept: Bool) -> None:
+    """Leave experts out where fewer are worth more, as they may be where they cost something."""
+    best = np.maximum.accumulate(values)
+    if np.array_equal(best, values):
+        return
+    source = np.maximum.accumulate(np.where(values == best, np.arange(len(values)), 0))
+    values[:], kept[:] = best, kept[source]
+
+
 def _raise(values: Int64, kept: Bool, value: int, chosen: Bool) -> None:
     """Put a set of experts into a value function wherever it is better, without making it decrease."""
     for q in range(int(chosen.sum()), len(values)):
@@ -293,8 +393,13 @@ class SavingForm:
 
     @property
     def additive(self) -> bool:
-        """Whether all rows ask for one expert: the saving is then monotone submodular (facility location)."""
+        """Whether all rows ask for one expert: without loading and coverage the saving is then monotone submodular."""
         return all(layer.additive for layer in self.layers)
+
+    @property
+    def theorems(self) -> bool:
+        """Whether the saving is monotone submodular (facility location), as theorems on greedy methods need it."""
+        return self.additive and not any(layer.covers or layer.load.any() for layer in self.layers)
 
     @property
     def n_rows(self) -> int:
@@ -303,8 +408,8 @@ class SavingForm:
 
     @property
     def most_ns(self) -> int:
-        """Saving if every server held everything, token-ns: no placement saves more."""
-        return sum(layer.saving_ns(np.ones((layer.near.shape[1], layer.n_experts), np.bool_)) for layer in self.layers)
+        """Saving if every server held everything and loading were free, token-ns: no placement saves more."""
+        return sum(layer.most_ns for layer in self.layers)
 
     @property
     def most_terms(self) -> int:
@@ -316,9 +421,17 @@ class SavingForm:
         return sum(layer.saving_ns(held[:, layer.items]) for layer in self.layers)
 
 
-def held_by(instance: Instance, start: Placement | None) -> Bool:
-    """Return a writable copy of a placement's matrix, an empty one without a placement."""
-    return (start or Placement.empty(instance)).cached.copy()
+def held_by(instance: Instance, start: Placement | None, stop: Stop) -> Bool:
+    """Return a writable copy of a placement's matrix; without one, of a first one that covers, mostly the empty one.
+
+    Raises
+    ------
+    NoSolutionError
+        There is none.
+    MethodError
+        None was found in time.
+    """
+    return (start or cover(instance, stop)).cached.copy()
 
 
 def saving_form(
@@ -339,7 +452,7 @@ def saving_form(
     SavingForm
         Rows that no server can make faster are gone; groups and rows that are alike are one.
     """
-    n_demands = len(instance.demands)
+    n_demands, of_instance = len(instance.demands), server_ns is None and capacity_bytes is None
     server_ns = instance.server_ns if server_ns is None else server_ns
     capacity_bytes = instance.capacity_bytes if capacity_bytes is None else capacity_bytes
     near = np.where(server_ns == UNREACHABLE, 0, np.maximum(0, instance.cloud_ns[:, None] - server_ns)).astype(np.int64)
@@ -365,31 +478,83 @@ def saving_form(
     expert = item - instance.block_start[block][:, None]
     block, group, expert, count = _merge(block, group, expert, count)
 
+    requirements = _Requirements(instance, of_instance, len(server_ns.T))
     layers = []
     bounds = np.searchsorted(block, np.arange(instance.n_blocks + 1))
     first_group = np.searchsorted(keys[:, 0], np.arange(len(instance.models) + 1))
     for b in range(instance.n_blocks):
         rows = slice(int(bounds[b]), int(bounds[b + 1]))
-        if rows.start == rows.stop:
+        items = slice(int(instance.block_start[b]), int(instance.block_start[b + 1]))
+        reach, required = requirements.of(items)
+        if rows.start == rows.stop and not len(required):
             continue
         m = int(instance.block_model[b])
         groups = slice(int(first_group[m]), int(first_group[m + 1]))
-        items = slice(int(instance.block_start[b]), int(instance.block_start[b + 1]))
         experts = expert[rows]
         # Rows shorter than the longest are padded with their first; a column of nothing else is not needed.
         width = 1 + int(np.count_nonzero(np.any(experts != experts[:, :1], axis=0)))
+        near = keys[groups, 2:]
+        floor = _floor(instance, keys[groups, 1], items, device)
+        needed, group_of_row = np.unique(reach, return_inverse=True)
+        order = np.argsort(group_of_row, kind="stable")
         layers.append(
             Layer(
                 items=items,
                 size=int(instance.item_bytes[items.start]),
-                experts=np.ascontiguousarray(experts[:, :width], dtype=np.int32),
-                group=(group[rows] - groups.start).astype(np.int32),
-                count=count[rows],
-                near=np.ascontiguousarray(keys[groups, 2:]),
-                floor=_floor(instance, keys[groups, 1], items, device),
+                experts=np.ascontiguousarray(
+                    np.concatenate((experts[:, :width], np.repeat(required[order, None], width, axis=1))),
+                    dtype=np.int32,
+                ),
+                group=np.concatenate((group[rows] - groups.start, len(near) + group_of_row[order])).astype(np.int32),
+                count=np.concatenate((count[rows], np.ones(len(required), dtype=np.int64))),
+                near=np.ascontiguousarray(np.concatenate((near, requirements.weight * requirements.reach[needed]))),
+                floor=np.concatenate((floor, np.zeros((len(needed), floor.shape[1]), dtype=np.int64))),
+                load=requirements.load(items),
+                slots=requirements.slots,
+                covers=len(required),
+                bonus=requirements.weight * len(required),
             )
         )
     return SavingForm(instance, layers, capacity_bytes)
+
+
+class _Requirements:
+    """What version 2 asks of a form's servers: the instance's own, or others that take the place of all of them.
+
+    Parameters
+    ----------
+    instance : Instance
+    own : bool
+        Whether the servers are the instance's. On others every required expert must be held, and loading is free.
+    n_servers : int
+    """
+
+    def __init__(self, instance: Instance, own: bool, n_servers: int) -> None:
+        self._instance, self._own, self._coverage = instance, own, instance.coverage
+        everywhere = np.ones((1, n_servers), dtype=np.bool_)
+        coverage = self._coverage
+        self.reach: Bool = everywhere if coverage is None or not own else coverage.reach
+        most = int(np.diff(instance.block_start).max(initial=0))
+        self.slots: Int64 = np.minimum(instance.layer_slots if own else np.full(n_servers, most), most)
+        # More than everything else can save; less where the sum of all requirements would not fit.
+        count = max(1, 0 if coverage is None else len(coverage.item))
+        self.weight = max(1, min(instance.baseline_ns + instance.most_loading_ns + 1, MOST_PENALTY // count))
+
+    def of(self, items: slice) -> tuple[Int64, Int64]:
+        """Return reach set and expert of the requirements of a layer."""
+        if self._coverage is None:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        reach, expert = (column.astype(np.int64) for column in self._coverage.of(items))
+        if not self._own:
+            expert = np.unique(expert)
+            reach = np.zeros_like(expert)
+        return reach, expert
+
+    def load(self, items: slice) -> Int64:
+        """Return what loading costs, int64 [N, E]."""
+        load = self._instance.load_ns(items) if self._own else None
+        shape = self.reach.shape[1], items.stop - items.start
+        return np.zeros(shape, dtype=np.int64) if load is None else np.ascontiguousarray(load)
 
 
 def _padded_rows(instance: Instance) -> tuple[Int64, Int64, Int64]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moeplace.base.result import relative_gap
-from moeplace.caching.evaluation import latency_ns
+from moeplace.caching.evaluation import latency_ns, loading_ns
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.solution import Solution
@@ -21,7 +21,7 @@ class Reference:
     by : str
         Whose it is: a method, or ``best_known.json``.
     latency_ns : int
-        Cost of the best placement found, token-ns.
+        Cost of the best placement found, with loading where it has a price, token-ns.
     bound_ns : int or None
         Proven lower bound, token-ns.
     """
@@ -38,18 +38,27 @@ class Score:
     Attributes
     ----------
     latency_ns, baseline_ns : int
-        Cost of the placement and with empty servers, token-ns.
+        Latency of the placement and with empty servers, token-ns.
     references : tuple of Reference
+    loading_ns : int or None
+        What loading costs of what the servers there do not hold, token-ns; None where it has no price. Then saving,
+        regret and gap are those of the cost, both together.
     """
 
     latency_ns: int
     baseline_ns: int
     references: tuple[Reference, ...] = ()
+    loading_ns: int | None = None
+
+    @property
+    def cost_ns(self) -> int:
+        """Latency and loading together, token-ns."""
+        return self.latency_ns + (self.loading_ns or 0)
 
     @property
     def saving(self) -> float:
         """Share of the baseline that the placement saves; 0 where there is nothing to save."""
-        return (self.baseline_ns - self.latency_ns) / self.baseline_ns if self.baseline_ns else 0.0
+        return (self.baseline_ns - self.cost_ns) / self.baseline_ns if self.baseline_ns else 0.0
 
     @property
     def best(self) -> Reference | None:
@@ -65,7 +74,7 @@ class Score:
     @property
     def regret_ns(self) -> int | None:
         """Cost beyond that of the best reference, token-ns; negative where the placement is better."""
-        return None if self.best is None else self.latency_ns - self.best.latency_ns
+        return None if self.best is None else self.cost_ns - self.best.latency_ns
 
     @property
     def saving_lost(self) -> float | None:
@@ -78,11 +87,11 @@ class Score:
     def gap(self) -> float | None:
         """Gap to the best bound; None without one, or where the bound is above the cost and so cannot be true."""
         bound = None if self.bound is None else self.bound.bound_ns
-        return None if bound is None or bound > self.latency_ns else relative_gap(self.latency_ns, bound)
+        return None if bound is None or bound > self.cost_ns else relative_gap(self.cost_ns, bound)
 
     def crossings(self) -> list[str]:
         """Say which costs are below a bound that was called proven: then one of the two is wrong."""
-        costs = [(self.latency_ns, "the placement"), *((r.latency_ns, r.by) for r in self.references)]
+        costs = [(self.cost_ns, "the placement"), *((r.latency_ns, r.by) for r in self.references)]
         return [
             f"the cost {cost} of {whose} is below the bound {known.bound_ns} of {known.by}: one of them is wrong"
             for known in self.references
@@ -95,6 +104,7 @@ class Score:
         best, bound = self.best, self.bound
         return {
             "latency_ns": self.latency_ns,
+            **({} if self.loading_ns is None else {"loading_ns": self.loading_ns, "cost_ns": self.cost_ns}),
             "baseline_ns": self.baseline_ns,
             "saving": self.saving,
             "reference_latency_ns": best and best.latency_ns,
@@ -127,9 +137,11 @@ def score(
     Raises
     ------
     InputError
-        The instance has not the servers, models or experts of the placement, or a server's storage is too small.
+        The instance has not the servers, models or experts of the placement, a server's storage or slots are too few,
+        or demands without a cloud reach too little of it.
     """
     if isinstance(placement, Solution):
         placement = placement.placement_on(instance)
     placement.check_fits(instance)
-    return Score(latency_ns(instance, placement), instance.baseline_ns, tuple(references))
+    loading = None if instance.load_block_ns is None else loading_ns(instance, placement)
+    return Score(latency_ns(instance, placement), instance.baseline_ns, tuple(references), loading)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from msgspec import UNSET
 
+from moeplace.base.arrays import Bool
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.problem import Lines, Scale, Table, View
 from moeplace.base.text import (
@@ -23,9 +24,11 @@ from moeplace.base.text import (
     size,
     time_unit,
 )
-from moeplace.caching.evaluation import Evaluation
+from moeplace.caching.coverage import shortage
+from moeplace.caching.evaluation import Evaluation, Hits
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+from moeplace.caching.reading import NO_LIMIT
 from moeplace.caching.solution import Solution
 
 MOST_SERVERS = 40
@@ -70,7 +73,28 @@ def _summary(instance: Instance, solution: Solution) -> Lines:
     before, after = said.baseline_ns / tokens, said.latency_ns / tokens
     saving = (said.baseline_ns - said.latency_ns) / said.baseline_ns if said.baseline_ns else 0.0
     change = f"{duration(before)} → {duration(after)} per token"
-    return [("latency", f"{change}, {percent(saving)} saved by the caches")]
+    by = "the caches" if instance.has_cloud.all() else f"this placement against {reference(instance)}"
+    lines = [("latency", f"{change}, {percent(saving)} saved by {by}")]
+    if said.loading_ns is not UNSET:
+        new = _new(instance, solution.placement_on(instance))
+        moved = f"{number(int(new.sum()), 'expert')} to load, {size(_bytes(instance, new))}"
+        cost = f"{duration(solution.value / tokens)} per token with it"
+        lines.append(("loading", f"{duration(said.loading_ns / tokens)} per token: {moved}; {cost}"))
+    return lines
+
+
+def reference(instance: Instance) -> str:
+    """Say what the cost of a placement is compared with."""
+    return "empty servers" if instance.has_cloud.all() else "every expert as far away as can be"
+
+
+def _new(instance: Instance, placement: Placement) -> Bool:
+    """Return what a placement puts on servers that do not hold it yet, bool [N, I]."""
+    return placement.cached if instance.holds is None else placement.cached & ~instance.holds
+
+
+def _bytes(instance: Instance, pairs: Bool) -> int:
+    return sum(int(count) * size for count, size in zip(pairs.sum(axis=0), instance.item_bytes.tolist(), strict=True))
 
 
 def _proof(instance: Instance, solution: Solution) -> Lines:
@@ -95,21 +119,68 @@ def _details(instance: Instance, solution: Solution) -> tuple[Lines, list[Table]
         users = number(len(evaluation.user_latency_ns), "user")
         lines.append(("users", f"p50 {p50}, p90 {p90}, p99 {p99} per token, over {users}"))
     if evaluation.hits:
-        tables.append(hits_table(evaluation.hits.experts, evaluation.hits.rows))
+        tables.append(hits_table(instance, evaluation.hits))
     if instance.servers:
         tables.append(_servers_table(instance, evaluation))
+    if len({server.host for server in instance.servers} - {UNSET}) < sum(_has_host(instance)):
+        tables.append(_hosts_table(instance, evaluation))
     return lines, tables
 
 
-def hits_table(experts: tuple[float, float, float], rows: tuple[float, float, float]) -> Table:
-    """Return the table of who serves what share of the requests."""
-    shares = ("device", "edge", "cloud")
-    lines = [["expert requests", *map(percent, experts)], ["whole rows", *map(percent, rows)]]
-    return Table(("served by", *shares), shares, lines)
+def hits_table(instance: Instance, hits: Hits) -> Table:
+    """Return the table of who serves what share of the requests.
+
+    Where demands have no cloud, the servers are told apart: home is the nearest one, with whatever is as near.
+    """
+    if instance.has_cloud.all():
+        shares: tuple[str, ...] = ("device", "edge", "cloud")
+        lines = [["expert requests", *map(percent, hits.experts)], ["whole rows", *map(percent, hits.rows)]]
+        return Table(("served by", *shares), shares, lines)
+    shares = ("device", "home", "elsewhere")
+    lines = []
+    for what, (device, _, cloud), away in zip(
+        ("expert requests", "whole rows"), (hits.experts, hits.rows), hits.away, strict=True
+    ):
+        parts = [device, 1 - device - away, away - cloud, cloud]
+        lines.append([what, *(percent(max(part, 0.0)) for part in parts)])
+    if instance.has_cloud.any():
+        shares = (*shares, "cloud")
+    return Table(("served", *shares), shares, [line[: 1 + len(shares)] for line in lines])
+
+
+def _has_host(instance: Instance) -> list[bool]:
+    return [server.host is not UNSET for server in instance.servers]
+
+
+def _hosts_table(instance: Instance, evaluation: Evaluation) -> Table:
+    """Return what the machines hold that several servers belong to; an expert on two GPUs of one counts once."""
+    columns = ("host", "servers", "used", "capacity", "experts", "twice or more")
+    own: dict[str, list[int]] = {}
+    for n, server in enumerate(instance.servers):
+        if server.host is not UNSET:
+            own.setdefault(server.host, []).append(n)
+    used = evaluation.placement.bytes_used(instance).tolist()
+    capacity = instance.capacity_bytes.tolist()
+    rows = []
+    for host, servers in list(own.items())[:MOST_SERVERS]:
+        copies = evaluation.placement.cached[servers].sum(axis=0)
+        rows.append(
+            [
+                one_line(host),
+                number(len(servers)),
+                size(sum(used[n] for n in servers)),
+                size(sum(capacity[n] for n in servers)),
+                number(int((copies > 0).sum())),
+                number(int((copies > 1).sum())),
+            ]
+        )
+    left = len(own) - MOST_SERVERS
+    return Table(columns, columns[1:], rows, f"and {number(left, 'more host')}" if left > 0 else "")
 
 
 def _servers_table(instance: Instance, evaluation: Evaluation) -> Table:
-    columns = ("server", "cache", "used", "capacity", "experts", "saves per token")
+    columns: tuple[str, ...] = ("server", "cache", "used", "capacity", "experts", "saves per token")
+    hosts = any(_has_host(instance))
     tokens = _tokens(instance)
     cached = evaluation.placement.cached
     used = evaluation.placement.bytes_used(instance).tolist()
@@ -127,8 +198,13 @@ def _servers_table(instance: Instance, evaluation: Evaluation) -> Table:
                 duration(saves[n] / tokens) if tokens else NOTHING,
             ]
         )
+        if hosts:
+            rows[-1].insert(1, NOTHING if server.host is UNSET else one_line(server.host))
+    if hosts:
+        columns = ("server", "host", *columns[1:])
     left = len(instance.servers) - MOST_SERVERS
-    return Table(columns, columns[2:], rows, f"and {number(left, 'more server')}" if left > 0 else "")
+    numbers = columns[3:] if hosts else columns[2:]
+    return Table(columns, numbers, rows, f"and {number(left, 'more server')}" if left > 0 else "")
 
 
 def _info(instance: Instance) -> dict[str, Any]:
@@ -193,7 +269,84 @@ def _info(instance: Instance) -> dict[str, Any]:
             "weight_unit_ns": problem.weight_unit,
         },
         "memory_bytes": sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)),
-    }
+    } | _newer(instance)
+
+
+def _newer(instance: Instance) -> dict[str, Any]:
+    """Return what there is to say of coverage, hosts, slots and loading; nothing where there are none of them."""
+    found: dict[str, Any] = {}
+    if not instance.has_cloud.all():
+        coverage = instance.coverage
+        items = np.unique(coverage.item) if coverage is not None else np.zeros(0, dtype=np.int64)
+        within = coverage.reach.any(axis=0) if coverage is not None else np.zeros(len(instance.servers), dtype=np.bool_)
+        found["coverage"] = {
+            "demands_without_cloud": int((~instance.has_cloud).sum()),
+            "experts": len(items),
+            "bytes": sum(instance.item_bytes[items].tolist()),
+            "reach_sets": 0 if coverage is None else len(coverage.reach),
+            "servers": int(within.sum()),
+            "capacity_bytes": sum(instance.capacity_bytes[within].tolist()),
+            "shortage": shortage(instance),
+        }
+    hosts = [server.host for server in instance.servers if server.host is not UNSET]
+    if hosts:
+        found["hosts"] = {host: hosts.count(host) for host in dict.fromkeys(hosts)}
+    if (limited := instance.layer_slots[instance.layer_slots != NO_LIMIT]).size:
+        found["layer_slots"] = {"servers": len(limited), "least": int(limited.min()), "most": int(limited.max())}
+        # Of a layer, on all servers together; a server without a limit has room for all.
+        experts = max((model.experts for model in instance.models), default=0)
+        found["layer_slots"]["in_all"] = sum(min(slots, experts) for slots in instance.layer_slots.tolist())
+        found["layer_slots"]["experts_of_a_layer"] = experts
+    if instance.load_block_ns is not None:
+        rates = [server.load_bytes_per_s for server in instance.servers if server.load_bytes_per_s is not UNSET]
+        held = None if instance.holds is None else _bytes(instance, instance.holds)
+        found["loading"] = {
+            "weight": 1 if instance.loading is UNSET else instance.loading.weight,
+            "servers": len(rates),
+            "slowest_bytes_per_s": min(rates),
+            "fastest_bytes_per_s": max(rates),
+            "dearest_expert_ns": int(instance.load_block_ns.max(initial=0)),
+            "held_bytes": held,
+        }
+    elif instance.holds is not None:
+        found["held_bytes"] = _bytes(instance, instance.holds)
+    return found
+
+
+def _newer_lines(document: Mapping[str, Any]) -> Lines:
+    lines = []
+    if (coverage := document.get("coverage")) is not None:
+        alone, all_of_them = coverage["demands_without_cloud"], number(document["demands"], "demand")
+        must = f"{number(coverage['experts'], 'expert')} of {size(coverage['bytes'])} must be on a server within reach"
+        lines.append(("coverage", f"{number(alone)} of {all_of_them} without a cloud: {must}"))
+        share = coverage["capacity_bytes"] / coverage["bytes"] if coverage["bytes"] else None
+        if share is not None:
+            memory = f"{number(coverage['servers'], 'server')} within reach with {share:.3g} times that"
+            sets = number(coverage["reach_sets"], "set") + " of servers that demands reach"
+            # A shortage is a warning of the instance itself, which is said with the others.
+            counted = "; counting memory and slots shows nothing against a placement" * (coverage["shortage"] is None)
+            lines.append(("", f"{memory}, {sets}{counted}"))
+    if (hosts := document.get("hosts")) is not None:
+        several = [f"{host} ({count})" for host, count in list(hosts.items())[:8]]
+        lines.append(("hosts", f"{number(len(hosts))}: {', '.join(several)}{', ...' if len(hosts) > 8 else ''}"))
+    if (slots := document.get("layer_slots")) is not None:
+        each = f"{slots['least']}" if slots["least"] == slots["most"] else f"{slots['least']} to {slots['most']}"
+        where = f"on {slots['servers']} of {number(document['servers'], 'server')}"
+        in_all = f"{number(slots['in_all'])} in all for {number(slots['experts_of_a_layer'], 'expert')}"
+        lines.append(("slots", f"{each} of a layer {where}, {in_all}"))
+    if (loading := document.get("loading")) is not None:
+        slow, fast = loading["slowest_bytes_per_s"], loading["fastest_bytes_per_s"]
+        rate = f"{size(slow)}/s" if slow == fast else f"{size(slow)}/s to {size(fast)}/s"
+        free = document["servers"] - loading["servers"]
+        others = f", free on {number(free, 'server')}" if free else ""
+        weight = f"1 ns counts {number(loading['weight'])} token-ns"
+        dearest = f"at most {duration(loading['dearest_expert_ns'] / max(document['tokens'], 1))} per token an expert"
+        lines.append(("loading", f"{rate}{others}; {weight}: {dearest}"))
+        if loading["held_bytes"] is not None:
+            lines.append(("", f"{size(loading['held_bytes'])} are held already"))
+    elif "held_bytes" in document:
+        lines.append(("loading", f"free; {size(document['held_bytes'])} are held already"))
+    return lines
 
 
 def _info_lines(document: Mapping[str, Any]) -> Lines:
@@ -211,18 +364,22 @@ def _info_lines(document: Mapping[str, Any]) -> Lines:
     requested = f"{number(document['experts_requested'])} of {number(document['experts'], 'expert')} are asked for"
     lines.append(("experts", f"{requested}, {size(document['bytes_requested'])} of {size(document['bytes'])}"))
     lines.append(("servers", _servers_line(document)))
-    near = f"{number(document['demands_near_a_server'])} with a server nearer than the cloud"
+    lines += _newer_lines(document)
+    alone = document.get("coverage", {}).get("demands_without_cloud", 0)
+    near = f"{number(document['demands_near_a_server'])} with a server nearer than the "
+    near += f"farthest place, {alone} without a cloud" if alone else "cloud"
     lines.append(("demands", f"{number(document['demands'])} of {number(document['users'], 'user')}, {near}"))
     lines.append(("device", f"{number(document['device_experts'], 'expert')} held on users' devices, over all demands"))
     distinct = f"{number(document['distinct_rows'])} distinct"
     lines.append(("activations", f"{number(document['rows'], 'row')}, {distinct}; {number(tokens, 'token')}"))
     if tokens:
         saving = percent((baseline - best) / baseline if baseline else 0.0)
-        lines.append(("latency", f"{duration(baseline / tokens)} per token with empty servers"))
+        against = "every expert as far away as can be" if alone else "empty servers"
+        lines.append(("latency", f"{duration(baseline / tokens)} per token with {against}"))
         ideal = f"{duration(best / tokens)} per token if every server held every expert"
         lines.append(("", f"{ideal}, {saving} less"))
     hits = document["hits_with_empty_servers"]
-    if hits:
+    if hits and not alone:
         share = percent(hits["expert_requests"]["device"])
         whole = percent(hits["rows"]["device"])
         lines.append(("empty servers", f"{share} of expert requests and {whole} of rows are served on the device"))
@@ -253,7 +410,7 @@ def _servers_line(document: Mapping[str, Any]) -> str:
 VIEW = View(
     headline=headline,
     cost="latency",
-    reference="empty servers",
+    reference=reference,
     scale=_scale,
     short=_short,
     exact=_exact,

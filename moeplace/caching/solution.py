@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from moeplace.base.documents import InstanceReference, NonNegative, Status, parse
 from moeplace.base.errors import InputError
@@ -30,13 +30,18 @@ class Assignment(Struct, frozen=True):
 
 
 class Objective(Struct, frozen=True):
-    """The numbers of a solution; ``None`` is "not known"."""
+    """The numbers of a solution; ``None`` is "not known".
+
+    Where loading costs something, ``loading_ns`` is what, and bound, gap and ratio speak of ``cost_ns``, both together.
+    """
 
     latency_ns: int
     baseline_ns: int
     bound_ns: int | None
     gap: float | None
     saving_ratio: float | None
+    loading_ns: int | UnsetType = UNSET
+    cost_ns: int | UnsetType = UNSET
 
 
 class Solution(Written, Struct, frozen=True):
@@ -85,7 +90,8 @@ class Solution(Written, Struct, frozen=True):
     @property
     def value(self) -> int:
         """The cost, by the name that all problems' solutions have for it."""
-        return self.objective.latency_ns
+        said = self.objective
+        return said.latency_ns if said.cost_ns is UNSET else said.cost_ns
 
     @property
     def reference(self) -> int:
@@ -111,10 +117,10 @@ class Solution(Written, Struct, frozen=True):
         return self.placement_on(instance).to_frame(instance)
 
     def __repr__(self) -> str:
-        objective, status = self.objective, self.status
-        proven = "no bound" if objective.gap is None else f"gap {gap_percent(objective.gap)}"
+        gap, status = self.objective.gap, self.status
+        proven = "no bound" if gap is None else f"gap {gap_percent(gap)}"
         return (
-            f"<Solution of {self.instance.name!r} by {self.method}: {objective.latency_ns} token-ns, {proven}, "
+            f"<Solution of {self.instance.name!r} by {self.method}: {self.value} token-ns, {proven}, "
             f"{status.termination}>"
         )
 

@@ -7,7 +7,8 @@ For a demand, let ``theta_0 < theta_1 < ...`` be the distinct times below the cl
     saving(x) = sum over terms (R, S) of  W[R, S] * [every e in S is cached on some n in R]             (A1)
     W[R, S]   = sum over demands, steps with R_j = R, rows with S_j = S of  count * (theta_{j+1} - theta_j)   (A2)
 
-with the cloud's time as the last "next time" (formulation, section 3.1). Two demands with the same prefix of
+with the cloud's time as the last "next time" (formulation, section 3.1). Without a cloud it is the farthest place's,
+and (A1) is right where the placement meets :attr:`Instance.coverage`. Two demands with the same prefix of
 nearest servers fall into one term, so the size grows with the number of distinct prefixes, not with users.
 In matrices, ``W = P M``: ``P[R, d]`` holds the step widths and ``M[d, S]`` the merged row counts.
 """
@@ -25,8 +26,10 @@ import scipy.sparse as sp
 
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
 from moeplace.base.documents import UNREACHABLE
+from moeplace.base.errors import NoSolutionError
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+from moeplace.caching.reading import NO_LIMIT
 from moeplace.caching.rows import Rows
 
 
@@ -35,8 +38,10 @@ class Sets(NamedTuple):
 
     Attributes
     ----------
-    useful : list of (server, item)
-        Pairs that can save something.
+    pairs : list of (server, item)
+        Pairs that can save something, or that a requirement may need.
+    price : list of int
+        What loading costs for each pair, token-ns: (C2).
     members : list of list of int
         The servers of each radius set.
     covers : list of (radius set, item)
@@ -45,13 +50,20 @@ class Sets(NamedTuple):
         The covers that each term needs.
     weight : list of int
         ``W`` of each term, token-ns.
+    required : list of list of (server, item)
+        For each requirement of :attr:`Instance.coverage` its pairs, of which one must be held: (C1).
+    crowds : list of (slots, list of (server, item))
+        Of the pairs of a server and a block, where there are more than the server has slots: at most so many are held.
     """
 
-    useful: list[tuple[int, int]]
+    pairs: list[tuple[int, int]]
+    price: list[int]
     members: list[list[int]]
     covers: list[tuple[int, int]]
     terms: list[list[int]]
     weight: list[int]
+    required: list[list[tuple[int, int]]]
+    crowds: list[tuple[int, list[tuple[int, int]]]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,8 +139,7 @@ class AggregatedProblem:
             (np.ones(len(pairs), dtype=np.int32), (pairs[:, 0], pairs[:, 1])),
             shape=(len(self.radius), self.instance.n_items),
         )
-        fits = self.instance.item_bytes[None, :] <= self.instance.capacity_bytes[:, None]
-        useful: Bool = ((in_radius.T @ asked).toarray() > 0) & fits
+        useful: Bool = ((in_radius.T @ asked).toarray() > 0) & fits_alone(self.instance)
         return useful
 
     @cached_property
@@ -164,14 +175,30 @@ class AggregatedProblem:
         return items
 
     def sets(self) -> Sets:
-        """Return the problem in plain Python, for algebraic models."""
+        """Return the problem in plain Python, for algebraic models.
+
+        Raises
+        ------
+        NoSolutionError
+            A requirement that no server can meet.
+        """
+        instance = self.instance
+        required = requirements(instance)
+        variable = self.useful.copy()
+        for pairs in required:
+            variable[tuple(zip(*pairs, strict=True))] = True
+        load = instance.load_ns(slice(0, instance.n_items))
         need, begin = self.covers[1].tolist(), self.term_start.tolist()
+        pairs = [(n, i) for n, i in np.argwhere(variable).tolist()]
         return Sets(
-            useful=[(n, i) for n, i in np.argwhere(self.useful).tolist()],
+            pairs=pairs,
+            price=[0] * len(pairs) if load is None else load[variable].tolist(),
             members=[np.flatnonzero(radius).tolist() for radius in self.radius],
             covers=[(radius, item) for radius, item in self.covers[0].tolist()],
             terms=[need[a:b] for a, b in itertools.pairwise(begin)],
             weight=self.term_weight.tolist(),
+            required=required,
+            crowds=crowds(instance, pairs),
         )
 
     def satisfied(self, placement: Placement) -> tuple[Bool, Bool]:
@@ -241,6 +268,47 @@ def _aggregate(instance: Instance) -> AggregatedProblem:
         term_set=used[order].astype(np.int32),
         term_weight=weight.data[keep][order],
     )
+
+
+def fits_alone(instance: Instance) -> Bool:
+    """Return whether an otherwise empty server has room and a slot for an item, bool [N, I]."""
+    fits: Bool = instance.item_bytes[None, :] <= instance.capacity_bytes[:, None]
+    return fits & (instance.layer_slots > 0)[:, None]
+
+
+def requirements(instance: Instance) -> list[list[tuple[int, int]]]:
+    """Return the (server, item) pairs that can meet each requirement of :attr:`Instance.coverage`, in its order.
+
+    Raises
+    ------
+    NoSolutionError
+        A requirement that no server can meet.
+    """
+    coverage = instance.coverage
+    if coverage is None:
+        return []
+    fits = fits_alone(instance)
+    found = []
+    for reach, item in zip(coverage.reach_of.tolist(), coverage.item.tolist(), strict=True):
+        servers = np.flatnonzero(coverage.reach[reach] & fits[:, item]).tolist()
+        if not servers:
+            model, layer, expert = instance.item_name(item)
+            raise NoSolutionError(
+                f"[{layer}, {expert}] of {model!r} ({int(instance.item_bytes[item])} bytes) fits on no server that "
+                f"those without a cloud reach{coverage.names(instance, reach)}"
+            )
+        found.append([(n, item) for n in servers])
+    return found
+
+
+def crowds(instance: Instance, pairs: list[tuple[int, int]]) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Return the pairs of each server and block, where there are more than it has slots, behind their number."""
+    limit = instance.layer_slots.tolist()
+    groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for n, i in pairs:
+        if limit[n] != NO_LIMIT:
+            groups.setdefault((n, int(instance.item_block[i])), []).append((n, i))
+    return [(limit[n], group) for (n, _), group in groups.items() if len(group) > limit[n]]
 
 
 def distinct_rows(instance: Instance) -> int:

@@ -5,6 +5,9 @@ It goes back to the definitions (docs/certificates.md), row by row of the instan
 that is asked for within ``theta_j`` (those on a device that is nearer are not) is cached on one of the servers within
 ``theta_j``. Each of these terms gets its multipliers at the certificate's points, all in integers; nothing is merged
 or aggregated, and no cut, however it was made, can prove more than is true.
+
+Of version 2 it takes from the document itself: the time that stands in for a cloud, who needs which experts within its
+reach, what loading costs, and the slots.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import UNSET
 
 from moeplace.base.arrays import Bool, Int64
-from moeplace.base.certificates import SHARE_BITS, Certificate, Cut, Point, Trusted
+from moeplace.base.certificates import SHARE_BITS, Certificate, Covering, Cut, Point, Trusted
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError
 from moeplace.caching.instance import Instance
@@ -102,12 +106,73 @@ def _read(instance: Instance, cut: Cut) -> list[Int64]:
             placements.append(point.unpacked(servers, instance.n_items))
         except InputError as error:
             raise InputError(error.message, place=f"points[{i}].placement") from None
+    for i, covering in enumerate(cut.coverage or []):
+        try:
+            _check_covering(instance, covering)
+        except InputError as error:
+            raise InputError(error.message, place=f"coverage[{i}].{error.place}") from None
     for b in range(blocks):
         total = sum(point.weights[b] for point in cut.points)
         if total != cut.weight_unit:
             place = f"points[*].weights[{b}]"
             raise InputError(f"the weights sum to {total}, not to the weight_unit {cut.weight_unit}", place=place)
     return placements
+
+
+def _check_covering(instance: Instance, covering: Covering) -> None:
+    """Check that the demand must reach all experts that have a multiplier."""
+    if covering.demand >= len(instance.demands):
+        message = f"{covering.demand}, the instance has {len(instance.demands)} demands (from 0)"
+        raise InputError(message, place="demand")
+    demand = instance.demands[covering.demand]
+    if demand.cloud_ns is not None:
+        raise InputError(f"demands[{covering.demand}] has a cloud and needs nothing", place="demand")
+    model = next(model for model in instance.models if model.name == demand.model)
+    if len(covering.prices) != model.layers * model.experts:
+        found = f"{len(covering.prices)} entries, {model.name!r} has {model.layers * model.experts} experts"
+        raise InputError(found, place="prices")
+    for layer, expert in demand.device_experts or []:
+        if covering.prices[layer * model.experts + expert]:
+            place = f"prices[{layer * model.experts + expert}]"
+            raise InputError(f"[{layer}, {expert}] is on the device of demands[{covering.demand}]", place=place)
+
+
+def _farthest(instance: Instance) -> Int64:
+    """Return the time of every demand's cloud, or that of the farthest place an expert can be on without one."""
+    far = []
+    for demand in instance.demands:
+        places = [t for t in demand.server_ns if t is not None] + [demand.device_ns] * bool(demand.device_experts)
+        far.append(max(places, default=0) if demand.cloud_ns is None else demand.cloud_ns)
+    return np.array(far, dtype=np.int64)
+
+
+def _prices(instance: Instance, cut: Cut, gradient: list[list[int]]) -> int:
+    """Put into a cut's slopes what loading costs and what needs are worth; return the change of its constant.
+
+    All in units of ``2**-SHARE_BITS / weight_unit`` token-ns.
+    """
+    first = list(itertools.accumulate((m.layers * m.experts for m in instance.models), initial=0))
+    weight = 1 if instance.loading is UNSET else instance.loading.weight
+    for server, line in zip(instance.servers, gradient, strict=True):
+        if server.load_bytes_per_s is UNSET:
+            continue
+        there = {(part.model, layer, expert) for part in server.holds or [] for layer, expert in part.experts}
+        for begin, model in zip(first, instance.models, strict=False):
+            for layer, expert in itertools.product(range(model.layers), range(model.experts)):
+                if (model.name, layer, expert) not in there:
+                    size = model.expert_bytes if isinstance(model.expert_bytes, int) else model.expert_bytes[layer]
+                    loading = weight * -(-size * 10**9 // server.load_bytes_per_s)
+                    line[begin + layer * model.experts + expert] -= loading * cut.weight_unit << SHARE_BITS
+    constant = 0
+    for covering in cut.coverage or []:
+        demand = instance.demands[covering.demand]
+        begin = next(b for b, model in zip(first, instance.models, strict=False) if model.name == demand.model)
+        for n, time in enumerate(demand.server_ns):
+            if time is not None:
+                for e, price in enumerate(covering.prices):
+                    gradient[n][begin + e] += price
+        constant -= sum(covering.prices)
+    return constant
 
 
 class _Steps(NamedTuple):
@@ -122,7 +187,7 @@ class _Steps(NamedTuple):
 def _steps(instance: Instance) -> _Steps:
     number: dict[tuple[bool, ...], int] = {}
     found: list[list[tuple[int, int, bool]]] = []
-    cloud_ns, device_ns = instance.cloud_ns.tolist(), instance.device_ns.tolist()
+    cloud_ns, device_ns = _farthest(instance).tolist(), instance.device_ns.tolist()
     for times, cloud, device in zip(instance.server_ns.tolist(), cloud_ns, device_ns, strict=True):
         thetas = sorted({t for t in [*times, device] if t < cloud and t != UNREACHABLE})
         steps = []
@@ -194,16 +259,18 @@ def _bound(instance: Instance, cut: Cut, placements: list[Int64]) -> int:
         return total, slopes
 
     blocks = _blocks(instance)
+    far = _farthest(instance)
     for block in blocks:
         away = (block.asked & ~block.on_device).any(axis=1)
-        near = np.minimum(instance.device_ns, instance.cloud_ns)[block.demand]
+        near = np.minimum(instance.device_ns, far)[block.demand]
         # The instance was refused if its latency with empty servers did not fit in 63 bits.
-        baseline += int(np.dot(block.tokens, np.where(away, instance.cloud_ns[block.demand], near)))
+        baseline += int(np.dot(block.tokens, np.where(away, far[block.demand], near)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for b, (part, slopes) in enumerate(pool.map(sums, range(len(blocks)), blocks)):
             constant += part
             for line, values in zip(gradient, slopes, strict=True):
                 line[int(instance.block_start[b]) : int(instance.block_start[b + 1])] = values
+    constant += _prices(instance, cut, gradient)
     saving = _most(instance, cut, constant, gradient) // (cut.price_unit * cut.weight_unit << SHARE_BITS)
     return max(0, baseline - saving)
 
@@ -223,15 +290,24 @@ def _cut(steps: _Steps, block: _Block, placement: Int64, point: Point, unit: int
 
 
 def _most(instance: Instance, cut: Cut, constant: int, gradient: list[list[int]]) -> int:
-    """Bound the cut over the capacities: by ``sum max(0, G - p * size) + p * capacity`` for every server."""
-    sizes = instance.item_bytes.tolist()
+    """Bound the cut over the capacities: by ``sum max(0, G - p * size) + p * capacity`` for every server.
+
+    Of a layer only so many of the most valuable experts count as the server has slots for.
+    """
+    sizes, bounds = instance.item_bytes.tolist(), instance.block_start.tolist()
     # Every sum of sizes is a multiple of their greatest common divisor.
     step = math.gcd(*sizes) if sizes else 1
     most = constant * cut.price_unit
-    for values, price, capacity in zip(gradient, cut.prices, instance.capacity_bytes.tolist(), strict=True):
-        room = capacity // step * step
+    for values, price, server in zip(gradient, cut.prices, instance.servers, strict=True):
+        room = server.capacity_bytes // step * step
         most += price * room
-        for value, size in zip(values, sizes, strict=True):
-            if size <= room:
-                most += max(0, value * cut.price_unit - price * size)
+        for first, last in itertools.pairwise(bounds):
+            worth = [
+                max(0, value * cut.price_unit - price * size)
+                for value, size in zip(values[first:last], sizes[first:last], strict=True)
+                if size <= room
+            ]
+            if server.layer_slots is not UNSET and server.layer_slots < len(worth):
+                worth = sorted(worth, reverse=True)[: server.layer_slots]
+            most += sum(worth)
     return most

@@ -14,6 +14,7 @@ from moeplace.base.documents import UNREACHABLE
 from moeplace.caching.evaluation import Evaluation
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+from moeplace.caching.shown import reference
 
 Float64 = npt.NDArray[np.float64]
 
@@ -198,6 +199,7 @@ class ViewsOf:
             "models": [{"name": m.name, "layers": m.layers, "experts": m.experts} for m in instance.models],
             "tokens": sum(tokens.values()),
             "baseline_ns": instance.baseline_ns,
+            "reference": reference(instance),
         }
 
     def _per_user(self, evaluation: Evaluation) -> Float64:

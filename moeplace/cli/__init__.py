@@ -38,6 +38,7 @@ COMMANDS = {
     "front": "The Pareto front of an instance of active experts.",
     "score": "Apply a placement to another instance with the same servers.",
     "placement": "Write a placement as scripts and serving engines read it.",
+    "replay": "Compare policies over windows of drifting traffic, resumable.",
     "bench": "Run methods over suites of instances, resumable.",
     "best-known": "Improve the best known values by what a run has found.",
     "report": "Write tables, pictures and a page of what was run.",

@@ -58,7 +58,7 @@ def check(instance: str, solution: str, certificate: str | None, as_json: bool) 
 
     lines = [(view.cost, said(cost, f" ({view.lost})"))]
     if report.reference is not None:
-        lines.append((view.reference, said(report.reference, "")))
+        lines.append((view.reference(loaded), said(report.reference, "")))
     if bound is None or proven is None:
         lines.append(("bound", report.bound if bound is None else f"{report.bound}, and not possible"))
     else:

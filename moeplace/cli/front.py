@@ -36,7 +36,7 @@ def front(instance: str, csv_file: str | None, picture: str | None, as_json: boo
     from moeplace.active.instance import Instance
     from moeplace.base.files import write_bytes
     from moeplace.base.stop import stopping
-    from moeplace.base.style import SUFFIXES, picture_format, rendered
+    from moeplace.base.style import SUFFIXES, drawing, picture_format, rendered
     from moeplace.problems import problem_of_file
 
     problem, read = problem_of_file(instance)
@@ -56,8 +56,9 @@ def front(instance: str, csv_file: str | None, picture: str | None, as_json: boo
     if picture:
         from moeplace.active.pictures import front_picture
 
-        title = f"{loaded.name}: {number(len(compared.front), 'point')}"
-        write_bytes(picture, rendered(front_picture(compared, title), picture_format(picture)))
+        with drawing():
+            drawn = rendered(front_picture(compared, one_line(loaded.name)), picture_format(picture))
+        write_bytes(picture, drawn)
     if as_json:
         click.echo(json.dumps(_document(compared), ensure_ascii=False))
     else:

@@ -160,7 +160,7 @@ def _show(comparison: Comparison, *, last: bool) -> None:
         table.add_row(*(one_line(cells[column]) for column in columns))
     lines = [one_line(view.headline(instance))]
     if reference is not None:
-        lines.append(f"{view.reference}: {scale.said(reference)}")
+        lines.append(f"{view.reference(instance)}: {scale.said(reference)}")
     screen.show(*lines, "", *([table] if comparison.runs else []), *_footer(comparison, scale))
     if not last:
         click.echo()

@@ -38,6 +38,7 @@ SECTIONS = {
         "users", "models_per_user", "tokens", "tasks", "main_task", "routing", "device_experts", "latency_model",
     ),
     "Storage": ("capacity", "storage"),
+    "Servers without a cloud": ("no_cloud", "gpus_per_station", "layer_slots", "load_gb_per_s", "load_weight"),
     LINKS: Links.__struct_fields__,
     "Output": ("seed", "name", "suite", "output"),
 }  # fmt: skip

@@ -42,7 +42,7 @@ TRACE_SECTIONS = {
         "recount_turns",
         "drop_bad_rows",
     ),
-    "A part of it": ("fraction", "fold", "rest"),
+    "A part of it": ("fraction", "fold", "rest", "windows", "time_column"),
     **{
         heading: tuple(name for name in names if name not in (*NOT_OF_A_TRACE, "suite"))
         for heading, names in SECTIONS.items()
@@ -148,6 +148,17 @@ def fold(value: str) -> tuple[int, int]:
 @click.option("--fraction", type=fraction, metavar="F", help="A share of every profile's requests, chosen by the seed.")
 @click.option("--fold", type=fold, metavar="I/N", help="The I-th of N parts of every profile's requests.")
 @click.option("--rest", is_flag=True, help="All but that fraction or fold: what another part optimised is scored on.")
+@click.option(
+    "--windows",
+    type=click.IntRange(2, 1000),
+    metavar="N",
+    help="Cut by time into N instances, FILE_w01, FILE_w02, ...: the same servers, models and users (moeplace replay).",
+)
+@click.option(
+    "--time-column",
+    metavar="NAME",
+    help="Column, or array with one entry a request, that says when a request begins; for --windows.  [default: time]",
+)
 @scenario_options(leave_out=NOT_OF_A_TRACE)
 @click.option(
     "-o", "--output", type=file_name, required=True, metavar="FILE", help="Where the instance goes (.json or .json.gz)."
@@ -169,6 +180,8 @@ def import_(
     fraction: Fraction | None,
     fold: tuple[int, int] | None,
     rest: bool,
+    windows: int | None,
+    time_column: str | None,
     output: str,
     as_json: bool,
     **values: Any,
@@ -185,20 +198,30 @@ def import_(
     moeplace import trace.csv --model qwen3-30b --latency latency.csv --servers servers.csv -o own.json.gz
     moeplace import trace.npz --model gpt-oss-20b --fraction 0.5 -o today.json.gz
     moeplace import trace.npz --model gpt-oss-20b --fraction 0.5 --rest -o tomorrow.json.gz
+    moeplace import trace.csv --model qwen3-30b --windows 6 -o day.json.gz
     """  # noqa: D301 - click looks for a real backspace
-    from moeplace.caching.scenarios.importing import Selection, import_traces
+    from moeplace.base.files import write_all
+    from moeplace.caching.scenarios.importing import Selection, import_windows, window_ending
 
+    if time_column is not None and windows is None:
+        raise InputError("is used together with --windows only", place="--time-column")
     selection = Selection(fraction, fold, rest)
     scenario = read_scenario({key: value for key, value in values.items() if value not in (None, ())})
     check_output(output, *traces, endings=DOCUMENT)
+    outputs = [output]
+    if windows is not None:
+        outputs = [_with_ending(output, window_ending(w, windows)) for w in range(1, windows + 1)]
+        for path in outputs:
+            check_output(path, *traces, output, endings=DOCUMENT)
     if len(set(traces)) < len(traces):
         raise InputError("a trace is given twice; its tokens would count twice")
     with named_as_options(), _progress(traces) as progress:
-        instance, report = import_traces(
+        instances, report = import_windows(
             traces,
             scenario,
+            windows=windows or 1,
             reading=Reading(
-                Columns(profile, user, request, token_column, layer_column, expert_column),
+                Columns(profile, user, request, token_column, layer_column, expert_column, time_column or ""),
                 block,
                 drop_failed=drop_bad_rows,
                 recount_turns=recount_turns,
@@ -209,16 +232,35 @@ def import_(
             drop_bad_rows=drop_bad_rows,
             progress=progress,
         )
-    instance.save(output)
+    if windows is None:
+        instances[0].save(output)
+    else:
+        write_all({path: instance.to_json() for path, instance in zip(outputs, instances, strict=True)})
     tell_config(scenario)
     for text in report.notes:
         screen.note(text)
-    screen.warn_of(instance)
+    screen.warn_of(instances[0])
     if as_json:
-        document = {"instance": {"name": instance.name, "sha256": instance.sha256}, "output": output}
-        click.echo(json.dumps(document | report.document(), indent=2, ensure_ascii=False))
+        written = [
+            {"instance": {"name": instance.name, "sha256": instance.sha256}, "output": path}
+            for path, instance in zip(outputs, instances, strict=True)
+        ]
+        document = report.document()
+        if windows is None:
+            document = written[0] | document
+        else:
+            pieces = [one | piece for one, piece in zip(written, document["windows"], strict=True)]
+            document = {"output": output} | document | {"windows": pieces}
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        _show(instance, report, output)
+        _show(instances, report, outputs)
+
+
+def _with_ending(path: str, ending: str) -> str:
+    """Return a document's file name with something before its ending."""
+    last = next((each for each in sorted(DOCUMENT, key=len, reverse=True) if path.lower().endswith(each)), "")
+    stem = path[: len(path) - len(last)]
+    return stem + ending + path[len(stem) :]
 
 
 @contextmanager
@@ -236,17 +278,20 @@ def _progress(traces: Sequence[str]) -> Iterator[Callable[[Report, float | None]
         yield tell
 
 
-def _show(instance: Instance, report: Report, output: str) -> None:
+def _show(instances: Sequence[Instance], report: Report, outputs: Sequence[str]) -> None:
+    instance = instances[0]
+    distinct = sum(len(each.rows) for each in instances)
     # Of a short trace the time is that of loading the readers.
     speed = f", {report.rows / report.seconds:,.0f} rows/s" if report.rows >= SPEED_ROWS and report.seconds else ""
     read = f"{number(report.rows, 'row')} (a token at a layer) of {number(report.requests, 'request')}"
     counted = f"{number(report.counted, 'row')} of {number(report.selected, 'request')}"
     lines = [
         ("read", f"{read} in {report.seconds:.1f} s{speed}"),
-        ("counted", f"{counted}, {number(report.tokens, 'token')}; {number(len(instance.rows), 'distinct row')}"),
+        ("counted", f"{counted}, {number(report.tokens, 'token')}; {number(distinct, 'distinct row')}"),
     ]
     if report.unselected:
         others = " or whose users are left out" if report.left_out else ""
+        others += " or say no time" if report.untimed else ""
         rows = number(report.unselected, "row")
         lines.append(("other part", f"{rows} of requests that were not selected{others}"))
     if report.skipped:
@@ -272,4 +317,17 @@ def _show(instance: Instance, report: Report, output: str) -> None:
     if report.idle:
         idle = number(len(report.idle), "user")
         lines.append(("users", f"{idle} without a request left out: fewer requests than users"))
-    screen.show(screen.facts(lines), "", said(instance, output))
+    parts: list[Any] = [screen.facts(lines), ""]
+    if report.windows:
+        if report.untimed:
+            lines.append(("no time", f"{number(report.untimed, 'request')} left out"))
+        columns = ["window", "from", "to", "requests", "rows", "tokens", "users"]
+        timed = bool(report.windows[0].begin)
+        shown = columns if timed else [name for name in columns if name not in ("from", "to")]
+        table = screen.table(*shown, right=",".join(columns[3:]))
+        for w, piece in enumerate(report.windows, 1):
+            when = [piece.begin, piece.end] if timed else []
+            numbers = (piece.requests, piece.rows, piece.tokens, piece.users)
+            table.add_row(str(w), *when, *map(number, numbers))
+        parts = [screen.facts(lines), "", table, ""]
+    screen.show(*parts, *(said(each, path) for each, path in zip(instances, outputs, strict=True)))

@@ -98,6 +98,7 @@ def capacity(
     Ctrl-C draws what there is.
     """
     import moeplace
+    from moeplace.base.errors import NoSolutionError
     from moeplace.base.registry import check_parameters, find_method
     from moeplace.base.stop import stopping
     from moeplace.caching.instance import load
@@ -115,6 +116,7 @@ def capacity(
     if not problem.item_bytes.sum() or not problem.baseline_ns:
         raise InputError("no cache can save anything: there are no experts or no latency", file=instance)
     points: list[CapacityPoint] = []
+    without: list[str] = []
     with stopping() as stop:
         for i, factor in enumerate(scales):
             scaled = _scaled(problem, factor)
@@ -129,7 +131,14 @@ def capacity(
                         "threads": threads,
                         "progress": progress,
                     }
-                    points.append(_point(scaled, name, factor, moeplace.solve(scaled, name, **options, **own)))
+                    try:
+                        points.append(_point(scaled, name, factor, moeplace.solve(scaled, name, **options, **own)))
+                    except NoSolutionError as error:
+                        without.append(f"no point of {name} at {factor:g} times the capacity: {error}")
+        for line in without:
+            screen.note(line)
+        if without and not points:
+            raise NoSolutionError("no capacity among these has a placement")
         if points:
             from moeplace.caching.pictures import capacity_curve
 
@@ -164,10 +173,10 @@ def _scaled(instance: Instance, factor: float) -> Instance:
 def _point(instance: Instance, method: str, factor: float, solution: Any) -> CapacityPoint:
     from moeplace.caching.pictures import CapacityPoint
 
-    said, baseline = solution.objective, instance.baseline_ns
+    bound, baseline = solution.bound, instance.baseline_ns
     capacity, items = sum(instance.capacity_bytes.tolist()), sum(instance.item_bytes.tolist())
-    at_most = None if said.bound_ns is None else (baseline - said.bound_ns) / baseline
-    return CapacityPoint(method, factor, capacity / items, (baseline - said.latency_ns) / baseline, at_most)
+    at_most = None if bound is None else (baseline - bound) / baseline
+    return CapacityPoint(method, factor, capacity / items, (baseline - solution.value) / baseline, at_most)
 
 
 def _most(instance: Instance) -> float:
@@ -341,7 +350,7 @@ def _searched(
             ended = solution.wall_s or 0.0
             costs = [(step.elapsed_s, step.latency_ns) for step in steps if step.latency_ns is not None]
             bounds = [(step.elapsed_s, step.bound_ns) for step in steps if step.bound_ns is not None]
-            costs.append((ended, solution.objective.latency_ns))
+            costs.append((ended, solution.value))
             if solution.objective.bound_ns is not None:
                 bounds.append((ended, solution.objective.bound_ns))
             searches.append(Progression(method, falling(costs), rising(bounds), ended))

@@ -85,7 +85,9 @@ def _options(kind: type[Struct]) -> Iterable[click.Option]:
         text = next(note.description for note in notes if isinstance(note, Meta))
         default = getattr(kind(), field)
         shape: dict[str, Any] = {"type": plain, "metavar": {int: "N", float: "X", str: "TEXT"}.get(plain)}
-        if get_origin(plain) is Literal:
+        if plain is bool:
+            shape = {"is_flag": True}
+        elif get_origin(plain) is Literal:
             shape = {"type": click.Choice(get_args(plain))}
         elif field == "box":
             shape = {"type": float, "nargs": 4, "metavar": "S W N E"}
@@ -96,7 +98,13 @@ def _options(kind: type[Struct]) -> Iterable[click.Option]:
         elif field.endswith("file") or field in ("network", "config", "latency", "servers"):
             shape = {"type": file_name, "metavar": "FILE"}
         many = "  [repeatable]" if field == "models" else ""
-        shown = "" if default in (None, []) else f"  [default: {default:g}]" if isinstance(default, float) else None
+        shown = (
+            ""
+            if default is None or default is False or default == []
+            else f"  [default: {default:g}]"
+            if isinstance(default, float)
+            else None
+        )
         shown = f"  [default: {default}]" if shown is None else shown
         name = "--model" if field == "models" else "--" + field.replace("_", "-")
         yield click.Option([name, field], default=None, help=f"{text}.{shown}{many}", **shape)

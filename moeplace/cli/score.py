@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def score(
         if method is not None:
             limits = {"time_limit": time_limit, "seed": seed, "threads": threads}
             references.append(_found(problem, method, stop, limits, own))
-        result = type(alone)(alone.latency_ns, alone.baseline_ns, tuple(references))
+        result = replace(alone, references=tuple(references))
         if as_json:
             click.echo(json.dumps(_document(problem, answer, solution, result), indent=2, ensure_ascii=False))
         else:
@@ -107,7 +108,7 @@ def _found(instance: Instance, method: str, stop: Stop, limits: dict[str, Any], 
 
     with screen.progress_line(method, int(instance.tokens.sum()), stop) as progress:
         solution = moeplace.solve(instance, method, progress=progress, **limits, **own)
-    return Reference(solution.method or method, solution.objective.latency_ns, solution.objective.bound_ns)
+    return Reference(solution.method or method, solution.value, solution.bound)
 
 
 def _document(instance: Instance, solution: Solution, file: str, result: Score) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def _document(instance: Instance, solution: Solution, file: str, result: Score) 
 
 def _own_saving(solution: Solution) -> float | None:
     said = solution.objective
-    return (said.baseline_ns - said.latency_ns) / said.baseline_ns if said.baseline_ns else None
+    return (said.baseline_ns - solution.value) / said.baseline_ns if said.baseline_ns else None
 
 
 def _show(instance: Instance, solution: Solution, result: Score) -> None:
@@ -150,6 +151,9 @@ def _show(instance: Instance, solution: Solution, result: Score) -> None:
             f"{percent(result.saving)} saved here",
         ),
     ]
+    if result.loading_ns is not None:
+        loading = f"{per_token(result.loading_ns)} per token for what the servers here do not hold"
+        lines.append(("loading", f"{loading}; saving and regret are of both together"))
     for reference in result.references:
         saving = (result.baseline_ns - reference.latency_ns) / result.baseline_ns if result.baseline_ns else 0.0
         text = f"{per_token(reference.latency_ns)} per token, {percent(saving)} saved"

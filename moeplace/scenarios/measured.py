@@ -38,6 +38,8 @@ MS: Final = ("ms", "latency_ms", "rtt_ms", "avg_ms", "latency", "rtt", "avg")
 """What the columns of pairs may be called, the first that is there; ``avg`` is the mean that ping prints."""
 
 CAPACITY: Final = {"_bytes": 1, "_gb": 10**9, "_gib": 2**30}
+LOADING: Final = {"load_bytes_per_s": 1, "load_gb_per_s": 10**9}
+HOST, LAYER_SLOTS = "host", "layer_slots"
 UNIT_NAMES: Final = {1: "bytes", 10**9: "GB (10^9 bytes)", 2**30: "GiB (2^30 bytes)"}
 
 MOST_MS: Final = 10**9
@@ -56,6 +58,10 @@ class Servers:
     positions : Positions or None
     notes : tuple of str
         What a person should know of the reading, a line each.
+    hosts : tuple of (str or None) [N]
+        The machine of each; empty where the table has no such column, None where a row has no such cell.
+    load_bytes_per_s, layer_slots : tuple of (int or None) [N]
+        Likewise.
     """
 
     file: str
@@ -63,6 +69,9 @@ class Servers:
     capacity_bytes: tuple[int, ...]
     positions: Positions | None
     notes: tuple[str, ...]
+    hosts: tuple[str | None, ...] = ()
+    load_bytes_per_s: tuple[int | None, ...] = ()
+    layer_slots: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +86,7 @@ class Measured:
     server_ns : int64 array [U, N]
         :data:`~moeplace.base.documents.UNREACHABLE` where the table has no time.
     cloud_ns : int64 array [U]
+        :data:`~moeplace.base.documents.UNREACHABLE` where there is no cloud.
     device_ns : int64 array [U] or None
         None where the table has no device.
     station_m : int64 array [N, 2] or None
@@ -120,10 +130,13 @@ class Measured:
             device_ns=None if self.device_ns is None else self.device_ns[chosen],
         )
 
-    def far(self, message_bits: int, expert_bytes: int) -> tuple[npt.NDArray[np.bool_], str]:
-        """Tell which users have no server that is quicker than the cloud, bool [U], and what they are, for people."""
-        far = self.server_ns.min(axis=1) >= self.cloud_ns
-        return far, "measured no quicker to any server than to the cloud"
+    def far(self, message_bits: int, expert_bytes: int, *, cloud: bool = True) -> tuple[npt.NDArray[np.bool_], str]:
+        """Tell which users have no server that is quicker than the cloud, bool [U], and what they are, for people.
+
+        Without a cloud these are the users who reach no server.
+        """
+        far = self.server_ns.min(axis=1) >= self.cloud_ns  # the cloud's time is none where there is no cloud
+        return far, "measured no quicker to any server than to the cloud" if cloud else "measured to no server"
 
     def latencies(self, message_bits: int, expert_bytes: int) -> tuple[Int64, Int64, Int64]:
         """Return the times of one expert of one token for every user: those measured, whatever its size.
@@ -132,21 +145,28 @@ class Measured:
         -------
         server_ns : int64 array [U, N]
         cloud_ns, device_ns : int64 array [U]
-            A device that was not measured is as far as the cloud.
+            A device that was not measured is as far as the cloud; where there is no cloud it takes no time, since
+            nothing is on it.
         """
-        return self.server_ns, self.cloud_ns, self.cloud_ns if self.device_ns is None else self.device_ns
+        if self.device_ns is not None:
+            return self.server_ns, self.cloud_ns, self.device_ns
+        nowhere = self.cloud_ns == UNREACHABLE
+        return self.server_ns, self.cloud_ns, np.where(nowhere, 0, self.cloud_ns)
 
 
 def read_servers(path: str | os.PathLike[str]) -> Servers:
     """Read servers and their storage from a CSV file.
 
     Columns: ``name``; ``capacity_bytes``, ``capacity_gb`` (10^9 bytes) or ``capacity_gib`` (2^30), else the only other
-    column whose name ends so; positions as in :func:`~moeplace.scenarios.places.read_positions`, or none.
+    column whose name ends so; positions as in :func:`~moeplace.scenarios.places.read_positions`, or none. Further
+    columns that may be there, with cells that may be empty: ``host``, ``load_bytes_per_s`` or ``load_gb_per_s`` (10^9
+    bytes), ``layer_slots``.
 
     Raises
     ------
     InputError
-        With the file and the line: a column that is missing, a name that is missing or there twice, no capacity.
+        With the file and the line: a column that is missing, a name that is missing or there twice, no capacity, a
+        cell that is none of its column.
     """
     table = read_table(path, "name and capacity_gb", lambda cells: True)
     name = table.column(*STATION_NAMES)
@@ -165,10 +185,46 @@ def read_servers(path: str | os.PathLike[str]) -> Servers:
     if columns is not None:
         points = np.array([position(table, row, columns, degrees) for row in table.rows], dtype=np.float64)
         positions = Positions(table.file, points, degrees, names)
-    notes = table.notes([name, column, *(columns or ())])
+    host, slots = table.column(HOST), table.column(LAYER_SLOTS)
+    rates = [there for text in LOADING if (there := table.column(text)) is not None]
+    if len(rates) > 1:
+        raise InputError(f"expected one of {' and '.join(LOADING)}, found both", place="line 1", file=table.file)
+    rate = rates[0] if rates else None
+    per_s = 1 if rate is None else LOADING[(table.heading or ())[rate].lower()]
+    notes = table.notes([name, column, host, slots, rate, *(columns or ())])
     if not heading.startswith("capacity_"):
         notes.append(f"{table.file}: the storage is that of the column {heading}, in {UNIT_NAMES[unit]}")
-    return Servers(table.file, names, capacity, positions, tuple(notes))
+    return Servers(
+        table.file,
+        names,
+        capacity,
+        positions,
+        tuple(notes),
+        tuple(_cell(row, host) or None for row in table.rows) if host is not None else (),
+        _amounts(table, rate, per_s, least=1),
+        _amounts(table, slots, 1, least=0),
+    )
+
+
+def _cell(row: Row, column: int) -> str:
+    return row.cells[column] if column < len(row.cells) else ""
+
+
+def _amounts(table: Table, column: int | None, unit: int, *, least: int) -> tuple[int | None, ...]:
+    """Return a column of whole amounts; None where a cell is empty, nothing where there is no such column."""
+    if column is None:
+        return ()
+    found: list[int | None] = []
+    for row in table.rows:
+        text = _cell(row, column)
+        value = table.number(text) if text else None
+        amount = None if value is None else value * unit
+        if text and (amount is None or amount.denominator != 1 or not least <= amount <= INT64_MAX):
+            what = "a whole number" if unit == 1 else f"a number that is a whole multiple of 1/{unit}"
+            heading = (table.heading or ())[column]
+            raise table.error(f"{heading}: expected {what}, at least {least}, found {show(text)}", row)
+        found.append(None if amount is None else int(amount))
+    return tuple(found)
 
 
 def _capacity_column(table: Table) -> tuple[int, str, int]:
@@ -204,7 +260,11 @@ class _Times:
 
 
 def read_measured(
-    latency_file: str | os.PathLike[str], servers: Servers | None = None, cloud_ms: str | None = None
+    latency_file: str | os.PathLike[str],
+    servers: Servers | None = None,
+    cloud_ms: str | None = None,
+    *,
+    cloud: bool = True,
 ) -> Measured:
     """Read measured times: pairs ``user,server,ms``, or a matrix with a row for each user and servers in the heading.
 
@@ -218,6 +278,8 @@ def read_measured(
         The servers, in their order; each must be measured. All that the table has where they are left out.
     cloud_ms : str, optional
         The time to the cloud of users for whom the table has none.
+    cloud : bool
+        Whether there is a cloud; times to it are not read without.
 
     Returns
     -------
@@ -248,8 +310,13 @@ def read_measured(
     for user, own in times.of.items():
         if not own:
             raise InputError(f"no time of user {show(user)}", file=times.file)
-    cloud = None if cloud_ms is None else given_ms(cloud_ms)
-    to_cloud, to_device = _columns(times, cloud, notes)
+    if cloud:
+        to_cloud = _to_cloud(times, None if cloud_ms is None else given_ms(cloud_ms), notes)
+    else:
+        to_cloud = np.full(len(times.of), UNREACHABLE, dtype=np.int64)
+        if unread := sum(CLOUD in own for own in times.of.values()):
+            notes.append(f"{times.file}: times to the cloud of {number(unread, 'user')} are not read: --no-cloud")
+    to_device = _to_device(times)
     server_ns = np.array(
         [[own.get(name, UNREACHABLE) for name in names] for own in times.of.values()], dtype=np.int64
     ).reshape(len(times.of), len(names))
@@ -279,27 +346,32 @@ def _metres(positions: Positions) -> Int64:
     return metres
 
 
-def _columns(times: _Times, cloud: int | None, notes: list[str]) -> tuple[Int64, Int64 | None]:
-    """Return the times to the cloud and to the devices, which all users have or none."""
+def _to_cloud(times: _Times, cloud: int | None, notes: list[str]) -> Int64:
+    """Return the times to the cloud, of all users."""
     without = [user for user, own in times.of.items() if CLOUD not in own]
     if without and cloud is None:
         more = f" (and of {len(without) - 1} more)" if len(without) > 1 else ""
         raise InputError(
-            f"no time to the cloud of user {show(without[0])}{more}; measure it as server cloud, or give --cloud-ms",
+            f"no time to the cloud of user {show(without[0])}{more}; measure it as server cloud, or give --cloud-ms, "
+            "or say that there is none (--no-cloud)",
             file=times.file,
         )
     if cloud is not None and not without:
         raise InputError("is without effect: every user's time to the cloud is measured", place="cloud_ms")
     if 0 < len(without) < len(times.of):
         notes.append(f"{times.file}: {len(without)} of {number(len(times.of), 'user')} with the time of --cloud-ms")
-    to_cloud = np.array([own.get(CLOUD, cloud) for own in times.of.values()], dtype=np.int64)
+    return np.array([own.get(CLOUD, cloud) for own in times.of.values()], dtype=np.int64)
+
+
+def _to_device(times: _Times) -> Int64 | None:
+    """Return the times of the devices, which all users have or none."""
     device = [own[DEVICE] for own in times.of.values() if DEVICE in own]
     if not device:
-        return to_cloud, None
+        return None
     if len(device) < len(times.of):
         user = next(user for user, own in times.of.items() if DEVICE not in own)
         raise InputError(f"no time of the device of user {show(user)}; all users have one or none", file=times.file)
-    return to_cloud, np.array(device, dtype=np.int64)
+    return np.array(device, dtype=np.int64)
 
 
 def _read_times(path: str | os.PathLike[str]) -> _Times:

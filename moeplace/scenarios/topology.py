@@ -230,8 +230,14 @@ class Topology:
         names = tuple(self.users[u] for u in users)
         return replace(self, users=names, user_m=self.user_m[chosen], home=self.home[chosen])
 
-    def far(self, message_bits: int, expert_bytes: int) -> tuple[npt.NDArray[np.bool_], str]:
+    def far(self, message_bits: int, expert_bytes: int, *, cloud: bool = True) -> tuple[npt.NDArray[np.bool_], str]:
         """Tell which users are too far from their station for its server to be worth much.
+
+        Parameters
+        ----------
+        message_bits, expert_bytes : int
+        cloud : bool
+            Whether there is a cloud to compare with.
 
         Returns
         -------
@@ -247,10 +253,11 @@ class Topology:
         far = distance > links.range_m
         for u, metres in enumerate(distance.tolist()):
             try:
-                far[u] |= links.access_ns(metres, message_bits) > cloud_ns
+                far[u] |= links.access_ns(metres, message_bits) > cloud_ns and cloud
             except InputError:  # the radio carries nothing
                 far[u] = True
-        what = f"more than {links.range_m:g} m from their station, or by a radio slower than the way to the cloud"
+        what = f"more than {links.range_m:g} m from their station"
+        what += ", or by a radio slower than the way to the cloud" if cloud else ""
         if far.any():
             u = int(np.where(far, distance, -1).argmax())
             what += f", up to {distance[u]:,.0f} m ({self.users[u]})"

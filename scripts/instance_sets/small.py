@@ -162,7 +162,7 @@ def draw(recipe: Recipe) -> dict[str, Any]:
         rows += [(len(demands), layer, experts, count) for (layer, experts), count in sorted(counts.items())]
         demands.append(demand)
 
-    model_bytes = sum(recipe.experts * sum(_layer_bytes(model)) for model in models)
+    model_bytes = sum(recipe.experts * sum(layer_bytes(model)) for model in models)
     return {
         "format": "moeplace/instance",
         "version": 1,
@@ -202,7 +202,8 @@ def _model(recipe: Recipe, m: int, rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def _layer_bytes(model: dict[str, Any]) -> list[int]:
+def layer_bytes(model: dict[str, Any]) -> list[int]:
+    """Return the bytes of one expert of each layer."""
     size = model["expert_bytes"]
     return size if isinstance(size, list) else [size] * model["layers"]
 

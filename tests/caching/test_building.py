@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cases import looped
-from random_instances import random_document, random_instance, random_placement
+from random_instances import random_document, random_document_2, random_instance, random_placement
 
 import moeplace
 from moeplace import Evaluation, InputError, Instance
@@ -28,9 +28,17 @@ def plain(document: dict[str, Any]) -> dict[str, Any]:
 
 def built(document: dict[str, Any]) -> Model:
     """Build what a document says by calls."""
-    model = Model(document["name"], latency_model=document["latency_model"], notes=document.get("notes"))
+    model = Model(
+        document["name"],
+        latency_model=document["latency_model"],
+        notes=document.get("notes"),
+        loading_weight=document["loading"]["weight"] if "loading" in document else None,
+    )
     languages = {m["name"]: model.add_model(**m) for m in document["models"]}
-    servers = [model.add_server(**server) for server in document["servers"]]
+    servers = []
+    for server in document["servers"]:
+        held = {languages[own["model"]]: own["experts"] for own in server.get("holds", [])}
+        servers.append(model.add_server(**server | ({"holds": held} if "holds" in server else {})))
     demands = []
     for demand in document["demands"]:
         times = {s: ns for s, ns in zip(servers, demand["server_ns"], strict=True) if ns is not None}
@@ -48,6 +56,30 @@ def built(document: dict[str, Any]) -> Model:
 def test_calls_give_the_instance_of_the_document(seed: int) -> None:
     document = plain(random_document(np.random.default_rng(seed), 16))
     assert built(document).instance().document() == Instance.from_document(document).document()
+
+
+def test_without_a_cloud_with_loading_and_slots() -> None:
+    """Instances of version 2 come back from calls and from frames, in the lowest version that holds them."""
+    newer = 0
+    for seed in range(60):
+        document = plain(random_document_2(np.random.default_rng(seed), 16))
+        instance = Instance.from_document(document)
+        again = built(document).instance().document()
+        newer += again["version"] == 2
+        assert again == document | {"version": again["version"]}, seed
+        frames = instance.to_frames()
+        assert Instance.from_frames(*frames, name="random", latency_model=instance.latency_model).document() == again
+        alone = [demand["cloud_ns"] is None for demand in document["demands"]]
+        assert frames.demands["cloud_ns"].isna().tolist() == alone, seed
+    assert newer > 40
+    given = frames_of_a_pair()._replace(demands=pd.DataFrame({"user": ["u", "v"], "model": ["m", "m"]}))
+    assert not Instance.from_frames(*given).has_cloud.any()
+    columns = {"host": ["h", None], "load_bytes_per_s": [7.0, np.nan], "layer_slots": [None, 2]}
+    found = Instance.from_frames(*given._replace(servers=given.servers.assign(**columns))).document()["servers"]
+    assert found == [
+        {"name": "s", "capacity_bytes": 10, "host": "h", "load_bytes_per_s": 7},
+        {"name": "t", "capacity_bytes": 5, "layer_slots": 2},
+    ]
 
 
 def test_rows_in_every_form() -> None:
@@ -117,7 +149,7 @@ def test_frames_there_and_back(seed: int) -> None:
     assert again.sha256 == instance.sha256
 
 
-def frames() -> Frames:
+def frames_of_a_pair() -> Frames:
     return Frames(
         pd.DataFrame({"name": ["m"], "layers": [1], "experts": [3], "top_k": [2], "expert_bytes": [5]}),
         pd.DataFrame({"name": ["s", "t"], "capacity_bytes": [10, 5]}),
@@ -129,12 +161,14 @@ def frames() -> Frames:
 
 
 def test_what_frames_may_leave_out() -> None:
-    document = Instance.from_frames(*frames()[:5]).document()
+    document = Instance.from_frames(*frames_of_a_pair()[:5]).document()
     assert [(d["tokens"], d["device_ns"], d["server_ns"]) for d in document["demands"]] == [
         (4, 0, [2, None]),
         (1, 0, [None, None]),
     ]
-    assert Instance.from_frames(*frames(), name="other", source={"from": "a table"}).source == {"from": "a table"}
+    assert Instance.from_frames(*frames_of_a_pair(), name="other", source={"from": "a table"}).source == {
+        "from": "a table"
+    }
 
 
 @pytest.mark.parametrize(
@@ -151,6 +185,10 @@ def test_what_frames_may_leave_out() -> None:
         ("servers", lambda f: pd.concat([f, f]), r'servers\[2\]: name "s" stands in servers\[0\] already'),
         ("servers", lambda f: f.assign(x_m=1), "servers: x_m and y_m belong together"),
         ("servers", lambda f: f.assign(x_m=[1, None], y_m=[1, 2]), r"servers\[1\].x_m: expected both x_m and y_m"),
+        ("servers", lambda f: f.assign(host=[1, "h"]), r"servers\[0\].host: expected text, found 1"),
+        ("servers", lambda f: f.assign(layer_slots=[1.5, 2]), r"servers\[0\].layer_slots: expected an integer, found 1.5"),
+        ("holds", lambda f: pd.DataFrame({"server": ["q"], "model": ["m"], "layer": [0], "expert": [0]}), r"holds\[0\].server: expected the name"),
+        ("holds", lambda f: pd.DataFrame({"server": ["s"], "model": ["q"], "layer": [0], "expert": [0]}), r"servers\[0\].holds\[0\].model"),
         ("demands", lambda f: f.assign(model="q"), r"demands\[0\].model: expected the name of a model, found 'q'"),
         ("demands", lambda f: f.iloc[:1], "links: the user 'v' with the model 'm' is in no row of demands"),
         ("links", lambda f: f.assign(server="q"), r"links\[0\].server: expected the name of a server, found 'q'"),
@@ -163,7 +201,7 @@ def test_what_frames_may_leave_out() -> None:
     ],
 )  # fmt: skip
 def test_wrong_frames_are_refused(frame: str, change: Any, said: str) -> None:
-    given = frames()
+    given = frames_of_a_pair()
     given = given._replace(**{frame: change(getattr(given, frame))})
     with pytest.raises(InputError, match=said) as caught:
         Instance.from_frames(*given)

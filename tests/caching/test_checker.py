@@ -144,6 +144,7 @@ def test_a_gap_of_few_digits_is_accepted_and_a_rounded_zero_is_not() -> None:
 def test_imports_nothing_that_computes_costs() -> None:
     # What files say, as validated structures; the verifier of certificates is held to the same (test_certificates).
     allowed = {
+        "moeplace.caching.document",
         "moeplace.caching.instance",
         "moeplace.caching.solution",
         "moeplace.base.documents",

@@ -154,7 +154,7 @@ def test_keys_that_are_absent_and_keys_that_are_empty_are_two_documents() -> Non
 def test_arrays_are_frozen_and_as_described() -> None:
     instance = Instance.from_document(rich(5))
     kinds = {"item_block": "int32", "block_model": "int32", "block_layer": "int32", "demand_model": "int32"}
-    kinds |= {"device_demand": "int32", "device_item": "int32", "demand": "int32", "item": "int32"}
+    kinds |= {"has_cloud": "bool", "device_demand": "int32", "device_item": "int32", "demand": "int32", "item": "int32"}
     n = 0
     for name, array in [*vars(instance).items(), *vars(instance.rows).items()]:
         if isinstance(array, np.ndarray) and name != "device_bounds":  # made on first use

@@ -163,3 +163,21 @@ def test_the_function_checks_capacities_and_does_without_references() -> None:
 def test_nothing_to_save_is_no_division_by_zero() -> None:
     result = Score(0, 0, (Reference("x", 0, 0),))
     assert (result.saving, result.saving_lost, result.gap, result.regret_ns) == (0.0, None, 0.0, 0)
+
+
+def test_loading_and_coverage_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the servers of the other day do not hold is loaded, at its price; an expert that is nowhere is refused."""
+    document = next_day(version=2, loading={"weight": 3})
+    held = {"model": "m", "experts": [[0, 0]]}
+    document["servers"] = [{"name": "s", "capacity_bytes": 40, "load_bytes_per_s": 2, "holds": [held]}]
+    del document["demands"][1]
+    document["activations"] = {"demand": [0], "layer": [0], "experts": [[0, 1]], "count": [5]}
+    instance = moeplace.Instance.from_document(document)
+    placement = moeplace.Placement.from_pairs(instance, [(0, 0), (0, 1)])
+    found = score(instance, placement, [Reference("other", 20_000, 10_000)])
+    assert (found.latency_ns, found.loading_ns, found.cost_ns) == (5000, 15 * 10**9, 15 * 10**9 + 5000)
+    assert (found.regret_ns, found.gap) == (15 * 10**9 - 15_000, (15 * 10**9 - 5000) / (15 * 10**9 + 5000))
+    assert found.document()["cost_ns"] == found.cost_ns
+    document["demands"][0]["cloud_ns"] = None
+    with pytest.raises(InputError, match=r"\[0, 2\] of 'm' is on none of 's'"):
+        score(moeplace.Instance.from_document(document), placement)

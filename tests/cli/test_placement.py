@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -349,3 +350,28 @@ def test_an_instance_without_servers_has_no_slots() -> None:
     instance = Instance.from_document(document)
     with pytest.raises(InputError, match="no server"):
         render(instance, Placement.empty(instance), "vllm-map")
+
+
+def test_slots_of_the_instance_are_filled_whole() -> None:
+    """layer_slots are what an engine has, used or not; without bytes for them there are fewer, never too many."""
+    for slots, capacity, expected in ((4, 120, 4), (4, 100, 3), (2, 90, 2), (9, 150, 5), (4, 60, 2)):
+        document = copy.deepcopy(INSTANCE)
+        for server in document["servers"]:
+            server |= {"layer_slots": slots, "capacity_bytes": capacity}
+        instance, placement = placed(document, FULL)
+        made = render(instance, placement, "vllm", fill=True)
+        record = json.loads(made.contents[""])
+        assert (made.slots, record["num_slots"]) == (expected, 3 * expected), (slots, capacity)
+        for rows in record["initial_global_assignments"].values():
+            assert set(rows) == set(range(5))
+            ranks = [rows[r * expected : (r + 1) * expected] for r in range(3)]
+            assert all(len(set(rank)) == expected for rank in ranks)
+    document = copy.deepcopy(INSTANCE)
+    document["servers"][2] |= {"layer_slots": 2}
+    document["servers"][0] |= {"layer_slots": 3, "capacity_bytes": 90}
+    crowded = {**FULL, "near": [*FULL["near"], [0, 2]]}
+    instance, placement = placed(document, crowded)
+    with pytest.raises(
+        InputError, match="same number of slots everywhere; 3 slots a layer are needed, server 'third' has 2"
+    ):
+        render(instance, placement, "vllm", fill=True)

@@ -242,7 +242,7 @@ class TestCommand:
                     continue
                 assert f"--{key.replace('_', '-')} " in text
                 default = getattr(kind(), key)
-                if default is not None:
+                if default is not None and default is not False:
                     shown = f"{default:g}" if isinstance(default, float) else default
                     start = text.index(f"--{key.replace('_', '-')} ")
                     assert f"[default: {shown}]" in text[start : start + 400], key

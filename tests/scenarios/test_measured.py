@@ -207,10 +207,23 @@ class TestServers:
         assert servers.positions is None
         assert len(servers.notes) == notes
 
-    def test_columns_of_later_versions_are_said_as_not_read(self) -> None:
+    def test_host_loading_and_slots(self) -> None:
+        write(servers="name,host,capacity_gb,load_gb_per_s,layer_slots\na,h,1,0.5,\nb,,1,,0\n")
+        servers = read_servers("servers.csv")
+        assert (servers.hosts, servers.load_bytes_per_s) == (("h", None), (500_000_000, None))
+        assert (servers.layer_slots, servers.notes) == ((None, 0), ())
+        heading = "name,capacity_gb,load_bytes_per_s,layer_slots,load_gb_per_s"
+        for row, said in (
+            ("a,1,0,2", "load_bytes_per_s: expected a whole number, at least 1, found"),
+            ("a,1,9,1.5", "layer_slots: expected a whole number, at least 0, found"),
+            ("a,1,9,2,1", "expected one of load_bytes_per_s and load_gb_per_s, found both"),
+        ):
+            write(servers=f"{heading.rpartition(',')[0] if row.count(',') < 4 else heading}\n{row}\n")
+            with pytest.raises(InputError, match=said):
+                read_servers("servers.csv")
         write(servers="name,host,capacity_gb,load_bytes_per_s,layer_slots,x,y\na,h,1,9,2,10.4,-3\n")
         servers = read_servers("servers.csv")
-        assert servers.notes == ("servers.csv: columns that are not read: host, load_bytes_per_s, layer_slots",)
+        assert (servers.hosts, servers.load_bytes_per_s, servers.layer_slots, servers.notes) == (("h",), (9,), (2,), ())
         assert servers.positions is not None
         assert (servers.positions.points.tolist(), servers.positions.degrees) == ([[10.4, -3.0]], False)
 

@@ -1,8 +1,8 @@
 """``cpsat``: the aggregated radius model (formulation, section 3.1) for CP-SAT, all in integers.
 
-Sets and weights as in ``milp``; ``u`` and ``v_n`` are the greatest common divisors of the weights and of the sizes
-that ``n`` may hold. CP-SAT takes sums below 2**62 only: beyond, ``u`` and ``v_n`` are multiplied by a power of two,
-and the roundings below make the model a relaxation, whose bound holds, but may be below the optimum.
+Sets, weights and loads as in ``milp``; ``u`` and ``v_n`` are the greatest common divisors of weights and loads and of
+the sizes that ``n`` may hold. CP-SAT takes sums below 2**62 only: beyond, ``u`` and ``v_n`` are multiplied by a power
+of two, and the roundings below make the model a relaxation, whose bound holds, but may be below the optimum.
 
 Variables (Boolean)::
 
@@ -12,10 +12,12 @@ Variables (Boolean)::
 
 Model::
 
-    maximise  sum_t ceil(W_t / u) b_t                                                                      (1)
+    maximise  sum_t ceil(W_t / u) b_t - sum_{n,i} floor(load_{n,i} / u) x[n,i]                             (1)
     sum_i floor(size_i / v_n) x[n,i]  <=  floor(capacity_n / v_n)          for all servers n               (2)
     a[R,i]  =>  OR_{n in R} x[n,i]               for all covers (R,i)                                      (3)
     b[t]    =>  a[R,i]                           for all terms t = (R,S), i in S                           (4)
+    OR_{n in R} x[n,i]                           for all requirements (R,i)                                (5)
+    sum_{i in l} x[n,i]  <=  slots_n             for all servers n, layers l                               (6)
 """
 
 from __future__ import annotations
@@ -42,13 +44,16 @@ class CachingModel:
     ----------
     model : ortools.sat.python.cp_model.CpModel
     x : dict
-        Variable of each (server, item) that can save anything.
+        Variable of each (server, item) that can save anything or that a requirement may need.
     a, b : list
         Variables of the covers and of the terms, in the order of the aggregated problem.
     problem : AggregatedProblem
         What the model is of.
     unit : int
-        ``u``, token-ns: a saving is at most ``u`` times the objective (1), and equal to it below 2**61 units.
+        ``u``, token-ns: a saving net of loading is at most ``u`` times the objective (1), and equal to it below 2**61
+        units.
+    largest : int
+        The objective is at most this far from 0.
     """
 
     model: Any
@@ -57,6 +62,7 @@ class CachingModel:
     b: list[Any]
     problem: AggregatedProblem
     unit: int
+    largest: int
 
     def hint(self, placement: Placement) -> None:
         """Hint every variable, since CP-SAT may drop a start that it would have to complete."""
@@ -81,20 +87,26 @@ def build(instance: Instance) -> CachingModel:
     Returns
     -------
     CachingModel
+
+    Raises
+    ------
+    NoSolutionError
+        A requirement that no server can meet.
     """
     problem = aggregate(instance)
-    useful, members, covers, terms, weight = problem.sets()
+    pairs, price, members, covers, terms, weight, required, crowds = problem.sets()
     size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
-    unit = common_unit(weight, MOST)
+    unit = common_unit(weight + price, MOST)
+    saved, paid = [-(-w // unit) for w in weight], [ns // unit for ns in price]
 
     model = cp_model.CpModel()
-    x = {(n, i): model.new_bool_var(f"x[{n},{i}]") for n, i in useful}
+    x = {(n, i): model.new_bool_var(f"x[{n},{i}]") for n, i in pairs}
     a = [model.new_bool_var(f"a[{radius},{i}]") for radius, i in covers]
     b = [model.new_bool_var(f"b[{t}]") if len(needs) > 1 else a[needs[0]] for t, needs in enumerate(terms)]
 
-    model.maximize(cp_model.LinearExpr.weighted_sum(b, [-(-w // unit) for w in weight]))  # (1)
+    model.maximize(cp_model.LinearExpr.weighted_sum([*b, *x.values()], [*saved, *(-ns for ns in paid)]))  # (1)
     for n, room in enumerate(capacity):  # (2)
-        held = [i for m, i in useful if m == n]
+        held = [i for m, i in pairs if m == n]
         v = common_unit([size[i] for i in held], MOST)
         model.add(cp_model.LinearExpr.weighted_sum([x[n, i] for i in held], [size[i] // v for i in held]) <= room // v)
     for p, (radius, i) in enumerate(covers):  # (3)
@@ -103,4 +115,8 @@ def build(instance: Instance) -> CachingModel:
         if len(needs) > 1:
             for p in needs:
                 model.add_implication(b[t], a[p])
-    return CachingModel(model, x, a, b, problem, unit)
+    for places in required:  # (5)
+        model.add_bool_or([x[pair] for pair in places])
+    for slots, crowd in crowds:  # (6)
+        model.add(sum(x[pair] for pair in crowd) <= slots)
+    return CachingModel(model, x, a, b, problem, unit, sum(saved) + sum(paid))

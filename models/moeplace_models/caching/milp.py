@@ -11,15 +11,18 @@ Variables::
 
 Model::
 
-    minimise  baseline - sum_t W_t b_t                                                                     (1)
+    minimise  baseline - sum_t W_t b_t + sum_{n,i} load_{n,i} x[n,i]                                       (1)
     sum_i size_i x[n,i]  <=  capacity_n                             for all servers n                      (2)
     a[R,i]  <=  sum_{n in R} x[n,i]                                 for all covers (R,i)                   (3)
     b[t]    <=  a[R,i]                                              for all terms t = (R,S), i in S        (4)
     sum_{j: (R,{i,j}) a term} size_j b[R,{i,j}]  <=  (cap(R) - size_i) a[R,i]
                                                                     for all covers (R,i) in a pair         (5)
+    sum_{n in R} x[n,i]  >=  1                                      for all requirements (R,i)             (6)
+    sum_{i in l} x[n,i]  <=  slots_n                                for all servers n, layers l            (7)
 
+Loading (1), coverage (6) and slots (7) are there only where the instance has them: (C1) and (C2).
 (5), optional, is the sum of (2) over ``R`` multiplied by ``a[R,i]`` (RLT) and restricted to the pairs that are
-terms; it cuts off fractional points that use the same bytes for many pairs.
+terms; it cuts off fractional points that use the same bytes for many pairs, whatever else a placement must keep.
 """
 
 from __future__ import annotations
@@ -45,19 +48,25 @@ def build(instance: Instance, *, rlt: bool = True) -> Any:
     Returns
     -------
     pyomo.environ.ConcreteModel
-        With ``x`` indexed by (server, item); pairs that cannot save anything have no variable.
+        With ``x`` indexed by (server, item); pairs that cannot save anything and that nobody needs have no variable.
+
+    Raises
+    ------
+    NoSolutionError
+        A requirement that no server can meet.
     """
-    useful, members, covers, terms, weight = aggregate(instance).sets()
+    pairs, price, members, covers, terms, weight, required, crowds = aggregate(instance).sets()
     size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
 
     model = pyo.ConcreteModel(name="milp")
-    model.x = pyo.Var(useful, domain=pyo.Binary)
+    model.x = pyo.Var(pairs, domain=pyo.Binary)
     model.a = pyo.Var(range(len(covers)), bounds=(0, 1))
     model.b = pyo.Var([t for t, needs in enumerate(terms) if len(needs) > 1], bounds=(0, 1))
     x, a = model.x, model.a
     b = {t: model.b[t] if len(needs) > 1 else a[needs[0]] for t, needs in enumerate(terms)}
 
-    model.cost = pyo.Objective(expr=instance.baseline_ns - pyo.quicksum(weight[t] * b[t] for t in b))  # (1)
+    loading = pyo.quicksum(ns * x[pair] for pair, ns in zip(pairs, price, strict=True) if ns)
+    model.cost = pyo.Objective(expr=instance.baseline_ns - pyo.quicksum(weight[t] * b[t] for t in b) + loading)  # (1)
 
     held = defaultdict(list)
     for n, i in x:
@@ -88,5 +97,14 @@ def build(instance: Instance, *, rlt: bool = True) -> Any:
             radius, i = covers[p]
             room = sum(capacity[n] for n in members[radius]) - size[i]
             return pyo.quicksum(partners[p]) <= room * a[p]
+
+    @model.Constraint(range(len(required)))
+    def held_somewhere(_: Any, c: int) -> Any:  # (6)
+        return pyo.quicksum(x[pair] for pair in required[c]) >= 1
+
+    @model.Constraint(range(len(crowds)))
+    def slots(_: Any, k: int) -> Any:  # (7)
+        limit, crowd = crowds[k]
+        return pyo.quicksum(x[pair] for pair in crowd) <= limit
 
     return model

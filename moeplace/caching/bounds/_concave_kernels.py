@@ -317,6 +317,58 @@ def project(point, metric, size, capacity, most):
 
 
 @compiled
+def project_slots(point, metric, size, capacity, most, block, slots):
+    """Do what :func:`project` does where block ``b`` fills at most ``slots[n, b]``; ``block [B + 1]``: their bounds."""
+    n_servers, n_items = point.shape
+    nearest = np.empty_like(point)
+    for n in range(n_servers):
+        high = 0.0
+        for i in range(n_items):
+            high = max(high, point[n, i] * metric[n, i] / size[i])
+        low, price = 0.0, 0.0
+        for turn in range(41):
+            used = 0.0
+            for b in range(len(block) - 1):
+                first, last = block[b], block[b + 1]
+                filled = fill_slots(point[n], metric[n], size, most[n], first, last, price, slots[n, b], nearest[n])
+                used += filled * size[first]
+            if turn == 0 and used <= capacity[n]:
+                break
+            if turn == 40:
+                break
+            if turn > 0:
+                if used > capacity[n]:
+                    low = price
+                else:
+                    high = price
+            price = high if turn == 39 else 0.5 * (low + high)
+    return nearest
+
+
+@compiled
+def fill_slots(point, metric, size, most, first, last, price, slots, nearest):
+    """Fill in a block's part of a projection at a price of a byte; return how much that is."""
+    low, high, level = 0.0, 0.0, 0.0
+    for i in range(first, last):
+        high = max(high, point[i] * metric[i] - price * size[i])
+    filled = 0.0
+    for turn in range(41):
+        filled = 0.0
+        for i in range(first, last):
+            nearest[i] = min(max(point[i] - (price * size[i] + level) / metric[i], 0.0), most[i])
+            filled += nearest[i]
+        if turn == 40 or (turn == 0 and filled <= slots):
+            break
+        if turn > 0:
+            if filled > slots:
+                low = level
+            else:
+                high = level
+        level = high if turn == 39 else 0.5 * (low + high)
+    return filled
+
+
+@compiled
 def curvature(experts, size, start, weight, level, n_experts):
     """Return the sums of ``W |R|`` over the terms that ask for an expert within a radius set with a server, [N, E]."""
     n_servers = level.shape[1]

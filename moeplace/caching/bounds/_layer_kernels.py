@@ -15,11 +15,14 @@ from moeplace.layers._hash_kernels import place, rehash  # noqa: F401
 
 
 @compiled
-def smooth(radius, term_radius, member, length, weight, price, temperature, rate, part, n_experts, usage, steps):
+def smooth(
+    radius, term_radius, member, length, weight, price, load, covers, temperature, rate, part, n_experts, usage, steps
+):  # fmt: skip
     """Move shares by entropic mirror descent on the smoothed bound of a layer; all in floats, none of it a proof.
 
     ``part [T, K]``: each member's part of the weight, changed in place. ``usage [2, N]`` gets the expected number of
-    experts on each server at the last point, and its variance. Returns the smoothed bound there.
+    experts on each server at the last point, and its variance. ``load [E, N]``, no rows where loading is free, and
+    ``covers [E, 2**N]``, none where every mask may be taken. Returns the smoothed bound there.
     """
     n_radii = len(radius)
     n_servers = len(price)
@@ -31,6 +34,9 @@ def smooth(radius, term_radius, member, length, weight, price, temperature, rate
     mass = np.zeros((n_experts, n_radii))
     hit = np.zeros((n_experts, n_radii))
     inside = np.zeros(n_masks)
+    cost = mask_price
+    if len(load):
+        cost = np.zeros(n_masks)
     bound = 0.0
     for _ in range(steps):
         mass[:] = 0.0
@@ -46,13 +52,23 @@ def smooth(radius, term_radius, member, length, weight, price, temperature, rate
                 inside[radius[q]] += mass[e, q]
                 whole += mass[e, q]
             subset_sums(inside)
+            if len(load):
+                for n in range(n_servers):
+                    for m in range(1 << n):
+                        cost[m + (1 << n)] = cost[m] + price[n] + load[e, n]
             top = -1e300
             for m in range(n_masks // 2):  # the sum over subsets of m is what m's complement misses
                 k = n_masks - 1 - m
                 a, b = inside[m], inside[k]
-                inside[k] = whole - a - mask_price[k]
-                inside[m] = whole - b - mask_price[m]
+                inside[k] = whole - a - cost[k]
+                inside[m] = whole - b - cost[m]
                 top = max(top, inside[k], inside[m])
+            if len(covers):
+                top = -1e300
+                for m in range(n_masks):
+                    if not covers[e, m]:
+                        inside[m] = -1e300
+                    top = max(top, inside[m])
             total = 0.0
             for m in range(n_masks):
                 inside[m] = np.exp((inside[m] - top) / temperature)
@@ -118,7 +134,8 @@ def mask_values(mass, radius, mask_price):
 def redundant(asked, n_servers):
     """Return which masks of which experts hit no more than a smaller one, bool ``[E, 2**N]``.
 
-    ``asked [E, Q]``: the radius sets (masks) that the terms of each expert have, padded with 0.
+    The smaller one takes no more room and costs no more to load. ``asked [E, Q]``: the radius sets (masks) that the
+    terms of each expert have, and those that must be hit, padded with 0.
     """
     n_masks = 1 << n_servers
     found = np.zeros((asked.shape[0], n_masks), np.bool_)
@@ -197,6 +214,7 @@ SMALLEST = 1e-9  # a share that is nothing could never grow again
 FINISHED = 0
 PAUSED = 1
 FULL = 2
+NOTHING = -(1 << 61)  # what is worth less than any plan
 
 
 @compiled
@@ -204,15 +222,19 @@ def search(
     # the layer
     radius, term_radius, member, length, share, long_start, long_term, long_place,
     # the masks under consideration
-    first, mask, price, hits, begin, change, pending, room,
+    first, mask, price, hits, begin, change, pending, room, slot_price,
     # the state of the search, changed in place
     state, mass, value, used, child, child_bound, children, chosen, best_mask, nodes,
     # what is found, when all plans are asked for
     table, key, plan_value, plan_used, plan_mask, salt,
     # parameters
-    every, budget,
+    every, tight, budget,
 ):  # fmt: skip
     """Depth-first search over the masks of the experts in order; may be called again to go on.
+
+    Prices contain the multipliers ``slot_price`` of the room, and ``value[0]`` what all room costs at these: what a
+    plan leaves free is deducted where it is complete. ``tight``: experts are bounded without masks for which a server
+    is full.
 
     ``state``: depth (-1 before the first call, -2 when finished), threshold, plans found, best value. A node is left
     when its bound is below the threshold. With ``every`` the threshold stays, and the best plan of each usage vector
@@ -235,10 +257,15 @@ def search(
             # The masks of the expert whose bound is high enough, best first. Others keep their best masks.
             expand = False
             rest = 0
-            for e in range(depth + 1, n_experts):
-                rest += best_worth(mass[depth, e], hits, price, first[e], first[e + 1])
+            if tight:
+                rest = fitting_worth(mass[depth], hits, price, mask, first, depth + 1, used[depth], room)
+            else:
+                for e in range(depth + 1, n_experts):
+                    rest += best_worth(mass[depth, e], hits, price, first[e], first[e + 1])
             count = 0
             for c in range(first[depth], first[depth + 1]):
+                if rest == NOTHING:
+                    break
                 bound = value[depth] + rest - price[c]
                 for q in range(n_radii):
                     bound += mass[depth, depth, q] & hits[c, q]
@@ -272,8 +299,12 @@ def search(
         c = child[depth, at]
         if depth == n_experts - 1:
             total = child_bound[depth, at]
+            for n in range(n_servers):
+                total -= slot_price[n] * (room[n] - used[depth, n] - ((mask[c] >> n) & 1))
             chosen[depth] = c
-            if every:
+            if total < state[1]:
+                pass
+            elif every:
                 code = 0
                 for n in range(n_servers):
                     used[depth + 1, n] = used[depth, n] + ((mask[c] >> n) & 1)
@@ -341,18 +372,45 @@ def search(
         for q in range(n_radii):
             worth += mass[depth, depth, q] & hits[c, q]
         value[below] = value[depth] + worth - moved
-        bound = value[below]
-        for e in range(below, n_experts):
-            bound += best_worth(mass[below, e], hits, price, first[e], first[e + 1])
-        if bound < state[1]:
-            continue
         for n in range(n_servers):
             used[below, n] = used[depth, n] + ((mask[c] >> n) & 1)
+        bound = value[below]
+        if tight:
+            rest = fitting_worth(mass[below], hits, price, mask, first, below, used[below], room)
+            bound = NOTHING if rest == NOTHING else bound + rest
+        else:
+            for e in range(below, n_experts):
+                bound += best_worth(mass[below, e], hits, price, first[e], first[e + 1])
+        if bound < state[1]:
+            continue
         nodes[0] += 1
         depth = below
         expand = True
     state[0] = -2
     return FINISHED
+
+
+@compiled
+def fitting_worth(mass, hits, price, mask, first, begin, used, room):
+    """Return the sum of the largest worths of the experts from ``begin`` on, on servers that are not full."""
+    full = 0
+    for n in range(len(room)):
+        if used[n] >= room[n]:
+            full |= 1 << n
+    total = 0
+    for e in range(begin, len(mass)):
+        best = NOTHING
+        for c in range(first[e], first[e + 1]):
+            if mask[c] & full:
+                continue
+            worth = -price[c]
+            for q in range(mass.shape[1]):
+                worth += mass[e, q] & hits[c, q]
+            best = max(best, worth)
+        if best == NOTHING:
+            return NOTHING
+        total += best
+    return total
 
 
 @compiled

@@ -1,8 +1,9 @@
 """The bound by layers for caching: layers, budgets and incumbent as the engine (:mod:`moeplace.layers`) takes them.
 
 A layer's plan has the value that it saves; the budgets are the servers' storage, in units of the greatest common
-divisor of the experts' sizes. Savings are in multiples of the greatest common divisor of the weights, times a scale
-that gives prices enough digits.
+divisor of the experts' sizes. Savings are in multiples of the greatest common divisor of the weights, and of what
+loading costs, times a scale that gives prices enough digits. Coverage, loading and slots (version 2) are within a
+layer: its oracle keeps them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from moeplace.caching.saving import SavingForm
 from moeplace.caching.terms import AggregatedProblem, aggregate
 from moeplace.layers import proof
 from moeplace.layers.merging import KERNELS as MERGING
+from moeplace.layers.oracle import Float
 from moeplace.layers.proof import LayerProof
 
 SOURCE = "layer enumeration"
@@ -76,9 +78,13 @@ def refuses(instance: Instance, most_cells: int | None = None, tuning: Tuning = 
     most_cells = tuning.most_cells if most_cells is None else most_cells
     most_servers = tuning.oracle.most_servers
     near = instance.server_ns < instance.cloud_ns[:, None]
+    coverage = instance.coverage
     for m, model in enumerate(instance.models):
-        sizes = instance.item_bytes[instance.model_items(m)]
-        useful = near[instance.demand_model == m].any(axis=0) & (instance.capacity_bytes >= sizes.min())
+        items = instance.model_items(m)
+        useful = near[instance.demand_model == m].any(axis=0)
+        if coverage is not None:
+            useful |= coverage.reach[coverage.of(items)[0]].any(axis=0)
+        useful &= instance.capacity_bytes >= instance.item_bytes[items].min()
         if (count := int(useful.sum())) > most_servers:
             return f"{count} servers can be of use to a layer, at most {most_servers} are handled"
         if (masks := model.experts << count) > tuning.most_masks:
@@ -107,10 +113,15 @@ class CachingLayers:
         self.form, self.search, self.threads, self.tuning = form, search, threads, tuning
         self.instance = form.instance
         problem = aggregate(self.instance)
-        self.unit, weights = _units(problem, tuning.coarse)
-        total = int(weights.sum())
-        self.scale = 1 << max(0, (tuning.fine // max(total, 1)).bit_length() - 1)
-        oracles = [LayerOracle(problem, block, self.scale, weights, tuning.oracle) for block in problem.blocks]
+        units = _Units.of(problem, tuning.coarse)
+        self.unit = units.unit
+        self.scale = 1 << max(0, (tuning.fine // max(units.total, 1)).bit_length() - 1)
+        blocks = problem.blocks
+        if (coverage := self.instance.coverage) is not None:
+            blocks = sorted({*blocks, *self.instance.item_block[coverage.item].tolist()})
+        oracles = [
+            LayerOracle(problem, block, self.scale, units.weights, units.loads, tuning.oracle) for block in blocks
+        ]
         self.oracles = [oracle for oracle in oracles if len(oracle.experts)]
         self.size_unit = math.gcd(*(oracle.size for oracle in self.oracles)) or 1
         for oracle in self.oracles:
@@ -119,7 +130,8 @@ class CachingLayers:
         most = sum(oracle.units * oracle.n_experts for oracle in self.oracles)
         capacity = self.instance.capacity_bytes // self.size_unit
         self.capacity: Int64 = np.minimum(capacity, most).astype(np.int64)
-        self.total = total * self.scale if self.oracles else 0
+        total = int(units.weights.sum()) * self.scale - sum(oracle.least_loading for oracle in self.oracles)
+        self.total = total if self.oracles else 0
 
     def proof(self) -> LayerProof:
         """Return a proof over these layers."""
@@ -128,6 +140,17 @@ class CachingLayers:
             self.oracles, self.capacity, self, total=self.total, threads=self.threads,
             descent_threads=self.threads if many else 1, tuning=self.tuning.proof,
         )  # fmt: skip
+
+    def prices(self, per_byte: Float) -> Int64:
+        """Return the prices of a unit of storage, scaled, for prices of a byte in token-ns.
+
+        Sums of prices must not overflow, so what all storage costs is limited; a bound holds at any price.
+        """
+        wanted = per_byte * (self.size_unit * self.scale / self.unit)
+        most = max(self.total, self.total - sum(oracle.least for oracle in self.oracles))
+        sane = min(1.0, 2 * most / max(float(wanted @ self.capacity), 1.0))
+        price: Int64 = np.rint(wanted * sane).astype(np.int64)
+        return price
 
     @property
     def value(self) -> int:
@@ -144,28 +167,44 @@ class CachingLayers:
         self.search.prove(self.instance.baseline_ns - saving, SOURCE)
 
     def known(self) -> list[list[Int64]]:
-        """Return, for each layer, the empty plan and the incumbent's."""
+        """Return, for each layer, the empty plan where nothing must be held, and the incumbent's."""
         cached = self.search.placement.cached
-        return [
-            [np.zeros(len(oracle.experts), dtype=np.int64), oracle.masks(self._part(cached, oracle))]
-            for oracle in self.oracles
-        ]
+        plans = []
+        for oracle in self.oracles:
+            empty = np.zeros(len(oracle.experts), dtype=np.int64)
+            plans.append([empty] * oracle.covers(empty) + [oracle.masks(self._part(cached, oracle))])
+        return plans
 
     def offer(self, codes: Sequence[Int64]) -> bool:
         """Take plans that fit as the incumbent if they are better."""
         return self.search.offer(Placement(self._held(codes)))
 
     def repair(self, codes: Sequence[Int64]) -> None:
-        """Drop the least useful experts from servers that are too full, and climb on."""
+        """Drop the least useful experts from servers that are too full, and climb on.
+
+        Where experts must be somewhere, they may also go to a server with room; if that is of no help, there is nothing
+        to climb from.
+        """
         held = self._held(codes)
         plan = WorkingPlacement(self.form, held, self.threads)
         nowhere = len(held)
+        elsewhere = range(nowhere) if self.instance.coverage is not None else ()
+        sizes = [layer.size for layer in plan.form.layers]
         for n in range(nowhere):
-            while plan.free[n] < 0 and not self.stop():
-                per_byte = [plan.moves(i).gain[n, nowhere] / layer.size for i, layer in enumerate(plan.form.layers)]
-                plan.move(int(np.argmax(per_byte)), n, nowhere)
-        if not self.stop():
-            self._climb(Placement(plan.held))
+            while (free := plan.free)[n] < 0 and not self.stop():
+                gains = [plan.moves(i).gain[n] for i in range(len(sizes))]
+                per_byte = [gain[nowhere] / size for gain, size in zip(gains, sizes, strict=True)]
+                best, target = int(np.argmax(per_byte)), nowhere
+                for m in elsewhere:
+                    moved = [
+                        gain[m] / size if free[m] >= size else -np.inf for gain, size in zip(gains, sizes, strict=True)
+                    ]
+                    if m != n and max(moved) > per_byte[best]:
+                        per_byte, best, target = moved, int(np.argmax(moved)), m
+                plan.move(best, n, target)
+        repaired = Placement(plan.held)
+        if not self.stop() and (self.instance.coverage is None or repaired.fits(self.instance)):
+            self._climb(repaired)
 
     def polish(self) -> None:
         """Climb on from the incumbent."""
@@ -189,9 +228,42 @@ class CachingLayers:
         return part
 
 
-def _units(problem: AggregatedProblem, most: int = LARGEST) -> tuple[int, Int64]:
-    """Return a unit of the savings and the weights in it; rounded up where they would be too many."""
-    unit = problem.weight_unit
-    while problem.total_weight // unit > most:
-        unit *= 2
-    return unit, -(-problem.term_weight // unit)
+@dataclass(frozen=True, eq=False)
+class _Units:
+    """Weights and what loading costs in whole units, token-ns: no plan saves more than these say.
+
+    Attributes
+    ----------
+    unit : int
+        Token-ns.
+    weights : int64 array [T]
+        Rounded up where they would be too many.
+    loads : int64 array [N, B] or None
+        Of an expert of each block on each server, rounded down there.
+    total : int
+        What all weights and all loading sum to.
+    """
+
+    unit: int
+    weights: Int64
+    loads: Int64 | None
+    total: int
+
+    @classmethod
+    def of(cls, problem: AggregatedProblem, most: int = LARGEST) -> _Units:
+        """Return the largest units that all numbers are multiples of; larger ones where these would be too many."""
+        instance, loads = problem.instance, problem.instance.load_block_ns
+        # Python's integers: these sums may be beyond 64 bits.
+        experts = np.diff(instance.block_start).tolist()
+        loading = (
+            0
+            if loads is None
+            else sum(cost * count for line in loads.tolist() for cost, count in zip(line, experts, strict=True))
+        )
+        unit = problem.weight_unit
+        if loads is not None and loading:
+            unit = math.gcd(int(np.gcd.reduce(problem.term_weight)), int(np.gcd.reduce(loads, axis=None)))
+        while (problem.total_weight + loading) // unit > most:
+            unit *= 2
+        weights = -(-problem.term_weight // unit)
+        return cls(unit, weights, loads if loads is None else loads // unit, int(weights.sum()) + -(-loading // unit))

@@ -17,25 +17,34 @@ are near the optimum before single ones are. Then cutting planes, layer by layer
 all cuts so far gives the best weights and a placement ``x``, where the next cut is made. The program is not solved to
 its end, so that ``x`` is central among the good placements and no corner (Gondzio, Gonzalez-Brevis and Munari 2013).
 The search is in floats, cuts and bounds are in integers.
+
+Of version 2, what loading costs is deducted from the slopes of every cut, and slots leave each server the most valuable
+experts of a layer only: both exactly. What demands without a cloud need is priced: for multipliers ``nu >= 0`` of the
+requirements "``e`` is on some server of ``R``", every placement that meets them saves at most what the cut says with
+``nu`` more on these experts and servers, less the sum of all ``nu`` (C4). In the program over cuts they are rows, whose
+multipliers are the best ``nu`` for these cuts; in the ascent a copy that is missing costs something.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
-from moeplace.base.arrays import Int32, Int64, row_keys
-from moeplace.base.certificates import SHARE_BITS, Certificate, Cut, Point
+from moeplace.base.arrays import Bool, Int32, Int64, row_keys
+from moeplace.base.certificates import SHARE_BITS, Certificate, Covering, Cut, Point
+from moeplace.base.documents import UNREACHABLE
 from moeplace.base.workers import each
 from moeplace.caching.bounds import cut_program
-from moeplace.caching.bounds.cut_program import maximise
+from moeplace.caching.bounds.cut_program import Sides, maximise
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import Layer, SavingForm
 
@@ -72,6 +81,12 @@ class Tuning:
         Share of the total weight that is no difference any more.
     patience, progress : int, float
         Cutting planes no longer help when the bound fell by no more than this share in so many rounds, at least 1.
+    missing : float
+        What a missing copy costs at first, in layers' mean weights of an expert and in what it costs to load.
+    dearer, dearest : float
+        How much more it costs where copies are still missing, step by step, and at most.
+    lacking : float
+        Share of a copy whose lack is none.
     program : moeplace.caching.bounds.cut_program.Tuning
     """
 
@@ -85,6 +100,10 @@ class Tuning:
     close: float = 1e-7
     patience: int = 10
     progress: float = 1e-5
+    missing: float = 2.0
+    dearer: float = 4.0
+    dearest: float = 256.0
+    lacking: float = 1e-3
     program: cut_program.Tuning = cut_program.USUAL
 
 
@@ -120,6 +139,14 @@ class LayerTerms:
         Token-ns; 0 where a chain is shorter.
     level : int64 array [C, N]
         The radius set of a chain with which a server comes in; ``J`` where it never does.
+    load : int64 array [N, E]
+        What it costs that a server holds an expert, token-ns.
+    slots : int64 array [N]
+        Most experts of the layer on each server.
+    reach : bool array [R, N]
+        Within each of these sets of servers some must hold ...
+    needed : int64 array [R]
+        ... this expert.
     """
 
     items: slice
@@ -128,6 +155,10 @@ class LayerTerms:
     start: Int64
     weight: Int64
     level: Int64
+    load: Int64
+    slots: Int64
+    reach: Bool
+    needed: Int64
 
     @property
     def steps(self) -> int:
@@ -141,16 +172,34 @@ class LayerTerms:
 
 
 def layer_terms(layer: Layer) -> LayerTerms:
-    """Split the rows of a layer into terms; demands that see the same chain are one."""
-    near = layer.near
+    """Split the rows of a layer into terms; demands that see the same chain are one, requirements stay as they are."""
+    rows = len(layer.count) - layer.covers
+    sides: dict[str, Any] = {
+        "items": layer.items,
+        "load": layer.load,
+        "slots": layer.slots,
+        "reach": layer.near[layer.group[rows:]] > 0,
+        "needed": layer.experts[rows:, 0].astype(np.int64),
+    }
+    near = layer.near if not layer.covers else layer.near[: int(layer.group[rows])]
     distinct = [np.unique(-row[row > 0]) for row in near]
-    steps = max(map(len, distinct))
+    steps = max(map(len, distinct), default=0)
+    if not rows or not steps:
+        width, servers = layer.experts.shape[1], layer.near.shape[1]
+        return LayerTerms(
+            experts=np.zeros((0, width), dtype=np.int32),
+            size=np.zeros(0, dtype=np.int32),
+            start=np.zeros(1, dtype=np.int64),
+            weight=np.zeros((0, 1), dtype=np.int64),
+            level=np.zeros((0, servers), dtype=np.int64),
+            **sides,
+        )
     rank = np.array([np.where(row > 0, np.searchsorted(d, -row), steps) for row, d in zip(near, distinct, strict=True)])
     level, chain_of = np.unique(rank, axis=0, return_inverse=True)
     experts, size, chain, weight = kernels().expand(
-        layer.experts,
-        layer.group,
-        layer.count,
+        layer.experts[:rows],
+        layer.group[:rows],
+        layer.count[:rows],
         chain_of.reshape(-1).astype(np.int32),
         rank.astype(np.int64),
         near,
@@ -160,15 +209,55 @@ def layer_terms(layer: Layer) -> LayerTerms:
     key = row_keys([chain, size, *experts.T])
     order = np.argsort(key, kind="stable")
     first = np.flatnonzero(np.diff(key[order], prepend=-1))
-    rows = order[first]
+    chosen = order[first]
     return LayerTerms(
-        items=layer.items,
-        experts=experts[rows],
-        size=size[rows],
-        start=np.searchsorted(chain[rows], np.arange(len(level) + 1)),
-        weight=np.add.reduceat(weight[order], first) if len(rows) else weight,
+        experts=experts[chosen],
+        size=size[chosen],
+        start=np.searchsorted(chain[chosen], np.arange(len(level) + 1)),
+        weight=np.add.reduceat(weight[order], first) if len(chosen) else weight,
         level=level.astype(np.int64),
+        **sides,
     )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Needs:
+    """All requirements of all layers (``C`` of them), one after the other.
+
+    Attributes
+    ----------
+    reach : bool array [C, N]
+        Within each of these sets of servers some must hold ...
+    item : int64 array [C]
+        ... this item.
+    layer : int64 array [C]
+        Which of the layers it belongs to.
+    """
+
+    reach: Bool
+    item: Int64
+    layer: Int64
+
+    @classmethod
+    def of(cls, layers: list[LayerTerms], n_servers: int) -> _Needs:
+        """Gather what layers need."""
+        return cls(
+            np.concatenate([np.zeros((0, n_servers), dtype=np.bool_), *(layer.reach for layer in layers)]),
+            np.concatenate([np.zeros(0, dtype=np.int64), *(layer.needed + layer.items.start for layer in layers)]),
+            np.repeat(np.arange(len(layers)), [len(layer.needed) for layer in layers]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def copies(self, x: Float) -> Float:
+        """Return how much of each is there in a fractional placement ``[N, I]``."""
+        copies: Float = (x[:, self.item].T * self.reach).sum(axis=1)
+        return copies
+
+    def spread(self, values: Float, table: Float) -> None:
+        """Add a value of each requirement to all pairs of server and item that meet it, in ``table [N, I]``."""
+        np.add.at(table.T, self.item, values[:, None] * self.reach)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -187,6 +276,8 @@ class ConcaveResult:
     x : float64 array [N, I]
         The fractional placement that is best for the cuts that were known: between 0 and 1, within the capacities.
         Before there were cuts, everything everywhere.
+    needs : list of int
+        Multipliers of the requirements that :class:`ConcaveBound` has, as a certificate holds them.
     """
 
     instance: Instance
@@ -194,6 +285,7 @@ class ConcaveResult:
     points: list[tuple[int, list[int], npt.NDArray[np.uint16]]]
     price_units: list[int]
     x: Float
+    needs: list[tuple[Bool, int, int]]
 
     @property
     def bound_ns(self) -> int:
@@ -215,12 +307,35 @@ class ConcaveResult:
     def certificate(self) -> Certificate:
         """Return the document that proves :attr:`bound_ns`."""
         points = [Point.make(*point) for point in self.points]
-        cut = Cut(UNIT, points, WEIGHT_UNIT, self.price_units, PRICE_UNIT)
+        coverage = UNSET if self.instance.coverage is None else _coverage(self.instance, self.needs)
+        cut = Cut(UNIT, points, WEIGHT_UNIT, self.price_units, PRICE_UNIT, coverage)
         return Certificate.make(self.instance, self.bound_ns, cut)
 
 
+def _coverage(instance: Instance, needs: list[tuple[Bool, int, int]]) -> list[Covering]:
+    """Write multipliers of requirements (reach set, item, multiplier) down with demands that have these."""
+    without = np.flatnonzero(~instance.has_cloud).tolist()
+    reaches = {d: (instance.server_ns[d] != UNREACHABLE).tobytes() for d in without}
+    found: dict[int, list[int]] = {}
+    for reach, item, value in needs:
+        if not value:
+            continue
+        for d in without:
+            items = instance.model_items(int(instance.demand_model[d]))
+            if (
+                reaches[d] == reach.tobytes()
+                and items.start <= item < items.stop
+                and item not in instance.device_items(d)
+            ):
+                found.setdefault(d, [0] * (items.stop - items.start))[item - items.start] = value
+                break
+        else:
+            raise AssertionError("a requirement that no demand has")
+    return [Covering(d, prices) for d, prices in sorted(found.items())]
+
+
 class _Cut:
-    """The cut at a point, layer by layer: exact, in two halves, and as floats relative to the total weight."""
+    """The cut at a point, layer by layer: exact, in two halves, and as floats relative to the scale."""
 
     def __init__(self, bound: ConcaveBound, x: Float, smoothing: int) -> None:
         k = kernels()
@@ -233,16 +348,26 @@ class _Cut:
             slopes, constant = k.exact(
                 layer.experts, layer.size, layer.start, layer.weight, layer.level, at, UNIT, smoothing
             )
+            if layer.load.any():  # shifted by SHARE_BITS, and a borrow: low halves are never negative
+                slopes[0] -= layer.load >> (32 - SHARE_BITS)
+                slopes[1] -= (layer.load & ((1 << (32 - SHARE_BITS)) - 1)) << SHARE_BITS
+                slopes[0] += slopes[1] >> 32
+                slopes[1] &= k.MASK
             self.halves[:, :, layer.items] = slopes
             return sum((high << 32) + low for high, low in constant.T.tolist())
 
         self.constants = bound.each(cut)
-        scale = 2.0**-SHARE_BITS / bound.total_weight
+        scale = 2.0**-SHARE_BITS / bound.scale
         self.constant = np.array([constant * scale for constant in self.constants])
         self.gradient = (self.halves[0] * 2.0**32 + self.halves[1]) * scale
         value = self.gradient * (units / UNIT)
         self.value = float(self.constant.sum() + value.sum())
-        """The smoothed function at the point, never below ``Phi``."""
+        """The smoothed function at the point, never below ``Phi``, less what missing copies cost."""
+        self.needs: Float = np.zeros(len(bound.needs))
+        if len(bound.needs):
+            copies, missing = bound.needs.copies(units / UNIT), bound.missing[bound.needs.layer]
+            self.needs = missing * _missed(copies, smoothing / UNIT)
+            self.value -= float((missing * np.maximum(0, 1 - copies)).sum())
 
 
 class ConcaveBound:
@@ -263,7 +388,9 @@ class ConcaveBound:
     passes, made : int
         Steps of the ascent, and cuts made, so far.
     total_weight : int
-        Saving if every server held everything, token-ns.
+        Saving if every server held everything and loading were free, token-ns.
+    scale : int
+        Of floats: the total weight and what loading must cost.
     best : ConcaveResult
         The best bound so far. Always valid; replaced, never changed, so that any thread may read it.
     """
@@ -274,18 +401,36 @@ class ConcaveBound:
         self.layers = each(layer_terms, form.layers, threads)
         self.total_weight = sum(layer.total_weight for layer in self.layers)
         self._threads = threads
+        self.needs = _Needs.of(self.layers, len(self.instance.servers))
+        loads = [self._must_load(layer) for layer in self.layers]
+        self.scale = self.total_weight + sum(loads)
+        # What a missing copy costs, relative to the scale, layer by layer.
+        per_byte = self.scale / max(1, int(self.instance.item_bytes.sum(dtype=np.float64)))
+        costs = [
+            max(layer.total_weight / (layer.items.stop - layer.items.start), per_byte * size)
+            + float(layer.load.max(initial=0))
+            for layer, size in zip(self.layers, (layer.size for layer in form.layers), strict=True)
+        ]
+        self.missing: Float = np.array(costs, dtype=np.float64) * (tuning.missing / max(1, self.scale))
+        self._first_missing = self.missing.copy()
         self._items = [layer.items for layer in self.layers]
         self._cuts: list[_Cut] = []
         self.passes, self.made = 0, 0
         # The first proof: no placement saves more than everything everywhere does, the cut of alpha_1 = 1.
         shape = (len(self.instance.servers), self.instance.n_items)
         everything = (0, [WEIGHT_UNIT] * self.instance.n_blocks, np.full(shape, UNIT, dtype=np.uint16))
-        self.best = ConcaveResult(self.instance, self.total_weight, [everything], [0] * shape[0], np.ones(shape))
+        self.best = ConcaveResult(self.instance, self.total_weight, [everything], [0] * shape[0], np.ones(shape), [])
 
     @property
     def saving_bound(self) -> int:
         """No placement saves more, token-ns."""
         return self.best.saving_bound
+
+    @staticmethod
+    def _must_load(layer: LayerTerms) -> int:
+        """Return what loading costs at least where every need of a layer has a server of its own, token-ns."""
+        costs = np.where(layer.reach, layer.load[:, layer.needed].T, np.iinfo(np.int64).max)
+        return sum(costs.min(axis=1)[layer.reach.any(axis=1)].tolist()) if len(layer.needed) else 0
 
     def each(self, function: Callable[[LayerTerms], A]) -> list[A]:
         """Return ``function`` of every layer."""
@@ -301,7 +446,7 @@ class ConcaveBound:
         report : callable, optional
             Told of every better bound on the saving, and its proof.
         """
-        if not self.total_weight:
+        if not self.scale:
             return
         report = report or (lambda bound, proof: None)
         search = _Search(self)
@@ -313,9 +458,11 @@ class ConcaveBound:
                 if step % every == every - 1:
                     averaged.append(self._cut(x, mu))
                     counts.append(count)
-                    self._offer(averaged[-1:], np.ones((len(self.layers), 1)), search.x, report)
+                    last = averaged[-1]
+                    self._offer([last], np.ones((len(self.layers), 1)), last.needs, search.x, report)
                     share = np.array(counts) / sum(counts)
-                    self._offer(averaged, np.tile(share, (len(self.layers), 1)), search.x, report)
+                    needs = np.sum([part * cut.needs for part, cut in zip(share, averaged, strict=True)], axis=0)
+                    self._offer(averaged, np.tile(share, (len(self.layers), 1)), needs, search.x, report)
                 if stop():
                     return
             self._cuts += averaged
@@ -327,14 +474,14 @@ class ConcaveBound:
         """Go on with cutting planes until the bound hardly moves any more or somebody says stop."""
         t = self.tuning
         smoothing, best = t.cut_smoothing, max(cut.value for cut in self._cuts)
-        bounds = [self.saving_bound / self.total_weight]
+        bounds = [self.saving_bound / self.scale]
         while not stop():
             found = self._optimum(max(t.loose * (bounds[-1] - best), t.close), stop)
             if found is None:
                 return
-            upper, x, weights = found
-            self._offer(self._cuts, weights, x, report)
-            bounds.append(self.saving_bound / self.total_weight)
+            upper, x, weights, needs = found
+            self._offer(self._cuts, weights, needs, x, report)
+            bounds.append(self.saving_bound / self.scale)
             still = [
                 len(bounds) > many and bounds[-many] - bounds[-1] <= t.progress for many in (t.patience, 2 * t.patience)
             ]
@@ -354,16 +501,28 @@ class ConcaveBound:
         self.made += 1
         return _Cut(self, x, round(mu * UNIT))
 
-    def _optimum(self, tolerance: float, stop: Callable[[], bool]) -> tuple[float, Float, Float] | None:
+    def _optimum(self, tolerance: float, stop: Callable[[], bool]) -> tuple[float, Float, Float, Float] | None:
         """Maximise the least of all cuts, layer by layer, within the capacities.
 
         Returns
         -------
-        float, float64 array [N, I], float64 array [L, P]
-            The maximum (relative to the total weight), where it is, and the weight of each cut in each layer. None
-            where there is no time.
+        float, float64 array [N, I], float64 array [L, P], float64 array [C]
+            The maximum (relative to the scale), where it is, the weight of each cut in each layer, and the multipliers
+            of the requirements. None where there is no time.
         """
         size, room, most = _scaled(self.instance)
+        limited = any((layer.slots < layer.items.stop - layer.items.start).any() for layer in self.layers)
+        sides = None
+        if limited or len(self.needs):
+            sides = [
+                Sides(
+                    np.where(layer.slots < layer.items.stop - layer.items.start, layer.slots, np.inf),
+                    layer.reach,
+                    layer.needed,
+                    missing,
+                )
+                for layer, missing in zip(self.layers, self.missing.tolist(), strict=True)
+            ]
         found = maximise(
             [np.array([cut.constant[i] for cut in self._cuts]) for i in range(len(self.layers))],
             [np.array([cut.gradient[:, i] * most[:, i] for cut in self._cuts]) for i in self._items],
@@ -373,11 +532,30 @@ class ConcaveBound:
             tolerance,
             stop,
             self.tuning.program,
+            sides,
         )
-        return None if found is None else (found.value, found.x, np.array(found.weights))
+        if found is None:
+            return None
+        needs = np.concatenate([np.zeros(0), *found.needs])
+        if len(self.needs):
+            short = np.array([short.max(initial=0) for short in found.short])
+            dearest = self.tuning.dearest * self._first_missing
+            dearer = np.minimum(self.tuning.dearer * self.missing, dearest)
+            self.missing = np.where(short > self.tuning.lacking, dearer, self.missing)
+        return found.value, found.x, np.array(found.weights), needs
 
-    def _offer(self, cuts: list[_Cut], weights: Float, x: Float, report: Callable[[int, ConcaveResult], None]) -> None:
-        """Take the average of some cuts, weights ``[L, P]``, as the bound if it is better; all in integers."""
+    def _offer(
+        self,
+        cuts: list[_Cut],
+        weights: Float,
+        needs: Float,
+        x: Float,
+        report: Callable[[int, ConcaveResult], None],
+    ) -> None:
+        """Take the average of some cuts, weights ``[L, P]``, as the bound if it is better; all in integers.
+
+        ``needs [C]``: multipliers of the requirements, relative to the scale.
+        """
         whole = _whole(weights)
         instance = self.instance
         # Whole sums of weight * value, the value's high half (below 2**51) once more in two: no sum reaches 2**48.
@@ -393,6 +571,10 @@ class ConcaveBound:
                     sums[:, :, layer.items] += weight * np.stack((high >> 26, high & (2**26 - 1), low))
                     constant += weight * cut.constants[i]
         gradient = ((sums[0].astype(object) << 26) + sums[1] << 32) + sums[2]
+        priced = self._priced(needs)
+        for reach, item, value in priced:
+            gradient[reach, item] += value
+            constant -= value
         bound, prices = _maximum(instance, constant, gradient)
         if bound < self.saving_bound:
             points = [
@@ -400,8 +582,27 @@ class ConcaveBound:
                 for cut, block_weight in zip(cuts, block_weights, strict=True)
                 if block_weight.any()
             ]
-            self.best = ConcaveResult(instance, bound, points, prices, x)
+            self.best = ConcaveResult(instance, bound, points, prices, x, priced)
             report(bound, self.best)
+
+    def _priced(self, needs: Float) -> list[tuple[Bool, int, int]]:
+        """Return the requirements that have a price, with it in whole units; see :class:`Covering`."""
+        if not len(needs):
+            return []
+        unit = self.scale * WEIGHT_UNIT << SHARE_BITS
+        return [
+            (reach, item, int(need * unit))
+            for reach, item, need in zip(self.needs.reach, self.needs.item.tolist(), needs.tolist(), strict=True)
+            if need > 0 and math.isfinite(need)
+        ]
+
+
+def _missed(copies: Float, mu: float) -> Float:
+    """Return the share of a missing copy's cost that a smoothed count of copies has as its slope."""
+    if not mu:
+        return (copies < 1).astype(np.float64)
+    share: Float = np.clip((1 - copies + mu) / (2 * mu), 0, 1)
+    return share
 
 
 def _whole(weights: Float) -> Int64:
@@ -436,12 +637,24 @@ def _maximum(instance: Instance, constant: int, gradient: npt.NDArray[np.object_
     sizes = instance.item_bytes.tolist()
     total = constant * PRICE_UNIT
     prices = []
-    for values, room in zip(gradient.tolist(), _rooms(instance).tolist(), strict=True):
-        fitting = [(value, size) for value, size in zip(values, sizes, strict=True) if size <= room]
+    rooms, slots = _rooms(instance).tolist(), instance.layer_slots.tolist()
+    for values, room, limit in zip(gradient.tolist(), rooms, slots, strict=True):
+        fitting = [(values[i], sizes[i]) for i in _within_slots(instance, values, limit) if sizes[i] <= room]
         price = _price(fitting, room)
         prices.append(price)
         total += price * room + sum(max(0, value * PRICE_UNIT - price * size) for value, size in fitting)
     return total // (PRICE_UNIT * WEIGHT_UNIT << SHARE_BITS), prices
+
+
+def _within_slots(instance: Instance, values: list[int], limit: int) -> Iterable[int]:
+    """Return the items that count on a server: of each layer, whose experts are alike in size, the most valuable."""
+    chosen: list[int] = []
+    for first, last in itertools.pairwise(instance.block_start.tolist()):
+        items: Sequence[int] = range(first, last)
+        if limit < last - first:
+            items = sorted(items, key=values.__getitem__, reverse=True)[:limit]
+        chosen += items
+    return chosen
 
 
 def _price(fitting: list[tuple[int, int]], room: int) -> int:
@@ -449,20 +662,28 @@ def _price(fitting: list[tuple[int, int]], room: int) -> int:
     left = room
     for value, size in sorted(fitting, key=lambda item: item[0] / item[1], reverse=True):
         left -= size
-        if left < 0 or value == 0:
+        if value <= 0:
+            return 0
+        if left < 0:
             return value * PRICE_UNIT // size
     return 0
 
 
 class _Search:
-    """Accelerated gradient ascent on the smoothed function, in floats; all values relative to the total weight."""
+    """Accelerated gradient ascent on the smoothed function, in floats; all values relative to the scale."""
 
     def __init__(self, bound: ConcaveBound) -> None:
         self._bound = bound
         self._size, self._capacity, self._most = _scaled(bound.instance)
-        scale = 1 / bound.total_weight
+        scale = 1 / bound.scale
         self._weight = {id(layer): (layer.weight * scale).astype(np.float32) for layer in bound.layers}
+        self._load = {id(layer): layer.load * scale for layer in bound.layers if layer.load.any()}
         self.x: Float = np.minimum(1, self._capacity[:, None] / self._size.sum()) * self._most
+        experts = np.diff(bound.instance.block_start)
+        self._slots = np.minimum(bound.instance.layer_slots[:, None], experts).astype(np.float64)
+        self._limited = bool((self._slots < experts).any())
+        if self._limited:
+            self.x = np.minimum(self.x, (self._slots / experts)[:, bound.instance.item_block])
         k = kernels()
         metric = np.zeros_like(self.x)
 
@@ -472,6 +693,7 @@ class _Search:
             metric[:, layer.items] = k.curvature(layer.experts, layer.size, layer.start, weight, layer.level, n_experts)
 
         bound.each(curvature)
+        bound.needs.spread(bound.missing[bound.needs.layer], metric)
         self._metric = np.maximum(metric, 1e-6 * metric.max(initial=1e-9))
 
     def ascend(self, mu: float, steps: int) -> Iterator[tuple[Float, float]]:
@@ -486,11 +708,21 @@ class _Search:
         for _ in range(steps):
             yield y, momentum
             gradient = self._pass(y, mu)
-            following = kernels().project(y + gradient / metric, metric, self._size, self._capacity, self._most)
+            following = self._project(y + gradient / metric, metric)
             grown = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
             y = np.clip(following + (momentum - 1) / grown * (following - x), 0, 1)
             self.x = x = following
             momentum = grown
+
+    def _project(self, point: Float, metric: Float) -> Float:
+        """Return the nearest point that fits."""
+        k = kernels()
+        if not self._limited:
+            nearest: Float = k.project(point, metric, self._size, self._capacity, self._most)
+            return nearest
+        starts = self._bound.instance.block_start
+        within: Float = k.project_slots(point, metric, self._size, self._capacity, self._most, starts, self._slots)
+        return within
 
     def _pass(self, x: Float, mu: float) -> Float:
         """Return the gradient at a point."""
@@ -503,4 +735,9 @@ class _Search:
             gradient[:, layer.items] = k.smooth(layer.experts, layer.size, layer.start, weight, layer.level, at, mu)
 
         self._bound.each(one)
+        for layer in self._bound.layers:
+            if (load := self._load.get(id(layer))) is not None:
+                gradient[:, layer.items] -= load
+        if len(needs := self._bound.needs):
+            needs.spread(self._bound.missing[needs.layer] * _missed(needs.copies(x), mu), gradient)
         return gradient

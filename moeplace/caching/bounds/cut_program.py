@@ -10,6 +10,11 @@ crossover, this one 0.5.
 The method is the primal-dual one with Mehrotra's predictor and corrector (Wright 1997, *Primal-Dual Interior-Point
 Methods*, chapter 10). It starts feasible on both sides and stays so: whenever it ends, the weights of each layer's cuts
 are not negative and sum to 1. It is in floats and nothing is proven by it: weights and points are suggestions.
+
+Version 2 adds rows to a layer that say nothing of ``t_l``: at most so much of a layer on a server (slots), and at least
+one copy of an expert within a reach set (coverage). The latter are elastic, ``1 <= copies + short`` with ``short >= 0``
+at a cost, since there may be no fractional placement with more than one copy of everything: their multipliers stay
+below that cost.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from threadpoolctl import threadpool_limits
+
+from moeplace.base.arrays import Bool, Int64
 
 Float = npt.NDArray[np.float64]
 
@@ -58,11 +65,48 @@ class Optimum:
         Strictly between 0 and 1, within the capacities.
     weights : list of float64 array [P_l]
         What each layer's cuts count; not negative, sum 1.
+    needs : list of float64 array [C_l]
+        Multipliers of the rows of each layer that ask for a copy.
+    short : list of float64 array [C_l]
+        What these rows lack.
     """
 
     value: float
     x: Float
     weights: list[Float]
+    needs: list[Float]
+    short: list[Float]
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """What a layer's placement must keep beside the capacities.
+
+    Attributes
+    ----------
+    slots : float64 array [N]
+        How much of the layer each server takes at most; infinite without limit.
+    reach : bool array [C, N]
+        Within each of these sets of servers must be a copy ...
+    expert : int64 array [C]
+        ... of this expert.
+    cost : float
+        Of lacking a copy.
+    """
+
+    slots: Float
+    reach: Bool
+    expert: Int64
+    cost: float
+
+    def rows(self, shape: tuple[int, int]) -> tuple[Float, Float]:
+        """Return the constants and the slopes ``[., N, E]`` of the rows, those of coverage first."""
+        limited = np.flatnonzero(np.isfinite(self.slots))
+        count = len(self.expert)
+        slopes = np.zeros((count + len(limited), *shape))
+        slopes[np.arange(count), :, self.expert] = self.reach
+        slopes[count + np.arange(len(limited)), limited] = -1
+        return np.concatenate((np.full(count, -1.0), self.slots[limited])), slopes
 
 
 @dataclass
@@ -78,6 +122,8 @@ class _Point:
     at_one: Float
     weights: list[Float]  # [P_l]: multipliers of the cuts
     prices: Float  # [N]: multipliers of the capacities
+    short: list[Float]  # [C_l]: what rows of coverage lack, and its distance from costing too much
+    spare: list[Float]
 
     def pairs(self) -> list[tuple[Float, Float]]:
         """Slacks, each with its multiplier."""
@@ -86,6 +132,7 @@ class _Point:
             (self.rest, self.at_one),
             (self.room, self.prices),
             *zip(self.below, self.weights, strict=True),
+            *zip(self.short, self.spare, strict=True),
         ]
 
     def gap(self) -> float:
@@ -104,6 +151,8 @@ class _Point:
             self.at_one + dual * step.at_one,
             [a + dual * b for a, b in zip(self.weights, step.weights, strict=True)],
             self.prices + dual * step.prices,
+            [a + primal * b for a, b in zip(self.short, step.short, strict=True)],
+            [a + dual * b for a, b in zip(self.spare, step.spare, strict=True)],
         )
 
 
@@ -116,6 +165,7 @@ def maximise(
     tolerance: float,
     ended: Callable[[], bool],
     tuning: Tuning = USUAL,
+    sides: list[Sides] | None = None,
 ) -> Optimum | None:
     """Maximise the least of each layer's cuts, summed over the layers, within the capacities.
 
@@ -135,6 +185,8 @@ def maximise(
     ended : callable
         Asked before every step; True gives the work up.
     tuning : Tuning
+    sides : list of Sides, optional
+        Of each layer.
 
     Returns
     -------
@@ -142,7 +194,7 @@ def maximise(
         None where there was no time. Where the equations could not be solved any further, the last point.
     """
     with threadpool_limits(1, "blas"):  # other threads have the other cores
-        program = _Program(constants, gradients, columns, size, capacity, tuning.shortened)
+        program = _Program(constants, gradients, columns, size, capacity, tuning.shortened, sides)
         point = program.start()
         gap = point.gap()
         for _ in range(tuning.most_steps):
@@ -158,7 +210,10 @@ def maximise(
             if not math.isfinite(gap):  # a factor without digits left: weights that are no numbers prove nothing
                 break
             point = following
-        return Optimum(program.dual_value(point), point.x, [np.maximum(w, 0) / w.sum() for w in point.weights])
+        cuts = [w[:n] for w, n in zip(point.weights, program.cuts, strict=True)]
+        needs = [w[n : n + len(u)] for w, n, u in zip(point.weights, program.cuts, program.shorts(point), strict=True)]
+        weights = [np.maximum(w, 0) / w.sum() for w in cuts]
+        return Optimum(program.dual_value(point), point.x, weights, needs, program.shorts(point))
 
 
 class _Program:
@@ -170,22 +225,49 @@ class _Program:
         size: Float,
         capacity: Float,
         shortened: float,
+        sides: list[Sides] | None,
     ) -> None:
-        self.shortened = shortened
+        self.shortened, self.sides = shortened, sides
+        self.cuts = [len(constant) for constant in constants]
+        if sides is not None:
+            rows = [side.rows(gradient.shape[1:]) for side, gradient in zip(sides, gradients, strict=True)]
+            constants = [np.concatenate((c, more)) for c, (more, _) in zip(constants, rows, strict=True)]
+            fits = [(size[:, i] > 0).astype(np.float64) for i in columns]
+            gradients = [
+                np.concatenate((g, more * some)) for g, (_, more), some in zip(gradients, rows, fits, strict=True)
+            ]
         self.constants, self.columns, self.size, self.capacity = constants, columns, size, capacity
         self.shapes = [gradient.shape[1:] for gradient in gradients]
         self.slopes = [gradient.reshape(len(gradient), -1) for gradient in gradients]
         self.count = 2 * size.size + len(capacity) + sum(map(len, constants))
+        self.count += sum(len(side.expert) for side in sides or ())
+
+    def shorts(self, point: _Point) -> list[Float]:
+        """Return what the rows of coverage lack, layer by layer."""
+        return point.short if self.sides is not None else [np.zeros(0)] * len(self.cuts)
 
     def start(self) -> _Point:
         """Fill every server evenly to a half at most; give all cuts of a layer the same weight."""
         full = np.maximum(self.size.sum(axis=1), 1e-300)
         x = np.repeat(np.minimum(0.5, 0.5 * self.capacity / full)[:, None], self.size.shape[1], axis=1)
+        for side, i in zip(self.sides or (), self.columns, strict=False):
+            x[:, i] = np.minimum(x[:, i], 0.5 * side.slots[:, None] / (i.stop - i.start))
         x = np.maximum(x, 1e-9)
-        lines = [c + s @ x[:, i].ravel() for c, s, i in zip(self.constants, self.slopes, self.columns, strict=True)]
+        rows = [c + s @ x[:, i].ravel() for c, s, i in zip(self.constants, self.slopes, self.columns, strict=True)]
+        lines = [row[:n] for row, n in zip(rows, self.cuts, strict=True)]
         scale = max(sum(abs(float(line.min())) for line in lines), 1e-9)
         t = np.array([line.min() - scale / len(lines) for line in lines])
+        below = [line - low for line, low in zip(lines, t, strict=True)]
         weights = [np.full(len(line), 1 / len(line)) for line in lines]
+        short: list[Float] = []
+        spare: list[Float] = []
+        for j, side in enumerate(self.sides or ()):
+            rest, count = rows[j][self.cuts[j] :], len(side.expert)
+            short.append(np.maximum(0, -rest[:count]) + 0.5)
+            spare.append(np.full(count, side.cost / 2))
+            below[j] = np.concatenate((below[j], rest[:count] + short[j], np.maximum(rest[count:], 1e-9)))
+            slope = np.abs(self.slopes[j][: self.cuts[j]]).mean()
+            weights[j] = np.concatenate((weights[j], spare[j], np.full(len(rest) - count, slope + 1e-12)))
         room = np.maximum(self.capacity - (self.size * x).sum(axis=1), 1e-12)
         # Prices that leave about half of the values above them.
         value = self._values(weights)
@@ -197,12 +279,14 @@ class _Program:
             x=x,
             rest=1 - x,
             t=t,
-            below=[line - low for line, low in zip(lines, t, strict=True)],
+            below=below,
             room=room,
             at_zero=np.maximum(-net, 0) + typical,
             at_one=np.maximum(net, 0) + typical,
             weights=weights,
             prices=prices,
+            short=short,
+            spare=spare,
         )
 
     def _values(self, weights: list[Float]) -> Float:
@@ -235,39 +319,58 @@ class _Program:
         sized = self.size * inverse
         outer = np.diag(point.room / point.prices + (self.size * sized).sum(axis=1))
         layers = []
-        for below, w, slope, shape, i in zip(
-            point.below, point.weights, self.slopes, self.shapes, self.columns, strict=True
+        for j, (below, w, slope, shape, i) in enumerate(
+            zip(point.below, point.weights, self.slopes, self.shapes, self.columns, strict=True)
         ):
             scaled = slope * inverse[:, i].ravel()
             matrix = scaled @ slope.T
-            matrix[np.diag_indices_from(matrix)] += below / w
+            cuts, diagonal = self.cuts[j], below / w
+            if self.sides is not None:
+                diagonal[cuts : cuts + len(point.short[j])] += point.short[j] / point.spare[j]
+            matrix[np.diag_indices_from(matrix)] += diagonal
             factor = cho_factor(matrix, overwrite_a=True, check_finite=False)
             priced = (scaled.reshape(-1, *shape) * self.size[None, :, i]).sum(axis=2)
-            solved = cho_solve(factor, np.column_stack((np.ones(len(w)), priced)), check_finite=False)
-            level, total = solved[:, 0], solved[:, 1:].sum(axis=0)
+            counts = np.ones(len(w))
+            counts[cuts:] = 0
+            solved = cho_solve(factor, np.column_stack((counts, priced)), check_finite=False)
+            level, total = solved[:, 0], solved[:cuts, 1:].sum(axis=0)
             # What a change of the prices makes of the weights when their sum must not change.
-            apart = solved[:, 1:] - np.outer(level / level.sum(), total)
+            apart = solved[:, 1:] - np.outer(level / level[:cuts].sum(), total)
             outer -= priced.T @ apart
             layers.append((factor, scaled, level, total, apart))
         prices_factor = cho_factor(outer, overwrite_a=True, check_finite=False)
 
         def solve(change: list[Float]) -> _Point:
-            at_zero, at_one, room, *cuts = change
+            at_zero, at_one, room, *rest = change
+            cuts, lacks = rest[: len(layers)], rest[len(layers) :]
             pull = at_zero / point.x - at_one / point.rest
             right = room / point.prices + (sized * pull).sum(axis=1)
             lines = []
-            for line, w, (_, scaled, _, _, apart), i in zip(cuts, point.weights, layers, self.columns, strict=True):
+            for j, (line, w, (_, scaled, _, _, apart), i) in enumerate(
+                zip(cuts, point.weights, layers, self.columns, strict=True)
+            ):
                 lines.append(line / w - scaled @ pull[:, i].ravel())
+                if lacks:
+                    lines[-1][self.cuts[j] : self.cuts[j] + len(lacks[j])] -= lacks[j] / point.spare[j]
                 right += apart.T @ lines[-1]
             prices = cho_solve(prices_factor, right, check_finite=False)
             x = (pull - self.size * prices[:, None]) * inverse
             t, below, weights = np.zeros(len(lines)), [], []
+            short: list[Float] = []
+            spare: list[Float] = []
             for j, (line, (factor, scaled, level, total, apart)) in enumerate(zip(lines, layers, strict=True)):
                 free = cho_solve(factor, line, check_finite=False)
-                t[j] = -(free.sum() + total @ prices) / level.sum()
-                weights.append(free - level * (free.sum() / level.sum()) + apart @ prices)
+                n = self.cuts[j]
+                t[j] = -(free[:n].sum() + total @ prices) / level[:n].sum()
+                weights.append(free - level * (free[:n].sum() / level[:n].sum()) + apart @ prices)
                 x[:, self.columns[j]] += (weights[j] @ scaled).reshape(self.shapes[j])
-                below.append(self.slopes[j] @ x[:, self.columns[j]].ravel() - t[j])
+                below.append(self.slopes[j] @ x[:, self.columns[j]].ravel())
+                below[j][:n] -= t[j]
+                if lacks:
+                    change_of = weights[j][n : n + len(lacks[j])]
+                    short.append((lacks[j] + point.short[j] * change_of) / point.spare[j])
+                    spare.append(-change_of)
+                    below[j][n : n + len(lacks[j])] += short[j]
             return _Point(
                 x=x,
                 rest=-x,
@@ -278,6 +381,8 @@ class _Program:
                 at_one=(at_one + point.at_one * x) / point.rest,
                 weights=weights,
                 prices=prices,
+                short=short,
+                spare=spare,
             )
 
         return solve

@@ -15,6 +15,11 @@ for any shares: integers, so (L1) is exact. Where some experts are decided, a te
 lost for the others, too, and the share of one that hits moves to the rest, in the same proportions. The search decides
 experts in order of the weight they take part in, and follows masks in order of their bounds. Good shares come from
 entropic mirror descent on the smoothed (L1), in floats; they decide how long the search takes, not what is true.
+
+What version 2 adds stays within the layer. An expert that demands without a cloud need (C1) has only the masks that hit
+every reach set required of it; the layer may then have no plan at all. Loading (C2) is a price on pairs of server and
+expert, deducted from a plan's saving. Slots are a smaller ``room``; since many experts want to be on the same server
+then, (L1) is taken at prices that are higher by multipliers ``slot_price >= 0``, plus what all the room costs at these.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64, hash_salt
+from moeplace.caching.instance import Instance
 from moeplace.caching.terms import AggregatedProblem
 from moeplace.layers.oracle import Float, Plans, Priced, Schedule, no_stop
 
@@ -64,6 +70,9 @@ class Tuning:
 USUAL: Final = Tuning()
 """What is used unless something else is asked for."""
 
+NOTHING: Final = -(1 << 61)
+"""The worth of no plan, less than that of any."""
+
 KERNELS: Final = ("moeplace.caching.bounds._layer_kernels",)
 
 
@@ -87,6 +96,8 @@ class LayerOracle:
         prices of any plan must each be below 2**60.
     weights : int64 array [T], optional
         Weights to take instead of the problem's; a bound on the value then holds for these.
+    loads : int64 array [N, B], optional
+        What loading an expert of each block costs, to take instead of the instance's.
     tuning : Tuning
 
     Raises
@@ -101,6 +112,7 @@ class LayerOracle:
         block: int,
         scale: int = 1,
         weights: Int64 | None = None,
+        loads: Int64 | None = None,
         tuning: Tuning = USUAL,
     ) -> None:
         self.tuning = tuning
@@ -113,13 +125,16 @@ class LayerOracle:
         self.n_experts = last - first
         self.size = int(instance.item_bytes[first])
         self.units = 1
-        fits = instance.capacity_bytes >= self.size
+        fits = (instance.capacity_bytes >= self.size) & (instance.layer_slots > 0)
         radii, radius_of = np.unique(problem.term_radius[terms], return_inverse=True)
         members = problem.radius[radii] & fits
-        self.servers = np.flatnonzero(members.any(axis=0))
+        reach, required = _requirements(instance, slice(first, last))
+        reach = reach & fits
+        self.servers = np.flatnonzero(members.any(axis=0) | reach.any(axis=0))
         if len(self.servers) > tuning.most_servers:
             raise ValueError(f"{len(self.servers)} servers, at most {tuning.most_servers}")
-        self.room = np.minimum(instance.capacity_bytes[self.servers] // self.size, self.n_experts).astype(np.int64)
+        room = np.minimum(instance.capacity_bytes[self.servers] // self.size, self.n_experts).astype(np.int64)
+        self.room = np.minimum(room, instance.layer_slots[self.servers])
         bits = (1 << np.arange(len(self.servers))).astype(np.int64)
         self._radius, alike = np.unique(members[:, self.servers] @ bits, return_inverse=True)
         length = np.diff(problem.set_start)[problem.term_set[terms]]
@@ -136,25 +151,34 @@ class LayerOracle:
         self._weight = weight[terms][alive] * scale
         used_by = np.zeros(self.n_experts)
         np.add.at(used_by, expert[expert >= 0], np.broadcast_to(self._weight[:, None], expert.shape)[expert >= 0])
-        self.experts = np.argsort(-used_by, kind="stable")[: int((used_by > 0).sum())]
+        order = np.argsort(-used_by, kind="stable")
+        wanted = used_by > 0
+        wanted[required] = True
+        self.experts = order[wanted[order]]
         position = np.full(self.n_experts + 1, np.iinfo(np.int64).max)
         position[self.experts] = np.arange(len(self.experts))
         member = np.sort(position[expert], axis=1)
         self._member = np.where(member < len(self.experts), member, -1)
         self._length = length
         self._part = (self._member >= 0) / length[:, None]
+        self._load = self._loads(instance, slice(first, last), loads)
+        self._required = position[required], reach[:, self.servers] @ bits
+        self._covers = self._covering()
         self._allowed = self._masks()
+        # Multipliers of the room, where slots make it smaller than storage does: see _SlotPrice.
+        self._slots = _SlotPrice(self.room) if (self.room < room).any() else None
+        self.slot_price: Int64 = np.zeros(len(self.servers), dtype=np.int64)
         self._shared()
 
     @property
     def total(self) -> int:
-        """Sum of the weights, scaled: no plan saves more."""
-        return int(self._weight.sum())
+        """Sum of the weights, scaled, less what loading must cost: no plan saves more."""
+        return int(self._weight.sum()) - self.least_loading
 
     @property
     def least(self) -> int:
-        """The plan that holds nothing saves nothing."""
-        return 0
+        """A plan saves nothing at least, but for what loading everything costs."""
+        return -sum(self._load.ravel().tolist())
 
     @property
     def reach(self) -> Int64:
@@ -180,9 +204,17 @@ class LayerOracle:
         return masks
 
     def saving(self, masks: Int64) -> int:
-        """Return the scaled saving of a plan."""
+        """Return the scaled saving of a plan, less what it costs to load."""
         hit = (masks[np.maximum(self._member, 0)] & self._radius[self._term_radius][:, None]) > 0
-        return int(self._weight[(hit | (self._member < 0)).all(axis=1)].sum())
+        saving = int(self._weight[(hit | (self._member < 0)).all(axis=1)].sum())
+        if len(self._load):
+            saving -= int(self._load[(masks[:, None] >> np.arange(len(self.servers))) & 1 > 0].sum())
+        return saving
+
+    def covers(self, masks: Int64) -> bool:
+        """Return whether a plan meets every requirement of the layer."""
+        expert, reach = self._required
+        return bool((masks[expert] & reach > 0).all())
 
     def usage(self, masks: Int64) -> Int64:
         """Return the units of storage that a plan takes on each server of the instance, int64 [N]."""
@@ -197,15 +229,20 @@ class LayerOracle:
     def smooth(self, price: Float, temperature: float, rate: float, steps: int = 1) -> Float:
         """Take some steps of mirror descent with the shares at prices (floats, scaled); see :class:`Tunable`."""
         used = np.zeros((2, self.n_servers))
-        if not len(self._weight):
+        if not len(self._weight) and not len(self._required[0]):
             return used
-        price = price * float(self.units)
-        unit = self.total / len(self.experts)
+        price = price[self.servers] * float(self.units)
+        unit = max(1, int(self._weight.sum()) + self.least_loading) / len(self.experts)
         mine = np.zeros((2, len(self.servers)))
-        kernels().smooth(
-            self._radius, self._term_radius, self._member, self._length, self._weight / unit,
-            price[self.servers] / unit, temperature, rate, self._part, len(self.experts), mine, steps,
-        )  # fmt: skip
+        slots = self._slots
+        for _ in range(1 if slots is None else steps):
+            kernels().smooth(
+                self._radius, self._term_radius, self._member, self._length, self._weight / unit,
+                (price if slots is None else price + slots.price) / unit, self._load / unit, self._covers,
+                temperature, rate, self._part, len(self.experts), mine, steps if slots is None else 1,
+            )  # fmt: skip
+            if slots is not None:
+                slots.move(mine, temperature, unit)
         used[:, self.servers] = mine
         used[1] /= temperature * unit
         used[0] *= self.units
@@ -223,8 +260,11 @@ class LayerOracle:
         self._shared()
 
     def bound(self, price: Int64) -> int:
-        """Return (L1), a bound on the layer's value, at once."""
-        return int(self._values(price).max(axis=1).sum()) if len(self.experts) else 0
+        """Return (L1), a bound on the layer's value, at once; :data:`NOTHING` where an expert can be nowhere."""
+        if not len(self.experts):
+            return 0
+        best = self._values(price).max(axis=1)
+        return NOTHING if best.min() == NOTHING else int(best.sum()) + int(self.slot_price @ self.room)
 
     def best(
         self,
@@ -241,7 +281,8 @@ class LayerOracle:
         price : int64 array [N]
             Price of a unit of storage on each server, scaled; not negative.
         floor : int64 array [E'], optional
-            A plan within the room to begin with, else the empty one. It is returned where nothing is better.
+            A plan within the room, which covers, to begin with, else the empty one where it covers. It is returned
+            where nothing is better.
         stop : callable
             Asked now and then; when it says so, what is known so far is returned.
         nodes : int, optional
@@ -250,18 +291,24 @@ class LayerOracle:
         Returns
         -------
         Priced
-            Its bound is proven whatever has ended the search.
+            Its bound is proven whatever has ended the search. Without a plan its worth is :data:`NOTHING` and its code
+            means nothing; so is its bound where it is proven that there is none.
         """
         masks = np.zeros(len(self.experts), dtype=np.int64) if floor is None else floor
         saving, usage = self.plan(masks)
         worth = saving - int(price @ usage)
         if not len(self.experts):
             return Priced(worth, worth, saving, usage, masks)
-        search = _Search.prepare(self, price, worth + 1, every=False)
+        if floor is None and not self.covers(masks):
+            worth = NOTHING
+        threshold = max(worth + 1, NOTHING // 2)
+        search = _Search.prepare(self, price, threshold, every=False)
         if isinstance(search, int):
             return Priced(max(search, worth), worth, saving, usage, masks)
         bound = search.run(stop, nodes)
-        if search.state[2] or search.worth > worth:
+        if worth == NOTHING and bound < threshold:
+            bound = NOTHING  # the search has ended and found nothing
+        if search.worth >= threshold:
             worth, masks = search.worth, search.best_mask.copy()
             usage = self.usage(masks)
             saving = worth + int(price @ usage)
@@ -289,7 +336,9 @@ class LayerOracle:
             return found if least <= 0 else found.take(np.zeros(1, dtype=np.bool_))
         search = _Search.prepare(self, price, least, every=True)
         if isinstance(search, int):
-            return None
+            none = np.zeros((0, len(self.experts)), dtype=np.int64)
+            empty = Plans(np.zeros(0, dtype=np.int64), np.zeros((0, self.n_servers), dtype=np.int64), none)
+            return empty if search == NOTHING else None
         search.run(stop, nodes, most)
         if search.state[0] != -2:
             return None
@@ -301,14 +350,48 @@ class LayerOracle:
     def _masks(self) -> Bool:
         """Return which masks are worth looking at, bool [E', 2**N']: without servers that add nothing to a mask."""
         n_masks = 1 << len(self.servers)
-        asked = np.zeros((len(self.experts), len(self._radius)), dtype=np.int64)
+        expert, reach = self._required
+        asked = np.zeros((len(self.experts), len(self._radius) + len(np.unique(reach))), dtype=np.int64)
         inside = self._member >= 0
         rows = np.broadcast_to(self._term_radius[:, None], self._member.shape)[inside]
         asked[self._member[inside], rows] = self._radius[rows]
+        asked[expert, len(self._radius) + np.unique(reach, return_inverse=True)[1]] = reach
+        allowed: Bool
         if n_masks * asked.size * max(1, len(self.servers)) > self.tuning.most_mask_cells:
-            return np.ones((len(self.experts), n_masks), dtype=np.bool_)
-        allowed: Bool = ~kernels().redundant(asked, len(self.servers))
-        return allowed
+            allowed = np.ones((len(self.experts), n_masks), dtype=np.bool_)
+        else:
+            allowed = ~kernels().redundant(asked, len(self.servers))
+        return allowed & self._covers if len(self._covers) else allowed
+
+    def _loads(self, instance: Instance, items: slice, loads: Int64 | None) -> Int64:
+        """Return what loading costs, scaled, int64 [E', N']; no rows where it is free."""
+        loads = instance.load_block_ns if loads is None else loads
+        if loads is None or not loads[self.servers, self.block].any():
+            return np.zeros((0, len(self.servers)), dtype=np.int64)
+        load = np.repeat(loads[None, self.servers, self.block] * self.scale, len(self.experts), axis=0)
+        if instance.holds is not None:
+            load[instance.holds[:, items][self.servers][:, self.experts].T] = 0
+        return load
+
+    def _covering(self) -> Bool:
+        """Return which masks hit every reach set required of an expert, bool [E', 2**N']; no rows where none is."""
+        masks, n_experts = np.arange(1 << len(self.servers)), len(self.experts)
+        covers = np.ones((n_experts if len(self._required[0]) else 0, len(masks)), dtype=np.bool_)
+        for expert, reach in zip(*(column.tolist() for column in self._required), strict=True):
+            covers[expert] &= masks & reach > 0
+        self.least_loading = 0
+        if len(self._load) and len(covers):
+            loading = self._mask_loads()
+            least = np.where(covers, loading, np.iinfo(np.int64).max).min(axis=1)
+            self.least_loading = sum(least[covers.any(axis=1)].tolist())
+        return covers
+
+    def _mask_loads(self) -> Int64:
+        """Return what loading each expert onto each mask costs, int64 [E', 2**N']."""
+        table = np.zeros((len(self._load), 1 << len(self.servers)), dtype=np.int64)
+        for n, load in enumerate(self._load.T):
+            table[:, 1 << n : 2 << n] = table[:, : 1 << n] + load[:, None]
+        return table
 
     def _shared(self) -> None:
         """Turn parts into integer shares, and these into what is booked at the root."""
@@ -316,16 +399,50 @@ class LayerOracle:
         self._mass: Int64 = kernels().first_mass(
             self._term_radius, self._member, self._length, self._share, len(self.experts), len(self._radius)
         )
+        if self._slots is not None:
+            self.slot_price = np.rint(self._slots.price).astype(np.int64)
 
     def _mask_price(self, price: Int64) -> Int64:
+        """Return what a mask costs, the multipliers of the room included, int64 [2**N']."""
         table = np.zeros(1 << len(self.servers), dtype=np.int64)
-        for n, p in enumerate((price[self.servers] * self.units).tolist()):
+        for n, p in enumerate((price[self.servers] * self.units + self.slot_price).tolist()):
             table[1 << n : 2 << n] = table[: 1 << n] + p
         return table
 
     def _values(self, price: Int64) -> Int64:
+        """Return what each expert is worth on each mask, int64 [E', 2**N']; :data:`NOTHING` where it may not be."""
         values: Int64 = kernels().mask_values(self._mass, self._radius, self._mask_price(price))
+        if len(self._load):
+            values -= self._mask_loads()
+        if len(self._covers):
+            values[~self._covers] = NOTHING
         return values
+
+
+def _requirements(instance: Instance, items: slice) -> tuple[Bool, Int64]:
+    """Return the servers [C, N] and the expert [C] of each requirement of a layer."""
+    if instance.coverage is None:
+        return np.zeros((0, len(instance.servers)), dtype=np.bool_), np.zeros(0, dtype=np.int64)
+    reach, expert = instance.coverage.of(items)
+    return instance.coverage.reach[reach], expert.astype(np.int64)
+
+
+class _SlotPrice:
+    """Multipliers of a layer's room, moved as the engine moves its prices (:meth:`LayerProof.descend`)."""
+
+    def __init__(self, room: Int64) -> None:
+        self._room = room.astype(np.float64)
+        self.price: Float = np.zeros(len(room))
+        self._gain, self._last = np.full(len(room), 0.3), np.zeros(len(room))
+
+    def move(self, used: Float, temperature: float, unit: float) -> None:
+        """Take a step against what is used beyond the room, ``used [2, N']`` being its expectation and variance."""
+        over = used[0] - self._room
+        self._gain = np.clip(np.where(over * self._last >= 0, 1.2 * self._gain, 0.5 * self._gain), 1e-3, 1e3)
+        self._last = over
+        most = 0.05 * self.price + 0.02 * unit
+        step = self._gain * over * (temperature * unit) / np.maximum(used[1], 1e-6)
+        self.price = np.maximum(0, self.price + np.clip(step, -most, most))
 
 
 @dataclass(eq=False)
@@ -352,7 +469,10 @@ class _Search:
         n, n_radii = len(oracle.experts), len(oracle._radius)
         values = oracle._values(price)
         best = values.max(axis=1)
-        root = int(best.sum())
+        if best.min() == NOTHING:
+            return NOTHING
+        whole = int(oracle.slot_price @ oracle.room)
+        root = int(best.sum()) + whole
         # A mask that is so much worse than the expert's best is in no plan that is looked for.
         keep = (values >= threshold - root + best[:, None]) & oracle._allowed
         owner, mask = np.nonzero(keep)
@@ -375,9 +495,10 @@ class _Search:
         else:
             long = _among_first(oracle, oracle._length - 1)
         state = np.array([-1, threshold, 0, threshold - 1], dtype=np.int64)
-        search = cls(
-            oracle, every, first, mask, oracle._mask_price(price)[mask], hits, begin, change, pending, long, state, ()
-        )
+        cost = oracle._mask_price(price)[mask]
+        if len(oracle._load):
+            cost = cost + oracle._mask_loads()[owner, mask]
+        search = cls(oracle, every, first, mask, cost, hits, begin, change, pending, long, state, ())
         widest = int(np.diff(first).max(initial=0))
         servers = len(oracle.servers)
         shapes = {
@@ -386,6 +507,7 @@ class _Search:
         }  # fmt: skip
         search.arrays = {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes.items()}
         search.arrays["mass"][0] = oracle._mass
+        search.arrays["value"][0] = whole
         search._grow(oracle.tuning.first_plans if every else 1)
         return search
 
@@ -424,14 +546,16 @@ class _Search:
         oracle, a = self.oracle, self.arrays
         kernel = kernels()
         left, chunk = nodes, oracle.tuning.chunk
+        tight = oracle._slots is not None or len(oracle._covers) > 0
         while True:
             budget = chunk if left is None else min(chunk, left)
             status = kernel.search(
                 oracle._radius, oracle._term_radius, oracle._member, oracle._length, oracle._share, *self.long,
                 self.first, self.mask, self.price, self.hits, self.begin, self.change, self.pending, oracle.room,
+                oracle.slot_price,
                 self.state, a["mass"], a["value"], a["used"], a["child"], a["child_bound"], a["children"], a["chosen"],
                 a["best_mask"], a["nodes"], a["table"], a["key"], a["plan_value"], a["plan_used"], a["plan_mask"],
-                hash_salt(len(oracle.room)), self.every, budget,
+                hash_salt(len(oracle.room)), self.every, tight, budget,
             )  # fmt: skip
             if status == kernel.FINISHED:
                 return self.worth

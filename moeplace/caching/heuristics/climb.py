@@ -35,11 +35,9 @@ def climbed(form: SavingForm, start: Placement | None, time_limit: float | None,
     Placement
     """
     with stopping(time_limit) as stop:
-        climb = Climb(
-            WorkingPlacement(form, held_by(form.instance, start), threads), stop, lambda saving: None, ENUMERATED
-        )
-        climb.begin(start is not None)
-        return Placement(climb.plan.held)
+        plan = WorkingPlacement(form, held_by(form.instance, start, stop), threads)
+        Climb(plan, stop, lambda saving: None, ENUMERATED).begin(start is not None)
+        return plan.placement()
 
 
 def pooled_placement(instance: Instance, enumerated: int) -> Bool:
@@ -69,14 +67,17 @@ def pooled_placement(instance: Instance, enumerated: int) -> Bool:
     plan = WorkingPlacement(pool, np.zeros((1, instance.n_items), dtype=np.bool_))
     plan.take(plan.refill(0, enumerated))
 
-    held = held_by(instance, None)
+    held = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
     free = instance.capacity_bytes.copy()
+    slots = np.repeat(instance.layer_slots[:, None], instance.n_blocks, axis=1)
     wanted = np.flatnonzero(plan.held[0])
     for item in wanted[np.argsort(-instance.item_bytes[wanted], kind="stable")].tolist():
-        n = int(np.argmax(free))
-        if instance.item_bytes[item] <= free[n]:
+        block = instance.item_block[item]
+        n = int(np.argmax(np.where(slots[:, block] > 0, free, -1)))
+        if slots[n, block] and instance.item_bytes[item] <= free[n]:
             held[n, item] = True
             free[n] -= instance.item_bytes[item]
+            slots[n, block] -= 1
     return held
 
 
@@ -97,8 +98,13 @@ class Climb:
             self.construct()
         self.to_local_optimum()
         if not started and len(self.servers) > 1 and not self.stop:
-            instance = self.plan.form.instance
-            self.attempt(lambda: self.plan.restore(pooled_placement(instance, self.enumerated)))
+            self.attempt(self.another_beginning)
+
+    def another_beginning(self) -> None:
+        """Go to what one pool of all servers' storage would hold."""
+        instance = self.plan.form.instance
+        if instance.coverage is None:
+            self.plan.restore(pooled_placement(instance, self.enumerated))
 
     def to_local_optimum(self) -> None:
         """Improve the plan until no neighbourhood does."""
@@ -161,7 +167,7 @@ class Climb:
             if self.settled[i] == key:
                 continue
             for order in (self.servers, self.servers[::-1]):
-                self.plan.put(i, np.zeros_like(old), 0)
+                self.plan.put(i, np.zeros_like(old))
                 self._fill_layer(i, order, room.tolist())
                 if self.plan.layer_saving[i] > saving:
                     break
@@ -175,14 +181,32 @@ class Climb:
         best, saving = self.plan.held.copy(), self.plan.saving
         change()
         self.to_local_optimum()
-        if self.plan.saving < saving:
+        if self.plan.saving < saving or not self.plan.allowed():
             self.plan.restore(best)
 
     def kick(self, generator: np.random.Generator) -> None:
-        """Empty two to four servers, fill them in random order."""
+        """Empty two to four servers and fill them in random order; where none may be missing, two also swap layers."""
         servers = generator.permutation(self.servers)[: int(generator.integers(2, 5))].tolist()
         self.plan.clear(servers)
+        if self.plan.form.instance.coverage is not None and len(servers) > 1:
+            self._swap_layers(servers[0], servers[1], generator)
         self.refill(servers)
+
+    def _swap_layers(self, a: int, b: int, generator: np.random.Generator) -> None:
+        """Let two servers swap what they hold of one layer or two that fit, once or a few times."""
+        for _ in range(int(generator.integers(1, 4))):
+            used = self.plan.held[[a, b]].astype(np.int64)
+            change = np.array(
+                [layer.size * (used[1] - used[0])[layer.items].sum() for layer in self.plan.form.layers], dtype=np.int64
+            )
+            room, i = self.plan.free, int(generator.integers(len(change)))
+            others = np.flatnonzero((change[i] + change <= room[a]) & (-change[i] - change <= room[b]))
+            alone = -room[b] <= change[i] <= room[a]
+            other = int(generator.choice(others)) if len(others) else i
+            if other == i and not alone:
+                continue
+            if self.plan.swap(i, a, b) and other != i and not self.plan.swap(other, a, b):
+                self.plan.swap(i, a, b)
 
     def _fill_layer(self, i: int, servers: list[int], room: list[int]) -> None:
         """Fill one layer on some servers in turn, each with at most ``room`` experts, until that improves nothing."""

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeplace.base.arrays import Bool, Int64
+from moeplace.base.arrays import Bool
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 from moeplace.caching.bounds.by_layers import CachingLayers
-from moeplace.caching.heuristics.climb import Climb, pooled_placement
+from moeplace.caching.heuristics.climb import Climb
 from moeplace.caching.heuristics.columns import Column, ColumnPool, Float
 from moeplace.caching.heuristics.pricing import peeled, price
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import SavingForm
+
+TURNS = (3, 1)
+"""Checkpoints that columns and bound have in turn, where they share one thread."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class ColumnSearch:
         self.plan = WorkingPlacement(form, search.placement.cached.copy(), threads)
         self.climb = Climb(self.plan, self.stop, self._found, enumerated)
         self.pool = ColumnPool(form)
+        self.pool.add_plan(self.plan)
         self.held, self.saving = self.plan.held.copy(), self.plan.saving
         self.prices: Float = np.zeros(len(self.capacity))
         self.details: dict[str, int | float | str] = {"kicks": 0, "columns": 0, "merges": 0}
@@ -160,7 +164,7 @@ class ColumnSearch:
         self.climb.to_local_optimum()
         self._keep()
         if not self.started and len(self.capacity) > 1 and not self.stop:
-            self.climb.attempt(lambda: self.plan.restore(pooled_placement(self.form.instance, self.enumerated)))
+            self.climb.attempt(self.climb.another_beginning)
             self._keep()
 
     def _price_out(self) -> None:
@@ -180,11 +184,7 @@ class ColumnSearch:
         if self.exact is None:
             return False
         layers = self.exact
-        to_units = layers.size_unit * layers.scale / layers.unit
-        wanted = self.prices * to_units
-        # Sums of prices must not overflow; a bound holds at any price.
-        sane = min(1.0, 2 * layers.total / max(float(wanted @ layers.capacity), 1.0))
-        price: Int64 = np.rint(wanted * sane).astype(np.int64)
+        price = layers.prices(self.prices)
         upper, news = int(price @ layers.capacity), False
         layer_of = {layer.items.start: i for i, layer in enumerate(self.form.layers)}
         for oracle in layers.oracles:
@@ -261,7 +261,7 @@ class ColumnSearch:
             self.climb.to_local_optimum()
             self._keep()
         if len(layer) > self.tuning.kept:
-            # The first column of a layer is the empty one, which fits beside any others.
+            # The first column of a layer is the empty one, where it may be empty: it fits beside any others.
             kept = np.zeros(len(layer), dtype=np.bool_)
             kept[order[: self.tuning.kept // 2]] = kept[first + own] = kept[first] = True
             # What the merge has led to may be made of columns that the prices do not like.
@@ -273,6 +273,8 @@ class ColumnSearch:
 
     def _keep(self) -> None:
         """Put what the plan holds into the pool, and take it as the incumbent if it is better."""
+        if not self.plan.allowed():
+            return
         self.pool.add_plan(self.plan)
         if self.plan.saving > self.saving:
             self.held, self.saving = self.plan.held.copy(), self.plan.saving
@@ -303,7 +305,10 @@ class ColumnSearch:
         for n, capacity in enumerate(self.capacity.tolist()):
             if self.stop:
                 break
-            values = [self.plan.function(i, n, self.enumerated).values for i in range(len(layers))]
+            functions = [self.plan.function(i, n, self.enumerated) for i in range(len(layers))]
+            # What only this server holds is not for sale.
+            capacity -= sum(f.required * s for f, s in zip(functions, sizes, strict=True))
+            values = [f.values[f.required :] for f in functions]
             low, high = 0.0, max(float(v[-1] - v[0]) / s for v, s in zip(values, sizes, strict=True)) + 1.0
             for _ in range(self.tuning.halvings):
                 middle = (low + high) / 2

@@ -49,13 +49,15 @@ class ColumnPool:
         self.columns = [[] for _ in self.form.layers]
         for i, layer in enumerate(self.form.layers):
             empty = np.zeros((servers, layer.n_experts), dtype=np.bool_)
-            self.add(i, empty, layer.saving_ns(empty))
+            self.add(i, empty, layer.saving_ns(empty))  # no column where something must be held
 
     def __len__(self) -> int:
         return sum(map(len, self.columns))
 
     def add(self, i: int, part: Bool, saving: int) -> bool:
-        """Add a column of a layer; say whether that is news."""
+        """Add a column of a layer; say whether that is news. What keeps slots or requirements not is no column."""
+        if not self.form.layers[i].allows(part):
+            return False
         usage = part.sum(axis=1)
         key = usage.tobytes()
         at = self._at[i].get(key)

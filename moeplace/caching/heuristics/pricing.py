@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeplace.base.arrays import Bool, Int64
+from moeplace.base.arrays import Bool, Int32, Int64
 from moeplace.caching.heuristics.columns import Float
 from moeplace.caching.saving import Layer
 
@@ -43,7 +43,8 @@ def price(layer: Layer, part: Bool, capacity: Int64, prices: Float, enumerated: 
         same += 1
         if room[n]:
             function = layer.value_function(part, n, enumerated)
-            net = function.values[: room[n] + 1] - cost[n] * np.arange(room[n] + 1)
+            values = function.values[: room[n] + 1]
+            net = values - cost[n] * np.arange(len(values))
             q, now = int(np.argmax(net)), int(part[n].sum())
             if net[q] - (saving - cost[n] * now) > 1e-9 * max(saving, 1):
                 part[n] = function.kept[q]
@@ -87,10 +88,26 @@ def peeled(layer: Layer, capacity: Int64, prices: Float) -> tuple[Bool, int]:
     """Return a column of a layer at some prices: from everything everywhere, what is not worth its price is dropped.
 
     The experts are dropped from the servers one by one, the one that loses least for its price first, until none is
-    left; of all these columns the best is returned. It sees sets of experts that help only together.
+    left; of all these columns the best is returned that keeps slots and requirements, if there is one: otherwise the
+    first that keeps slots. It sees sets of experts that help only together.
     """
     held = np.broadcast_to((capacity >= layer.size)[:, None], (len(capacity), layer.n_experts)).copy()
     savings, worths, server, expert = layer.peel(held, prices * layer.size)
-    best = int(np.argmax(worths))
+    first, last = _allowed(layer, held, server, expert)
+    best = first + int(np.argmax(worths[first : max(first, last) + 1]))
     held[server[:best], expert[:best]] = False
     return held, int(savings[best])
+
+
+def _allowed(layer: Layer, held: Bool, server: Int32, expert: Int32) -> tuple[int, int]:
+    """Return after how many drops of :meth:`Layer.peel` slots are kept, and after how many requirements still are."""
+    first, last = 0, len(server)
+    for n in np.flatnonzero(held.sum(axis=1) > layer.slots).tolist():
+        dropped = np.flatnonzero(server == n)
+        first = max(first, int(dropped[int(held[n].sum() - layer.slots[n]) - 1]) + 1)
+    if layer.covers:
+        when = np.full(held.shape, -1, dtype=np.int64)
+        when[server, expert] = np.arange(len(server))
+        group, needed = layer.group[-layer.covers :], layer.experts[-layer.covers :, 0]
+        last = int(np.where(layer.near[group] > 0, when.T[needed], -1).max(axis=1).min())
+    return first, last

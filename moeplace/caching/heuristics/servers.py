@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.base.arrays import Bool
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.stop import Stop
 from moeplace.caching.heuristics.working_placement import Refill, WorkingPlacement
@@ -74,7 +75,7 @@ def requests_by_server(instance: Instance) -> npt.NDArray[np.float64]:
         return use
     home = np.argmin(instance.server_ns, axis=1)
     time = instance.server_ns[np.arange(len(home)), home]
-    served = (time < instance.cloud_ns) & (time != UNREACHABLE)
+    served = ((time < instance.cloud_ns) | ~instance.has_cloud) & (time != UNREACHABLE)
     length = np.diff(instance.rows.start)
     demand = np.repeat(instance.rows.demand, length)
     count = np.repeat(instance.rows.count, length)
@@ -87,23 +88,31 @@ def requests_by_server(instance: Instance) -> npt.NDArray[np.float64]:
     return use
 
 
-def most_requested(instance: Instance) -> Placement:
-    """Return what each server holds if it takes what the users nearest to it request most often per byte."""
+def most_requested(instance: Instance, begin: Placement | None = None) -> Placement:
+    """Return what each server holds if it takes what the users nearest to it request most often per byte.
+
+    It takes them beside what it has to ``begin`` with; nothing without. What loading costs does not count.
+    """
     use = requests_by_server(instance)
-    cached = np.zeros(use.shape, dtype=np.bool_)
-    for n, capacity in enumerate(instance.capacity_bytes.tolist()):
+    cached = np.zeros(use.shape, dtype=np.bool_) if begin is None else begin.cached.copy()
+    for n in range(len(cached)):
         rate = use[n] / instance.item_bytes
-        fill(cached[n], np.argsort(-rate, kind="stable")[: np.count_nonzero(rate)], instance, capacity)
+        fill(cached[n], np.argsort(-rate, kind="stable")[: np.count_nonzero(rate)], instance, n)
     return Placement(cached)
 
 
-def fill(cached: npt.NDArray[np.bool_], order: npt.NDArray[np.intp], instance: Instance, capacity: int) -> None:
-    """Take items in the given order, passing over what no longer fits."""
-    sizes = instance.item_bytes[order].tolist()
+def fill(cached: Bool, order: npt.NDArray[np.intp], instance: Instance, server: int) -> None:
+    """Let a server, which has ``cached`` [I], take items in the given order, passing over what no longer fits."""
+    free = int(instance.capacity_bytes[server]) - sum(instance.item_bytes[cached].tolist())
+    limit = int(instance.layer_slots[server])
+    of_block = np.bincount(instance.item_block[cached], minlength=instance.n_blocks).tolist()
+    order = order[~cached[order]]
+    sizes, blocks = instance.item_bytes[order].tolist(), instance.item_block[order].tolist()
     smallest = min(sizes, default=0)
-    for item, size in zip(order.tolist(), sizes, strict=True):
-        if size <= capacity:
+    for item, size, block in zip(order.tolist(), sizes, blocks, strict=True):
+        if size <= free and of_block[block] < limit:
             cached[item] = True
-            capacity -= size
-        if capacity < smallest:
+            free -= size
+            of_block[block] += 1
+        if free < smallest:
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -11,6 +12,7 @@ import numpy as np
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.workers import each
 from moeplace.caching.heuristics.knapsack import fill
+from moeplace.caching.placement import Placement
 from moeplace.caching.saving import Moves, SavingForm, ValueFunction
 
 T = TypeVar("T")
@@ -64,7 +66,7 @@ class WorkingPlacement:
     ----------
     form : SavingForm
     held : bool array [N, I]
-        The placement to begin with; it must fit. Experts that nobody asks for are dropped. Changed in place.
+        The placement to begin with; it must fit. Experts that nobody needs are dropped. Changed in place.
     threads : int
         Threads that value layers.
     """
@@ -75,6 +77,7 @@ class WorkingPlacement:
             asked[layer.items] = True
         held[:, ~asked] = False
         self.form, self.held, self.threads = form, held, threads
+        self._begin = held.copy()
         self.layer_saving = [layer.saving_ns(self.part(i)) for i, layer in enumerate(form.layers)]
         self._memo: list[dict[object, Any]] = [{} for _ in form.layers]
 
@@ -87,6 +90,17 @@ class WorkingPlacement:
     def free(self) -> Int64:
         """Free bytes of each server, int64 [N]."""
         return self.form.capacity_bytes - self.held @ self.form.instance.item_bytes
+
+    def allowed(self) -> bool:
+        """Return whether slots and requirements are kept: capacities always are."""
+        return all(layer.allows(self.held[:, layer.items]) for layer in self.form.layers)
+
+    def placement(self) -> Placement:
+        """Return the placement as it is; the one it began with in the rare case that this one is not allowed.
+
+        Where costs are so large that requirements cannot outweigh all savings in 64 bits, one may have been given up.
+        """
+        return Placement(self.held if self.allowed() else self._begin)
 
     def part(self, i: int) -> Bool:
         """Return what the servers hold of a layer, bool [N, E], a copy (also where the layer is all there is)."""
@@ -104,10 +118,25 @@ class WorkingPlacement:
                 self.put(i, np.ascontiguousarray(held[:, layer.items]))
 
     def clear(self, servers: list[int]) -> None:
-        """Empty some servers."""
+        """Empty some servers, one after the other, but for what nobody else holds and must be held."""
         held = self.held.copy()
         held[servers] = False
+        for layer in self.form.layers:
+            if layer.covers:
+                part = np.ascontiguousarray(self.held[:, layer.items])
+                for n in servers:
+                    part[n] &= layer.required(part, n)
+                held[:, layer.items] = part
         self.restore(held)
+
+    def swap(self, i: int, a: int, b: int) -> bool:
+        """Let two servers swap what they hold of a layer; say whether they may, as far as the layer is concerned."""
+        part = self.part(i)
+        part[[a, b]] = part[[b, a]]
+        if not self.form.layers[i].allows(part):
+            return False
+        self.put(i, part)
+        return True
 
     def move(self, i: int, origin: int, target: int) -> None:
         """Make the best move of a layer from one place to another, as :meth:`moves` values it."""
@@ -134,9 +163,15 @@ class WorkingPlacement:
         """Solve one server's problem, all others fixed. Changes nothing: see :meth:`take`."""
         layers = range(len(self.form.layers))
         functions = each(lambda i: self.function(i, server, enumerated, cuts, nodes), layers, self.threads)
-        capacity = int(self.form.capacity_bytes[server])
-        filling = fill([f.values for f in functions], [layer.size for layer in self.form.layers], capacity, epsilon)
-        return Refill(server, filling.value - self.saving, filling.ratio, functions, filling.counts)
+        sizes = [layer.size for layer in self.form.layers]
+        # What only this server can hold takes its bytes first; what more is worth is then a knapsack.
+        required = [f.required for f in functions]
+        capacity = int(self.form.capacity_bytes[server]) - sum(map(operator.mul, required, sizes))
+        if capacity < 0 or any(f.required >= len(f.values) for f in functions):
+            return Refill(server, -1, 1.0, functions, required)
+        filling = fill([f.values[f.required :] for f in functions], sizes, capacity, epsilon)
+        counts = list(map(operator.add, required, filling.counts))
+        return Refill(server, filling.value - self.saving, filling.ratio, functions, counts)
 
     def take(self, refill: Refill) -> bool:
         """Give a server what was found best for it if that is strictly better; return whether it is."""

@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
+from moeplace.base.arrays import Int64
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
-from moeplace.caching.heuristics.servers import fill, most_requested
+from moeplace.base.stop import stopping
+from moeplace.base.text import number
+from moeplace.caching.heuristics.covering import cover
+from moeplace.caching.heuristics.servers import fill, most_requested, requests_by_server
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+
+
+def _needs_servers(instance: Instance) -> str | None:
+    """Say why empty servers are no placement, or None."""
+    coverage = instance.coverage
+    if coverage is None:
+        return None
+    held = number(len(np.unique(coverage.item)), "expert")
+    return f"no placement: {held} must be on some server, because demands have no cloud"
 
 
 @describe(
     MethodInfo(
         summary="Every server empty: everything is served by the device or the cloud.",
+        limits="demands without a cloud: empty servers are no placement",
+        refuses=_needs_servers,
         seeded=lambda parameters: False,
     )
 )
@@ -48,8 +63,13 @@ def popular(
 
     The users of a server are the demands for which no server is nearer, and which it serves faster than the
     cloud. Experts on the user's own device do not count. What nobody near uses is not cached.
+
+    Where demands have no cloud, the servers begin with a cover (every expert that must be somewhere, at the least loss
+    of requests: :func:`moeplace.caching.heuristics.covering.cover`) and are filled beside it.
     """
-    return Outcome(most_requested(instance))
+    with stopping(time_limit) as stop:
+        begin = cover(instance, stop, requests_by_server(instance).astype(np.int64))
+        return Outcome(most_requested(instance, begin))
 
 
 @describe(MethodInfo(summary="Each server caches experts in a random order (seeded) until nothing more fits."))
@@ -62,9 +82,19 @@ def random(
     start: Placement | None,
     progress: ProgressCallback | None,
 ) -> Outcome:
-    """Fill each server in a random order of all experts. Ignores ``start``."""
-    generator = np.random.default_rng(seed)
-    cached = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
-    for n, capacity in enumerate(instance.capacity_bytes.tolist()):
-        fill(cached[n], generator.permutation(instance.n_items), instance, capacity)
-    return Outcome(Placement(cached))
+    """Fill each server in a random order of all experts. Ignores ``start``.
+
+    Where demands have no cloud, the servers begin with a cover, as for ``popular``, here of values drawn at random.
+    """
+    with stopping(time_limit) as stop:
+        generator = np.random.default_rng(seed)
+        cached = cover(instance, stop, _any_value(instance, generator)).cached.copy()
+        for n in range(len(cached)):
+            fill(cached[n], generator.permutation(instance.n_items), instance, n)
+        return Outcome(Placement(cached))
+
+
+def _any_value(instance: Instance, generator: np.random.Generator) -> Int64:
+    """Draw values for a cover, and nothing where no cover is needed: what is drawn next stays what it was."""
+    shape = (len(instance.servers), instance.n_items)
+    return np.zeros(shape, dtype=np.int64) if instance.coverage is None else generator.integers(1, 2**20, shape)

@@ -18,16 +18,13 @@ from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import proving
 from moeplace.caching.bounds.by_layers import CachingLayers
-from moeplace.caching.bounds.proving import EVERYTHING, prices_exactly, prove
-from moeplace.caching.bounds.proving import IMPORTS as PROVING
+from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
 from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.heuristics import column_search
 from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
-
-IMPORTS = (*PROVING, "moeplace.layers.master")
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Tuning:
     proving : moeplace.caching.bounds.proving.Tuning
     """
 
-    turns: tuple[int, int] = (3, 1)
+    turns: tuple[int, int] = column_search.TURNS
     columns: column_search.Tuning = column_search.USUAL
     proving: proving.Tuning = proving.USUAL
 
@@ -85,7 +82,7 @@ def column_generation(
     if kicks < 0:
         raise InputError(f"kicks must be at least 0, found {kicks}")
     with stopping(time_limit) as stop:
-        search = caching_incumbent(instance, stop, start or Placement.empty(instance), gap, progress)
+        search = caching_incumbent(instance, stop, start, gap, progress)
         details = generate(
             instance, search, seed, threads, started=start is not None, kicks=kicks, enumerated=enumerate
         )

@@ -124,10 +124,8 @@ def _solve(
     options: dict[str, Any],
 ) -> Outcome:
     with stopping(time_limit) as stop:
-        search = caching_incumbent(instance, stop, most_requested(instance), gap, progress)
-        if start is not None:
-            search.offer(start)
-
+        search = caching_incumbent(instance, stop, start, gap, progress)
+        search.offer(most_requested(instance, search.placement if instance.coverage is not None else None))
         search.run(
             lambda: search.attempt(name, lambda: improve(name, instance, search, seed=seed, threads=threads, **options))
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeplace.base.arrays import Bool, Int64
+from moeplace.base.documents import INT64_MAX
 from moeplace.base.errors import InputError, MethodLimitError
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, Progress, ProgressCallback
@@ -44,7 +45,8 @@ USUAL = Tuning()
         imports=KERNELS,
         seeded=lambda parameters: False,
         summary="Adds the expert and server of largest saving, or saving per byte, one by one; lazily where exact.",
-        guarantee="top-1 or sum, by servers and sizes: 1 - 1/e, (1 - 1/e)/2 or 1/2 of the best saving; else none",
+        guarantee="top-1 or sum, a cloud, free loading; by servers, sizes and slots: 1 - 1/e, (1 - 1/e)/2 or 1/2"
+        " of the best saving; else none",
         limits="top-2 and more under max: experts that only help together are not seen",
     )
 )
@@ -76,15 +78,23 @@ def greedy(
     Notes
     -----
     Ties go to the lower server, then the lower item. Where rows ask for several experts, those that gain nothing are
-    added as well, since they may gain together with the next: nothing else gets greedy anywhere there. What is claimed
-    for a monotone submodular saving (top-1, or ``sum``):
+    added as well, since they may gain together with the next: nothing else gets greedy anywhere there. Where loading
+    costs something these gain less than nothing, and a run ends at the best of what it has been through.
+
+    Where demands have no cloud, an expert that must be held and is not yet gains more than anything else, so every run
+    begins with them; where a run gets stuck before all have a place it counts for nothing, and there is one more, by
+    gain, from a first placement that covers.
+
+    What is claimed for a monotone submodular saving (top-1, or ``sum``; free loading, and a cloud behind everybody):
 
     - one server, equal sizes: 1 - 1/e of the best saving (Nemhauser, Wolsey, Fisher 1978);
     - one server, any sizes: 1 - 1/e with all triples (Sviridenko 2004), (1 - 1/e)/2 by the better of density greedy
       and the best single expert;
-    - several servers, equal sizes: the capacities are a partition matroid, 1/2 (Fisher, Nemhauser, Wolsey 1978).
+    - several servers, equal sizes: the capacities are a partition matroid, 1/2 (Fisher, Nemhauser, Wolsey 1978), and
+      with slots a laminar one, on one server too.
 
-    Nothing is claimed for several servers with several sizes, or for rows of several experts under "max".
+    Nothing is claimed for several servers with several sizes, for slots with several sizes, or for rows of several
+    experts under "max".
 
     Raises
     ------
@@ -94,20 +104,26 @@ def greedy(
     if not 0 <= enumerate <= 3:
         raise InputError(f"enumerate must be from 0 to 3, found {enumerate}")
     with stopping(time_limit) as stop:
-        form, begin = saving_form(instance), held_by(instance, start)
+        form, covering = saving_form(instance), held_by(instance, start, stop)
+        begin = covering if start is not None else np.zeros_like(covering)
         one_size = len({layer.size for layer in form.layers}) <= 1
         starts = list(_starts(form, begin, enumerate)) if enumerate else []
-        runs = [(False, ())] + [(True, ())] * (not one_size) + [(True, chosen) for chosen in starts]
+        runs = (
+            [(False, begin, ())] + [(True, begin, ())] * (not one_size) + [(True, begin, chosen) for chosen in starts]
+        )
+        if begin is not covering and instance.coverage is not None:
+            runs.insert(0, (False, covering, ()))
         best: WorkingPlacement | None = None
         evaluations = 0
-        for done, (density, chosen) in zip(itertools.count(1), runs, strict=False):
-            held = begin.copy()
+        for done, (density, first, chosen) in zip(itertools.count(1), runs, strict=False):
+            held = first.copy()
             for n, item in chosen:
                 held[n, item] = True
             plan = WorkingPlacement(form, held, threads)
             evaluations += _Growth(plan, density, lazy, stop).run()
-            if best is None or plan.saving > best.saving:
+            if plan.allowed() and (best is None or plan.saving > best.saving):
                 best = plan
+            assert best is not None  # the first run begins with what covers
             if progress is not None:
                 progress(Progress(stop.elapsed, instance.baseline_ns - best.saving, share=done / len(runs)))
             if stop:
@@ -123,8 +139,12 @@ def greedy(
 
 
 def _guarantee(form: SavingForm, one_size: bool, enumerated: int) -> str | None:
-    if not form.additive:
+    if not form.theorems:
         return None
+    rooms = (np.minimum(form.capacity_bytes // layer.size, layer.n_experts) for layer in form.layers)
+    if any((layer.slots < room).any() for layer, room in zip(form.layers, rooms, strict=True)):
+        matroid = "equal sizes and slots, a laminar matroid"
+        return f"saving at least 1/2 of the best: {matroid} (Fisher, Nemhauser, Wolsey 1978)" if one_size else None
     if len(useful_servers(form)) <= 1:
         if one_size:
             return "saving at least 1 - 1/e of the best: one server, equal sizes (Nemhauser, Wolsey, Fisher 1978)"
@@ -139,7 +159,7 @@ def _guarantee(form: SavingForm, one_size: bool, enumerated: int) -> str | None:
 def _starts(
     form: SavingForm, begin: Bool, largest: int, tuning: Tuning = USUAL
 ) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Yield the sets of 1 to ``largest`` (server, item) pairs that fit and that somebody can use."""
+    """Yield the sets of 1 to ``largest`` (server, item) pairs that fit beside what there is and that are of use."""
     instance = form.instance
     free = (instance.capacity_bytes - begin @ instance.item_bytes).tolist()
     pairs = [
@@ -159,8 +179,18 @@ def _starts(
             used = [0] * len(free)
             for n, item in chosen:
                 used[n] += size[item]
-            if all(u <= f for u, f in zip(used, free, strict=True)):
+            if all(u <= f for u, f in zip(used, free, strict=True)) and not _crowded(form, begin, chosen):
                 yield chosen
+
+
+def _crowded(form: SavingForm, begin: Bool, chosen: tuple[tuple[int, int], ...]) -> bool:
+    """Return whether some more experts are more of a layer than a server has slots for."""
+    if (form.instance.layer_slots >= form.instance.n_items).all():
+        return False
+    held = begin.copy()
+    for n, item in chosen:
+        held[n, item] = True
+    return any((held[:, layer.items].sum(axis=1) > layer.slots).any() for layer in form.layers)
 
 
 class _Growth:
@@ -170,6 +200,8 @@ class _Growth:
         self.plan, self.lazy, self.stop = plan, lazy, stop
         layers = plan.form.layers
         self.free = plan.free.tolist()
+        self.slots = [(layer.slots - plan.part(i).sum(axis=1)).tolist() for i, layer in enumerate(layers)]
+        self.added: list[tuple[int, int, int, int]] = []
         sizes = [layer.size for layer in layers]
         # Gains per byte are compared as integers: all brought to one denominator.
         common = math.lcm(*sizes) if density else 1
@@ -182,6 +214,7 @@ class _Growth:
             self._by_queue()
         else:
             self._by_layers()
+        self._back_to_the_best()
         return self.evaluations
 
     def _gains(self, i: int) -> Int64:
@@ -203,7 +236,7 @@ class _Growth:
         while queue and not self.stop:
             key, n, item, seen, i = heapq.heappop(queue)
             layer = layers[i]
-            if layer.size > self.free[n]:
+            if layer.size > self.free[n] or not self.slots[i][n]:
                 continue
             e = item - layer.items.start
             if seen == copies[item]:
@@ -213,12 +246,14 @@ class _Growth:
                 continue
             self.evaluations += 1
             gain = layer.gain(best[i], n, e)
-            if gain:
+            if gain > 0:
                 heapq.heappush(queue, (-gain * self.weight[i], n, item, copies[item], i))
 
     def _by_layers(self) -> None:
         layers = self.plan.form.layers
-        least = 1 if self.plan.form.additive else 0
+        # Where rows ask for several experts, what costs something to load may gain together with the next.
+        priced = any(layer.load.any() for layer in layers)
+        least = 1 if self.plan.form.additive else -INT64_MAX if priced else 0
         top = [self._top(i) for i in range(len(layers))]
         while not self.stop:
             keys = [
@@ -247,3 +282,13 @@ class _Growth:
         self.plan.held[n, layer.items.start + e] = True
         self.plan.layer_saving[i] += gain
         self.free[n] -= layer.size
+        self.slots[i][n] -= 1
+        self.added.append((i, n, e, gain))
+
+    def _back_to_the_best(self) -> None:
+        """Take back what was added after the saving was largest; nothing where every gain was at least 0."""
+        sums = [0, *itertools.accumulate(gain for *_, gain in self.added)]
+        best = max(range(len(sums)), key=lambda k: (sums[k], k))
+        for i, n, e, gain in self.added[best:]:
+            self.plan.held[n, self.plan.form.layers[i].items.start + e] = False
+            self.plan.layer_saving[i] -= gain

@@ -47,7 +47,8 @@ def layer_enumeration(
     with stopping(time_limit) as stop:
         limit = None if stop.remaining is None else stop.remaining / 5
         form = saving_form(instance)
-        search = caching_incumbent(instance, stop, climbed(form, start, limit, threads), gap, progress)
+        begin = climbed(form, start, limit, threads)
+        search = caching_incumbent(instance, stop, begin if begin.fits(instance) else start, gap, progress)
         if start is not None:
             search.offer(start)
         if not search.ended:

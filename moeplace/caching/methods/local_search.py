@@ -58,7 +58,7 @@ def local_search(
     if kicks < 0:
         raise InputError(f"kicks must be at least 0, found {kicks}")
     with stopping(time_limit) as stop:
-        plan = WorkingPlacement(saving_form(instance), held_by(instance, start), threads)
+        plan = WorkingPlacement(saving_form(instance), held_by(instance, start, stop), threads)
 
         def report(saving: int, share: float | None = None) -> None:
             if progress is not None:
@@ -74,7 +74,7 @@ def local_search(
             report(plan.saving, done / kicks)
         report(plan.saving, 1.0)
         return Outcome(
-            Placement(plan.held),
+            plan.placement(),
             termination=stop.termination,
             details={"kicks": done, "exchanges": climb.exchanges},
         )

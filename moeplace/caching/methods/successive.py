@@ -149,7 +149,7 @@ def _decomposition(
     if passes is not None and passes < 1:
         raise InputError(f"passes must be at least 1, found {passes}")
     with stopping(time_limit) as stop:
-        plan = WorkingPlacement(saving_form(instance), held_by(instance, start), threads)
+        plan = WorkingPlacement(saving_form(instance), held_by(instance, start, stop), threads)
         servers = server_order(instance, order, seed)
         refill, *later = stages
         first = by_gain(plan, servers, refill, stop) if order == "gain" else (refill(plan, n) for n in servers)
@@ -189,7 +189,7 @@ def _outcome(plan: WorkingPlacement, stop: Stop, fillings: list[Refill], started
             bound = instance.baseline_ns - plan.saving
             source = "exact value functions and knapsack dynamic program of the only useful server"
             guarantee = "optimal: at most one useful server, exact value functions, exact knapsack"
-        elif form.additive and not started:
+        elif form.theorems and not started:
             share = "1/2" if ratio == 1.0 else f"{_down(ratio / (1 + ratio))}"
             solved = "exactly" if ratio == 1.0 else f"to {_down(ratio)} of its best"
             guarantee = (
@@ -197,7 +197,7 @@ def _outcome(plan: WorkingPlacement, stop: Stop, fillings: list[Refill], started
                 "(Fisher, Nemhauser, Wolsey 1978)"
             )
     return Outcome(
-        Placement(plan.held),
+        plan.placement(),
         bound_ns=bound,
         bound_source=source,
         termination=stop.termination,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from moeplace.base.arrays import Bool, Int64
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError
 from moeplace.caching.document import LatencyModel, Model, layer_bytes, lowest_version
@@ -38,6 +39,9 @@ class Part:
         The user (index in the topology) of each demand of ``counts``; every user at most once.
     device_experts : dict, optional
         For a demand of ``counts``, the (layer, expert) pairs on the user's device.
+    stays : bool array, optional
+        Which demands are there also without a token in ``counts``: with one token, the least that a file can say, and
+        no row.
     """
 
     model: Model
@@ -45,6 +49,49 @@ class Part:
     counts: SetCounts
     user: Sequence[int]
     device_experts: dict[int, list[tuple[int, int]]] | None = None
+    stays: Bool | None = None
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the servers at the stations are (`N` stations); the sequences after the first are empty or have `N` entries.
+
+    Attributes
+    ----------
+    capacity_bytes : sequence of int [N]
+        Storage of *each* server of a station.
+    gpus : int
+        Servers of each station, with equal times; where there are several, the station is their ``host``.
+    hosts : sequence of (str or None)
+        The machine of a station that is one server.
+    load_bytes_per_s, layer_slots : sequence of (int or None)
+        Of each server of a station; None: not said.
+    load_weight : int or None
+        Token-ns of one ns of loading; None: not said.
+    """
+
+    capacity_bytes: Sequence[int]
+    gpus: int = 1
+    hosts: Sequence[str | None] = ()
+    load_bytes_per_s: Sequence[int | None] = ()
+    layer_slots: Sequence[int | None] = ()
+    load_weight: int | None = None
+
+    def documents(self, stations: Sequence[str], station_m: Int64 | None) -> list[dict[str, Any]]:
+        """Return the servers as an instance has them, those of one station one after the other."""
+        found = []
+        columns = {"host": self.hosts, "load_bytes_per_s": self.load_bytes_per_s, "layer_slots": self.layer_slots}
+        for n, (station, capacity) in enumerate(zip(stations, self.capacity_bytes, strict=True)):
+            own = {key: values[n] for key, values in columns.items() if values and values[n] is not None}
+            for g in range(self.gpus):
+                server: dict[str, Any] = {"name": station, "capacity_bytes": capacity}
+                if station_m is not None:
+                    server["position_m"] = station_m[n].tolist()
+                server |= own
+                if self.gpus > 1:
+                    server |= {"name": f"{station}-gpu{g}", "host": station}
+                found.append(server)
+        return found
 
 
 def catalogue_model(architecture: Architecture, precision: str, layers: int | None = None) -> Model:
@@ -108,8 +155,9 @@ def assemble(
     name: str,
     parts: Sequence[Part],
     topology: Topology | Measured,
-    capacity_bytes: Sequence[int],
+    hardware: Hardware | Sequence[int],
     *,
+    cloud: bool = True,
     latency_model: LatencyModel = "max",
     source: dict[str, str | int] | None = None,
     notes: str | None = None,
@@ -120,10 +168,13 @@ def assemble(
     ----------
     name : str
     parts : sequence of Part
-        The models, with their demands in the instance's order; demands without tokens are left out.
+        The models, with their demands in the instance's order; demands without tokens are left out, but for those that
+        stay.
     topology : Topology or Measured
-    capacity_bytes : sequence of int
-        Storage of each station.
+    hardware : Hardware or sequence of int
+        What the servers are; or the storage of each station, which then is one server.
+    cloud : bool
+        Whether users have a cloud to fall back on.
     latency_model : {"max", "sum"}
     source : dict, optional
         Where routing and places are from; kept as it is.
@@ -138,12 +189,17 @@ def assemble(
     InputError
         The parts do not make a valid instance.
     """
+    if not isinstance(hardware, Hardware):
+        hardware = Hardware(hardware)
     demands: list[dict[str, Any]] = []
     columns: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
     for part in parts:
         tokens = np.zeros(len(part.user), dtype=np.int64)
         tokens[: len(part.counts.tokens)] = part.counts.tokens
+        if part.stays is not None:
+            tokens = np.maximum(tokens, part.stays)
         server_ns, cloud_ns, device_ns = topology.latencies(part.message_bits, mean_bytes(part.model))
+        server_ns = np.repeat(server_ns, hardware.gpus, axis=1)
         number = np.cumsum(tokens > 0) - 1 + len(demands)
         for d, u in enumerate(part.user):
             if not tokens[d]:
@@ -154,7 +210,7 @@ def assemble(
                 "tokens": int(tokens[d]),
                 "device_ns": int(device_ns[u]),
                 "server_ns": [None if ns == UNREACHABLE else ns for ns in server_ns[u].tolist()],
-                "cloud_ns": int(cloud_ns[u]),
+                "cloud_ns": int(cloud_ns[u]) if cloud else None,
             }
             if topology.user_m is not None:
                 demand["position_m"] = topology.user_m[u].tolist()
@@ -167,23 +223,18 @@ def assemble(
         columns["layer"] += layer.tolist()
         columns["experts"] += [flat[a:b] for a, b in itertools.pairwise(start.tolist())]
         columns["count"] += count.tolist()
-    servers: list[dict[str, Any]] = [
-        {"name": station, "capacity_bytes": capacity}
-        for station, capacity in zip(topology.stations, capacity_bytes, strict=True)
-    ]
-    if topology.station_m is not None:
-        for server, position in zip(servers, topology.station_m.tolist(), strict=True):
-            server["position_m"] = position
     document: dict[str, Any] = {
         "format": "moeplace/instance",
         "version": 1,
         "name": name,
         "latency_model": latency_model,
         "models": [msgspec.to_builtins(part.model) for part in parts],
-        "servers": servers,
+        "servers": hardware.documents(topology.stations, topology.station_m),
         "demands": demands,
         "activations": columns,
     }
+    if hardware.load_weight is not None:
+        document["loading"] = {"weight": hardware.load_weight}
     document["version"] = lowest_version(document)
     if notes is not None:
         document["notes"] = notes

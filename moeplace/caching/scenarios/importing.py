@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -15,14 +17,34 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from moeplace.base.documents import show
 from moeplace.base.errors import InputError
+from moeplace.base.text import number
 from moeplace.caching.instance import Instance
 from moeplace.caching.scenarios.assembly import Part, assemble
-from moeplace.caching.scenarios.suites import Scenario, Setting, default_name, read_sources, scenario_models, setting
+from moeplace.caching.scenarios.suites import (
+    OF_THE_CLOUD,
+    Scenario,
+    Setting,
+    default_name,
+    read_sources,
+    scenario_models,
+    setting,
+)
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts, as_int32
 from moeplace.scenarios.model_config import read_model_config
-from moeplace.scenarios.traces.common import Batch, FillerRow, Reading, Request, Shape, TraceFile, without_fillers
+from moeplace.scenarios.traces.common import (
+    TIME,
+    Batch,
+    FillerRow,
+    Reading,
+    Request,
+    Shape,
+    TraceFile,
+    moment,
+    without_fillers,
+)
 from moeplace.scenarios.traces.opening import open_trace
 
 Int64 = npt.NDArray[np.int64]
@@ -92,6 +114,28 @@ class Selection:
 
 
 @dataclass
+class Window:
+    """One of the pieces that a trace is cut into.
+
+    Attributes
+    ----------
+    begin, end : str
+        Times as the trace has them, the end not included but in the last one; empty where it was cut by order.
+    requests, rows, tokens : int
+        What is counted in it.
+    users : int
+        Users with a row in it.
+    """
+
+    begin: str = ""
+    end: str = ""
+    requests: int = 0
+    rows: int = 0
+    tokens: int = 0
+    users: int = 0
+
+
+@dataclass
 class Report:
     """What an import read, counted and left out.
 
@@ -121,6 +165,10 @@ class Report:
         Users who are left out, with their requests, because no server is worth much to them.
     empty_layers : list of int
         Layers of the model without any row that counts.
+    untimed : int
+        Requests that count and say no time, in a trace that is cut by time: they are left out.
+    windows : list of Window
+        The pieces that the trace is cut into; empty where it is not.
     notes : list of str
         What readers of traces, places and tables guessed, joined or left out, for people, a line each.
     seconds : float
@@ -143,12 +191,15 @@ class Report:
     idle: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     empty_layers: list[int] = field(default_factory=list)
+    untimed: int = 0
+    windows: list[Window] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def document(self) -> dict[str, Any]:
         """Return everything as a plain dict."""
-        return {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
+        found = {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
+        return found | {"windows": [vars(window) for window in self.windows]}
 
 
 def count_traces(
@@ -199,6 +250,48 @@ def count_traces(
     InputError
         A trace that is damaged, empty, or of another model; nothing selected.
     """
+    (counts,), names = count_windows(
+        traces, shape, line, selection=selection, seed=seed, drop_bad_rows=drop_bad_rows, report=report,
+        progress=progress,
+    )  # fmt: skip
+    return counts, names
+
+
+def count_windows(
+    traces: Sequence[TraceFile],
+    shape: Shape,
+    line: Line | Callable[[list[str]], Line],
+    *,
+    windows: int = 1,
+    selection: Selection | None = None,
+    seed: int = 0,
+    drop_bad_rows: bool = False,
+    report: Report | None = None,
+    progress: Callable[[Report, float | None], None] | None = None,
+) -> tuple[list[SetCounts], list[str]]:
+    """Count the expert sets of traces by user, and by window where they are cut into several.
+
+    Windows are of equal length in time; in a trace without times, of as equally many rows as whole requests allow, in
+    the order of the files. Every request counts whole in the window in which it begins.
+
+    Parameters
+    ----------
+    traces, shape, line, selection, seed, drop_bad_rows, report, progress
+        As in :func:`count_traces`; times are those of the traces' ``reading.columns.time``.
+    windows : int
+
+    Returns
+    -------
+    list of SetCounts
+        One a window.
+    list of str
+        Names of the users as the trace gives them, empty where it gives none.
+
+    Raises
+    ------
+    InputError
+        As there; times of two kinds, or no two of them, or none in the column that is named.
+    """
     report = report if report is not None else Report()
     _warm_up()
     began = time.monotonic()
@@ -218,14 +311,20 @@ def count_traces(
         line = line(_named(requests))
     whose, names = _deal(requests, line, selection or Selection(), seed, report)
     if not (whose >= 0).any():
-        number = f"there is {len(requests)}" if len(requests) == 1 else f"there are {len(requests)}"
-        raise InputError(f"no request is selected; {number} in all", file=str(traces[0].path))
+        there = f"there is {len(requests)}" if len(requests) == 1 else f"there are {len(requests)}"
+        raise InputError(f"no request is selected; {there} in all", file=str(traces[0].path))
+    window = np.zeros(len(requests), dtype=np.int64)
+    if windows > 1:
+        named_column = traces[0].reading.columns.time
+        window = _cut(requests, whose, windows, report, named_column, str(traces[0].path))
+        whose = np.where(window < 0, -1, whose)
+        report.selected = int((whose >= 0).sum())
     rows = max(1, sum(request.rows for request in requests))
-    counts = SetCounts(shape.layers, shape.experts, shape.top_k)
+    counts = [SetCounts(shape.layers, shape.experts, shape.top_k) for _ in range(windows)]
     first = 0
     for trace, own in zip(traces, found, strict=True):
         for batch in trace.batches():
-            _count(batch, whose[first:], shape, counts, report, drop_bad_rows, trace.path)
+            _count(batch, whose[first:], window[first:], shape, counts, report, drop_bad_rows, trace.path)
             report.seconds = time.monotonic() - began
             if progress is not None:
                 progress(report, min(1.0, report.rows / rows))
@@ -234,12 +333,66 @@ def count_traces(
         report.rows += trace.repeated
         report.dropped.update({REPEATED: trace.repeated} if trace.repeated else {})
         report.notes += [f"{trace.path}: {note}" for note in trace.notes]
-    report.tokens = int(counts.tokens.sum())
+    report.tokens = sum(int(own.tokens.sum()) for own in counts)
+    for counted, piece in zip(counts, report.windows, strict=False):
+        piece.rows, piece.tokens = int(counted.layer_tokens.sum()), int(counted.tokens.sum())
+        piece.users = int((counted.tokens > 0).sum())
     if not report.tokens:
         raise InputError("has no row that counts", file=str(traces[0].path))
-    report.empty_layers = np.flatnonzero(counts.layer_tokens.sum(axis=0) == 0).tolist()
+    report.empty_layers = np.flatnonzero(sum(own.layer_tokens.sum(axis=0) for own in counts) == 0).tolist()
     report.seconds = time.monotonic() - began
     return counts, names
+
+
+def _cut(requests: list[Request], whose: Int64, windows: int, report: Report, column: str, file: str) -> Int64:
+    """Return the window of every request (-1: it counts and says no time), and fill in the report's windows."""
+    counted = np.flatnonzero(whose >= 0).tolist()
+    times = {i: found for i in counted if (found := moment(requests[i].time)) is not None}
+    report.windows = [Window() for _ in range(windows)]
+    window = np.zeros(len(requests), dtype=np.int64)
+    if not times:
+        if column != TIME or any(requests[i].time is not None for i in counted):
+            said = next((requests[i].time for i in counted if requests[i].time is not None), None)
+            raise InputError(f"no request has a time in {column!r}: found {show(said)}", file=file)
+        total, before, across = sum(requests[i].rows for i in counted), 0, 0
+        for i in counted:
+            window[i] = before * windows // max(total, 1)
+            before += requests[i].rows
+            across += max(before - 1, 0) * windows // max(total, 1) > window[i]
+        report.notes.append(
+            f"no time in the trace: cut by order, {windows} windows of equally many rows; {number(across, 'request')} "
+            "over an edge counted whole where it begins"
+        )
+    else:
+        if len({dated for _, dated in times.values()}) > 1:
+            raise InputError(f"times of two kinds in {column!r}: numbers and dates", file=file)
+        first, last = min(t for t, _ in times.values()), max(t for t, _ in times.values())
+        if first == last:
+            raise InputError(f"all requests begin at the same time, {requests[next(iter(times))].time}", file=file)
+        dated = next(iter(times.values()))[1]
+        edges = [first + (last - first) * w / windows for w in range(windows + 1)]
+        for piece, (begin, end) in zip(report.windows, itertools.pairwise(edges), strict=True):
+            piece.begin, piece.end = _time_said(begin, dated), _time_said(end, dated)
+        for i in counted:
+            window[i] = min(windows - 1, int((times[i][0] - first) * windows / (last - first))) if i in times else -1
+        report.untimed = len(counted) - len(times)
+        if report.untimed:
+            report.notes.append(f"{number(report.untimed, 'request')} without a time in {column!r} left out")
+        report.notes.append(f"{windows} windows of equal length; a request counts whole in the one in which it begins")
+    for i in counted:
+        if window[i] >= 0:
+            report.windows[window[i]].requests += 1
+    for w, piece in enumerate(report.windows, 1):
+        if not piece.requests:
+            report.notes.append(f"window {w} of {windows} has no request")
+    return window
+
+
+def _time_said(value: Fraction, dated: bool) -> str:
+    """Return a time for people: a date in UTC to the second, or a number of few digits."""
+    if dated:
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=round(value))).isoformat().replace("+00:00", "Z")
+    return f"{float(value):.15g}"
 
 
 def _warm_up() -> None:
@@ -340,7 +493,14 @@ class _Places:
 
 
 def _count(
-    batch: Batch, whose: Int64, shape: Shape, counts: SetCounts, report: Report, drop_bad_rows: bool, path: Path
+    batch: Batch,
+    whose: Int64,
+    window: Int64,
+    shape: Shape,
+    counts: list[SetCounts],
+    report: Report,
+    drop_bad_rows: bool,
+    path: Path,
 ) -> None:
     from moeplace.scenarios import _kernels
 
@@ -366,12 +526,18 @@ def _count(
             raise InputError(
                 _said(fault[row], batch.experts[row].tolist(), shape), place=batch.place(row), file=str(path)
             )
-        for code, number in zip(*np.unique(fault[bad], return_counts=True), strict=True):
-            report.dropped[REASONS[int(code)]] += int(number)
+        for code, count in zip(*np.unique(fault[bad], return_counts=True), strict=True):
+            report.dropped[REASONS[int(code)]] += int(count)
         kept &= ~bad
+    within = window[batch.request]
     if not kept.all():
-        user, layer, experts = user[kept], layer[kept], experts[kept]
-    counts.add_rows(user, layer, experts)
+        user, layer, experts, within = user[kept], layer[kept], experts[kept], within[kept]
+    if len(counts) == 1:
+        counts[0].add_rows(user, layer, experts)
+    else:
+        for w in np.unique(within).tolist():
+            own = within == w
+            counts[w].add_rows(user[own], layer[own], experts[own])
     report.counted += len(user)
     width = experts.shape[1]
     if len(user):
@@ -428,6 +594,49 @@ def import_traces(
     InputError
         A trace or the scenario is not usable; the first thing that is wrong.
     """
+    (instance,), report = import_windows(
+        paths, scenario, reading=reading, skip_layers=skip_layers, fillers=fillers, selection=selection,
+        drop_bad_rows=drop_bad_rows, progress=progress,
+    )  # fmt: skip
+    return instance, report
+
+
+def import_windows(
+    paths: Sequence[str | os.PathLike[str]],
+    scenario: Scenario,
+    *,
+    windows: int = 1,
+    reading: Reading | None = None,
+    skip_layers: int = 0,
+    fillers: Sequence[int] = (),
+    selection: Selection | None = None,
+    drop_bad_rows: bool = False,
+    progress: Callable[[Report, float | None], None] | None = None,
+) -> tuple[list[Instance], Report]:
+    """Make an instance of each window of routing traces: the same servers, models and users in all.
+
+    Parameters
+    ----------
+    paths, scenario, reading, skip_layers, fillers, selection, drop_bad_rows, progress
+        As in :func:`import_traces`.
+    windows : int
+        How many; see :func:`count_windows` for where they are cut. Names end in ``_w01``, ``_w02``, ... A user with
+        rows in some window stays in all, in those without with one token, the least that a file can say, and no row.
+
+    Returns
+    -------
+    list of Instance
+        In their order.
+    Report
+
+    Raises
+    ------
+    InputError
+        As there.
+    """
+    if windows > 1:
+        reading = reading or Reading()
+        reading = replace(reading, columns=replace(reading.columns, time=reading.columns.time or TIME))
     selection = selection or Selection()
     if len(scenario.models) > 1:
         raise InputError(f"{len(scenario.models)} models; a trace is of one", place="models")
@@ -445,10 +654,11 @@ def import_traces(
     )
     traces = [open_trace(path, shape, reading) for path in paths]
     report = Report()
-    counts, names = count_traces(
+    counts, names = count_windows(
         traces,
         shape,
         places,
+        windows=windows,
         selection=selection,
         seed=scenario.seed,
         drop_bad_rows=drop_bad_rows,
@@ -465,18 +675,45 @@ def import_traces(
             users[u] = name
         topology = replace(topology, users=tuple(users))
     tokens = np.zeros(scenario.users, dtype=np.int64)
-    tokens[: counts.demands] = counts.tokens
+    for own in counts:
+        tokens[: own.demands] += own.tokens
     report.idle = [topology.users[u] for u in np.flatnonzero(tokens == 0).tolist()]
-    instance = assemble(
-        scenario.name or _name(scenario, paths, selection),
-        [Part(model, message_bits[0], counts, range(scenario.users))],
-        topology,
-        made.capacity_bytes,
-        latency_model=scenario.latency_model,
-        source=_source(scenario, paths, selection, report) | topology.source | topology.parameters(),
-        notes=f"Routing counted from {', '.join(map(_stem, paths))}.",
-    )
-    return instance, report
+    name = scenario.name or _name(scenario, paths, selection)
+    source = _source(scenario, paths, selection, report) | topology.source | topology.parameters()
+    if scenario.no_cloud:
+        source = {key: value for key, value in source.items() if key not in OF_THE_CLOUD}
+    instances = []
+    for w, own in enumerate(counts, 1):
+        piece, ending, which = dict[str, str | int](), "", ""
+        if windows > 1:
+            cut = report.windows[w - 1]
+            ending, which = window_ending(w, windows), f", window {w} of {windows}"
+            piece = {"window": f"{w} of {windows}", "requests": cut.requests, "rows_counted": cut.rows}
+            piece |= {"window_begin": cut.begin, "window_end": cut.end} if cut.begin else {}
+        instances.append(
+            assemble(
+                name + ending,
+                [Part(model, message_bits[0], own, range(scenario.users), stays=tokens > 0 if windows > 1 else None)],
+                topology,
+                made.hardware,
+                cloud=not scenario.no_cloud,
+                latency_model=scenario.latency_model,
+                source=source | piece,
+                notes=f"Routing counted from {', '.join(map(_stem, paths))}{which}.",
+            )
+        )
+    return instances, report
+
+
+def window_ending(window: int, windows: int) -> str:
+    """Return what names of a window's instance and file end in.
+
+    Examples
+    --------
+    >>> window_ending(3, 8), window_ending(3, 100)
+    ('_w03', '_w003')
+    """
+    return f"_w{window:0{max(2, len(str(windows)))}}"
 
 
 def _stem(path: str | os.PathLike[str]) -> str:
@@ -514,5 +751,10 @@ def _source(
         "seed": scenario.seed,
         "far_users": scenario.far_users or "",
         "unplaced": scenario.unplaced or "",
+        "no_cloud": int(scenario.no_cloud) or "",
+        "gpus_per_station": scenario.gpus_per_station if scenario.gpus_per_station > 1 else "",
+        "load_gb_per_s": "" if scenario.load_gb_per_s is None else repr(scenario.load_gb_per_s),
+        "load_weight": scenario.load_weight or "",
+        "layer_slots": "" if scenario.layer_slots is None else scenario.layer_slots,
     }
     return {key: value for key, value in values.items() if value != ""}

@@ -13,6 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -25,7 +26,15 @@ from moeplace.base.errors import InputError
 from moeplace.base.text import number
 from moeplace.caching.document import LatencyModel, Model, layer_bytes
 from moeplace.caching.instance import Instance
-from moeplace.caching.scenarios.assembly import Part, all_bytes, assemble, catalogue_model, mean_bytes, storage
+from moeplace.caching.scenarios.assembly import (
+    Hardware,
+    Part,
+    all_bytes,
+    assemble,
+    catalogue_model,
+    mean_bytes,
+    storage,
+)
 from moeplace.scenarios.catalogue import HIDDEN_BITS, Architecture, find_architecture
 from moeplace.scenarios.counting import SetCounts
 from moeplace.scenarios.measured import Measured, Servers, given_ms, read_measured, read_servers
@@ -136,8 +145,8 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Annotated[
             str,
             Meta(
-                description="CSV file with name and capacity_gb (or capacity_bytes) of the servers, positions if they "
-                "are known"
+                description="CSV file with name and capacity_gb (or capacity_bytes) of the servers; if they are known "
+                "positions, host, load_gb_per_s, layer_slots"
             ),
         ]
         | None
@@ -180,6 +189,21 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     storage: Annotated[
         Literal["equal", "mixed"], Meta(description="Shares of the servers; mixed: half to one and a half of the mean")
     ] = "equal"
+    no_cloud: Annotated[
+        bool, Meta(description="No cloud: every expert must be on a server that its users reach (document version 2)")
+    ] = False
+    gpus_per_station: Annotated[
+        int, _count(1000, "Servers of each station, with equal times: NAME-gpu0, NAME-gpu1, ... of the host NAME")
+    ] = 1
+    load_gb_per_s: (
+        Annotated[
+            float,
+            Meta(gt=0, le=1e9, description="How fast each server loads experts, GB/s (left out: loading is free)"),
+        ]
+        | None
+    ) = None
+    load_weight: Annotated[int, _count(10**12, "Token-ns that one ns of loading counts (left out: 1)")] | None = None
+    layer_slots: Annotated[int, _count(32767, "Experts of one layer that each server takes at most", 0)] | None = None
     latency_model: Annotated[
         LatencyModel, Meta(description="A token waits for its slowest expert, or for one after the other")
     ] = "max"
@@ -229,6 +253,11 @@ def default_name(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> st
         "direct": scenario.access == "direct",
         "independent": scenario.routing == "independent",
         f"device{scenario.device_experts}": scenario.device_experts > 0,
+        "nocloud": scenario.no_cloud,
+        f"gpu{scenario.gpus_per_station}": scenario.gpus_per_station > 1,
+        f"slots{scenario.layer_slots}": scenario.layer_slots is not None,
+        f"load{scenario.load_gb_per_s or 0:g}": scenario.load_gb_per_s is not None,
+        f"weight{scenario.load_weight}": scenario.load_weight is not None,
     }
     parts += [feature for feature, there in features.items() if there]
     numbers = f"s{scenario.stations}_u{scenario.users}_c{scenario.capacity:03}_seed{scenario.seed}"
@@ -281,7 +310,8 @@ def generate(
         scenario.name or default_name(scenario, folder),
         parts,
         topology,
-        made.capacity_bytes,
+        made.hardware,
+        cloud=not scenario.no_cloud,
         latency_model=scenario.latency_model,
         source=_source(scenario, topology, sorted(fitted_to)),
         notes=_notes(scenario, sorted(fitted_to), extrapolated),
@@ -303,8 +333,8 @@ class Setting(NamedTuple):
     message_bits : list of int
         Bits of a message of each model.
     topology : Topology or Measured
-    capacity_bytes : list of int
-        Storage of each server.
+    hardware : Hardware
+        What the servers are.
     left_out : list of str
         Users who are left out because they are far.
     notes : list of str
@@ -315,7 +345,7 @@ class Setting(NamedTuple):
     models: list[Model]
     message_bits: list[int]
     topology: Topology | Measured
-    capacity_bytes: list[int]
+    hardware: Hardware
     left_out: list[str]
     notes: list[str]
 
@@ -336,7 +366,9 @@ def read_sources(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> So
     folder = Path(folder)
     servers = None if scenario.servers is None else read_servers(folder / scenario.servers)
     if scenario.latency is not None:
-        return Sources(None, None, None, servers, read_measured(folder / scenario.latency, servers, scenario.cloud_ms))
+        file = folder / scenario.latency
+        measured = read_measured(file, servers, scenario.cloud_ms, cloud=not scenario.no_cloud)
+        return Sources(None, None, None, servers, measured)
     if scenario.network is not None:
         return Sources(None, None, read_network(folder / scenario.network, scenario.unplaced), servers, None)
     stations = None if scenario.station_file is None else read_positions(folder / scenario.station_file)
@@ -376,18 +408,48 @@ def setting(
     if isinstance(topology, Measured) and topology.device_ns is None and scenario.device_experts:
         raise InputError("experts on devices, and no time of a device is measured", place="device_experts")
     n_stations, percent = len(topology.stations), scenario.capacity
+    hardware = _hardware(scenario, servers, models, n_stations, notes)
     if servers is not None:
+        percent = round(100 * sum(hardware.capacity_bytes) * hardware.gpus / all_bytes(models))
+    found = msgspec.structs.replace(scenario, stations=n_stations, users=len(topology.users), capacity=percent)
+    _check_users(found, len(models))
+    return Setting(found, models, message_bits, topology, hardware, left_out, notes)
+
+
+def _hardware(
+    scenario: Scenario, servers: Servers | None, models: list[Model], n_stations: int, notes: list[str]
+) -> Hardware:
+    """Return what the servers are: what a row of a table says, and what options say, is of each GPU of a station.
+
+    Only ``capacity`` is of all servers together, as ever; a station's share is divided among its GPUs.
+    """
+    gpus = scenario.gpus_per_station
+    rate = None if scenario.load_gb_per_s is None else round(Fraction(repr(scenario.load_gb_per_s)) * 10**9)
+    if rate == 0:
+        raise InputError("less than a byte a second", place="load_gb_per_s")
+    hosts: Sequence[str | None] = ()
+    rates: Sequence[int | None] = () if rate is None else [rate] * n_stations
+    slots: Sequence[int | None] = () if scenario.layer_slots is None else [scenario.layer_slots] * n_stations
+    if servers is not None:
+        for key, column in (("load_gb_per_s", servers.load_bytes_per_s), ("layer_slots", servers.layer_slots)):
+            if column and getattr(scenario, key) is not None:
+                raise InputError(f"is without effect: {servers.file} says it of each server", place=key)
+        if servers.hosts and gpus > 1:
+            raise InputError(f"the rows of {servers.file} are GPUs already: they have a host", place="gpus_per_station")
         capacity_bytes = list(servers.capacity_bytes)
-        percent = round(100 * sum(capacity_bytes) / all_bytes(models))
+        hosts, rates, slots = servers.hosts, servers.load_bytes_per_s or rates, servers.layer_slots or slots
     else:
         shares = [1] * n_stations
         if scenario.storage == "mixed":
             least, most = STORAGE_SHARES
             shares = _random(scenario, _STORAGE).integers(least, most + 1, n_stations).tolist()
-        capacity_bytes = storage(models, percent, shares)
-    found = msgspec.structs.replace(scenario, stations=n_stations, users=len(topology.users), capacity=percent)
-    _check_users(found, len(models))
-    return Setting(found, models, message_bits, topology, capacity_bytes, left_out, notes)
+        capacity_bytes = [own // gpus for own in storage(models, scenario.capacity, shares)]
+    if scenario.load_weight is not None and all(each is None for each in rates):
+        raise InputError("is without effect: loading is free without load_gb_per_s", place="load_weight")
+    if gpus > 1:
+        whose = "a row's storage is that of each GPU" if servers else "a station's storage is divided among its GPUs"
+        notes.append(f"{number(gpus, 'GPU')} at each of {number(n_stations, 'station')}: {whose}")
+    return Hardware(capacity_bytes, gpus, hosts, rates, slots, scenario.load_weight)
 
 
 def _check_users(scenario: Scenario, n_models: int) -> None:
@@ -411,7 +473,10 @@ def _without_far(
     notes: list[str],
 ) -> tuple[Topology | Measured, list[str]]:
     """Say which users are far, and leave them out where the scenario says so."""
-    asked = [topology.far(bits, mean_bytes(model)) for bits, model in zip(message_bits, models, strict=True)]
+    cloud = not scenario.no_cloud
+    asked = [
+        topology.far(bits, mean_bytes(model), cloud=cloud) for bits, model in zip(message_bits, models, strict=True)
+    ]
     far = np.logical_or.reduce([each for each, _ in asked])
     if not far.any():
         return topology, []
@@ -481,6 +546,11 @@ _OF_MODELLED_TIMES: Final = (
     "users", "hidden_size",
 )  # fmt: skip
 _OF_SHARED_STORAGE: Final = ("capacity", "storage")
+OF_THE_CLOUD: Final = ("wan_round_trip_us", "cloud_gb_per_s")
+"""Parameters of links that no time depends on where there is no cloud."""
+
+_NEWER: Final = ("no_cloud", "gpus_per_station")
+"""Keys that are said in an instance only where they are not the default: files without them stay as they were."""
 
 
 def check_effect(given: Mapping[str, Any]) -> None:
@@ -496,14 +566,18 @@ def check_effect(given: Mapping[str, Any]) -> None:
     InputError
         Which key, and why.
     """
+    links = given.get("links")
+    if isinstance(links, Links):
+        default = Links()
+        links = {k: v for k in Links.__struct_fields__ if (v := getattr(links, k)) != getattr(default, k)}
+    if given.get("no_cloud"):
+        for key in ("cloud_ms", *(f"links.{key}" for key in OF_THE_CLOUD if key in (links or ()))):
+            if key in given or key.startswith("links."):
+                raise InputError("is without effect: there is no cloud (no_cloud)", place=key)
     if given.get("latency") is not None:
         for key in _OF_MODELLED_TIMES:
             if key in given:
                 raise InputError("is without effect: users and times are those of the latency table", place=key)
-        links = given.get("links")
-        if isinstance(links, Links):
-            default = Links()
-            links = {k: v for k in Links.__struct_fields__ if (v := getattr(links, k)) != getattr(default, k)}
         for key in links or ():
             raise InputError("is without effect: times are those of the latency table", place=f"links.{key}")
     elif "cloud_ms" in given:
@@ -767,12 +841,19 @@ def _source(scenario: Scenario, topology: Topology | Measured, fitted_to: list[s
             value = " ".join(map(str, value))
         if key == "config" and value is not None:
             value = Path(value).name
+        if isinstance(value, float):
+            value = repr(value)
+        if key in _NEWER and value == getattr(Scenario(), key):
+            continue
         if key not in _NOT_IN_SOURCE and value not in (None, ""):
-            values[key] = value
+            values[key] = int(value) if isinstance(value, bool) else value
     if scenario.servers is not None:
         for key in _OF_SHARED_STORAGE:
             del values[key]
-    return values | topology.parameters()
+    parameters = topology.parameters()
+    if scenario.no_cloud:
+        parameters = {key: value for key, value in parameters.items() if key not in OF_THE_CLOUD}
+    return values | parameters
 
 
 _NOT_IN_SOURCE: Final = frozenset(

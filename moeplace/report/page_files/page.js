@@ -172,7 +172,7 @@
     const { tokens, baseline_ns: baseline } = view.instance;
     const cost = view.placement.latency_ns;
     const parts = [];
-    if (tokens) parts.push(`${duration(baseline / tokens)} per token with empty servers, ${duration(cost / tokens)} with this placement`);
+    if (tokens) parts.push(`${duration(baseline / tokens)} per token with ${view.instance.reference}, ${duration(cost / tokens)} with this placement`);
     if (baseline) parts.push(`${((100 * (baseline - cost)) / baseline).toFixed(2)} % saved`);
     parts.push(view.placement.gap, view.placement.note);
     element("view-summary").replaceChildren(...parts.filter(Boolean).map((text) => {

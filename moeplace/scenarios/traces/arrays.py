@@ -16,6 +16,7 @@ import numpy.typing as npt
 from moeplace.base.errors import InputError
 from moeplace.scenarios.traces import common
 from moeplace.scenarios.traces.common import (
+    TIME,
     Batch,
     Columns,
     Damage,
@@ -78,10 +79,12 @@ class ArrayTrace(TraceFile):
             array.start = np.concatenate(([0], np.cumsum(lengths)))
             profiles = self._labels(array, self.reading.columns.profile, len(lengths))
             users = self._labels(array, self.reading.columns.user, len(lengths))
+            times = self._labels(array, self.reading.columns.time, len(lengths))
             own = array.name.removesuffix("experts").strip("_.") if many else None
             for i, length in enumerate(lengths.tolist()):
                 profile = profiles[i] if profiles else own
-                result.append(Request(profile, users[i] if users else None, length * self.shape.depth))
+                own_user, own_time = users[i] if users else None, times[i] if times else None
+                result.append(Request(profile, own_user, length * self.shape.depth, own_time))
         return result
 
     def shapes(self) -> list[tuple[str, tuple[int, int, int]]]:
@@ -170,11 +173,11 @@ class ArrayTrace(TraceFile):
                     with archive.open(member) as file:
                         header = self._header(file)
                     most = min(archive.getinfo(member).file_size, _MOST_INFLATION * self.path.stat().st_size)
-                    small = len(header.shape) == 1 and header.dtype.kind in "iuUS"
+                    small = self._is_label(member.removesuffix(".npy"), header)
                     _check_declared(header.shape, header.dtype, min(most, _MOST_SMALL) if small else most)
                     headers[member.removesuffix(".npy")] = header
             with np.load(self.path, allow_pickle=False) as data:
-                self._small = {n: data[n] for n, h in headers.items() if len(h.shape) == 1 and h.dtype.kind in "iuUS"}
+                self._small = {name: data[name] for name, header in headers.items() if self._is_label(name, header)}
         for kinds in ("iu", "f"):
             for find in (self._whole, self._by_layer):
                 if not self._arrays:
@@ -194,6 +197,12 @@ class ArrayTrace(TraceFile):
                     "the experts, which is exact only where the router adds no bias and chooses from no groups; the "
                     "weights are not read"
                 )
+
+    def _is_label(self, name: str, header: _Header) -> bool:
+        """Tell whether an array has an entry a request: lengths, names, and times where they are asked for."""
+        time = self.reading.columns.time
+        kinds = "iuUSfM" if time and name.endswith(time) else "iuUS"
+        return len(header.shape) == 1 and header.dtype.kind in kinds
 
     def _whole(self, headers: dict[str, _Header]) -> None:
         """Find arrays with three dimensions."""
@@ -305,15 +314,18 @@ class ArrayTrace(TraceFile):
         return lengths.astype(np.int64)
 
     def _labels(self, array: _Array, name: str, requests: int) -> list[str] | None:
+        if not name:
+            return None
         stem = array.name.removesuffix("experts")
         label = self._small.get(stem + name, self._small.get(name))
         if label is None:
-            if name not in (Columns.profile, Columns.user):
+            if name not in (Columns.profile, Columns.user, TIME):
                 raise self.refuse(f"no array {name!r} with one entry a request")
             return None
         if len(label) != requests:
             raise self.refuse(f"{len(label)} entries, there are {requests} requests", name)
-        return [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in label.tolist()]
+        values = label.astype("U") if label.dtype.kind == "M" else label  # dates as text, whatever their unit
+        return [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values.tolist()]
 
     def _chunks(self, array: _Array, member: int, tokens: int, layers: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Yield the first token and the rows [tokens * layers, width] of pieces of one member."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
+import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +83,8 @@ class Shape:
 class Columns:
     """Names of columns (or of arrays with one entry a request) that are the user's choice.
 
-    ``experts`` is empty where the usual names are looked for: ``experts``, ``expert``, or ``expert_0``, ...
+    ``experts`` is empty where the usual names are looked for: ``experts``, ``expert``, or ``expert_0``, ...; ``time``
+    is empty where nobody asks when requests begin.
     """
 
     profile: str = "profile"
@@ -88,6 +93,7 @@ class Columns:
     token: str = "token"
     layer: str = "layer"
     experts: str = ""
+    time: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,52 @@ class Reading:
 
 @dataclass
 class Request:
-    """One request of a trace: its profile and user (None: not said) and how many rows it has."""
+    """One request of a trace: its profile and user (None: not said), how many rows it has, and when it begins.
+
+    ``time`` is as the file has it (see :func:`moment`); None where it says none, or nobody asks.
+    """
 
     profile: str | None
     user: str | None
     rows: int = 0
+    time: Any = None
+
+
+TIME: Final = "time"
+"""The usual name of the column with times."""
+
+
+def moment(value: object) -> tuple[Fraction, bool] | None:
+    """Read a time: a number (of any unit), or a date and time of day in ISO 8601.
+
+    Returns
+    -------
+    (Fraction, bool) or None
+        The number, or the seconds since 1970 (UTC where no zone is said), and whether it is a date. None where the
+        value is no time.
+
+    Examples
+    --------
+    >>> moment("12.5"), moment("1970-01-01T00:01:00"), moment("soon")
+    ((Fraction(25, 2), False), (Fraction(60, 1), True), None)
+    """
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, int | float):
+        return (Fraction(value), False) if math.isfinite(value) else None
+    if isinstance(value, str):
+        text = value.strip()
+        if re.fullmatch(r"[+-]?(\d{1,30}\.?\d{0,30}|\.\d{1,30})([eE][+-]?\d{1,2})?", text):
+            return Fraction(text), False
+        try:
+            value = datetime.fromisoformat(text)
+        except ValueError:
+            return None
+    if isinstance(value, datetime):
+        zoned = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+        past = zoned - datetime(1970, 1, 1, tzinfo=UTC)
+        return Fraction(past.days * 86_400 + past.seconds) + Fraction(past.microseconds, 10**6), True
+    return None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from moeplace.scenarios.traces.common import Damage, EitherTrace
-from moeplace.scenarios.traces.responses import COUNT_KEYS, RESPONSE_KEYS, Answer, ResponseTrace
+from moeplace.scenarios.traces.responses import COUNT_KEYS, CREATED, RESPONSE_KEYS, Answer, ResponseTrace
 from moeplace.scenarios.traces.tables import ArrowTrace, Layout, Piece
 
 _DECISIVE: Final = RESPONSE_KEYS - {"text", "object", "error", "usage"}
@@ -64,7 +64,10 @@ class _ParquetResponses(ResponseTrace):
         """Yield what the server answered; see :meth:`ResponseTrace.answers`."""
         import pyarrow.parquet as pq
 
-        wanted = RESPONSE_KEYS | COUNT_KEYS | {self.reading.columns.profile, self.reading.columns.user}
+        columns = self.reading.columns
+        wanted = RESPONSE_KEYS | COUNT_KEYS | {columns.profile, columns.user}
+        if columns.time:
+            wanted |= {columns.time, CREATED}
         row = 0
         with Damage(self.path), pq.ParquetFile(self.path, memory_map=True) as file:
             names = [name for name in file.schema_arrow.names if name in wanted]

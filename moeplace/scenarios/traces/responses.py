@@ -18,6 +18,7 @@ from moeplace.base.text import number
 from moeplace.scenarios.counting import as_int32
 from moeplace.scenarios.traces.arrays import packed_array
 from moeplace.scenarios.traces.common import (
+    TIME,
     Batch,
     FillerRow,
     Int64,
@@ -39,6 +40,9 @@ RESPONSE_KEYS: Final = frozenset({
     "output_ids",
 })  # fmt: skip
 """An object with one of these is a response, or what a server answered instead of one."""
+
+CREATED: Final = "created"
+"""When a response was made, seconds since 1970."""
 
 _PROMPT_LISTS: Final = ("prompt_token_ids", "prompt_ids")
 _COMPLETION_LISTS: Final = ("token_ids", "output_ids", "output_token_ids", "completion_token_ids", "completion_ids")
@@ -101,7 +105,7 @@ class ResponseTrace(TraceFile):
             first = self._repeated(sequences, (profile, user))
             self._first.append(first)
             tokens = sum(len(array) for array, _ in sequences) - sum(first)
-            result.append(Request(profile, user, tokens * self.shape.depth))
+            result.append(Request(profile, user, tokens * self.shape.depth, self._time(answer, body)))
         if not result:
             raise self.refuse("has no response with routed_experts" if self.failed else "has no rows")
         tokens = sum(map(sum, self._first))
@@ -134,6 +138,14 @@ class ResponseTrace(TraceFile):
                     np.full(len(rows), request), np.tile(np.arange(layers), len(array) - first), rows, place
                 )  # fmt: skip
             request += 1
+
+    def _time(self, answer: Answer, body: Sequence[dict[str, Any]]) -> Any:
+        """Return when a request came, where that is asked for: as its label says, else when its response was made."""
+        name = self.reading.columns.time
+        if not name:
+            return None
+        said = self._label(answer, body, name)
+        return said if said is not None or name != TIME else self._label(answer, body, CREATED)
 
     def _label(self, answer: Answer, body: Sequence[dict[str, Any]], name: str) -> str | None:
         for value in (*answer.chunks, *body):

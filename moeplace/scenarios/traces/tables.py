@@ -19,7 +19,7 @@ import pyarrow as pa
 from moeplace.base.errors import InputError
 from moeplace.scenarios.counting import as_int32
 from moeplace.scenarios.traces import common
-from moeplace.scenarios.traces.common import Batch, Columns, Int64, Request, TraceFile, too_many
+from moeplace.scenarios.traces.common import TIME, Batch, Columns, Int64, Request, TraceFile, too_many
 
 TOTALS: Final = re.compile(
     r"(?i)(^|[ _.])(counts?|freq(s|uency|uencies)?|hist(ogram)?|totals?|hits|loads?|utili[sz]ation|per[ _]expert)"
@@ -78,7 +78,7 @@ class Frame:
     token: Int64 | None
     layer: Int64
     experts: Int64 | None
-    labels: list[Label | None]  # request, profile, user
+    labels: list[Label | None]  # request, profile, user, and the time where it is asked for
     line: Int64  # of each row in the file
     unit: str
     section: int = 0  # tables that were joined to one file
@@ -255,10 +255,10 @@ class TableTrace(TraceFile):
     def _labelled(self, frame: Frame, *, new: bool) -> Int64:
         """Return the number of each row's labels: of its request, or of its profile and user where none is named."""
         n = len(frame.layer)
-        requests, profiles, users = frame.labels
+        requests, profiles, users, *_ = frame.labels
         change = np.zeros(n, dtype=np.bool_)
         change[:1] = True
-        for column in filter(None, frame.labels):
+        for column in filter(None, frame.labels[:3]):
             change[1:] |= column.code[1:] != column.code[:-1]
         at = np.flatnonzero(change)
         numbers = np.empty(len(at), dtype=np.int64)
@@ -295,7 +295,9 @@ class TableTrace(TraceFile):
                 if found is None:
                     raise self.refuse("changed while it was read")
                 number = self._number[own] = len(found)
-                found.append(Request(*self._labels[own[0]]))
+                when = frame.labels[3][int(at[i])] if len(frame.labels) > 3 and frame.labels[3] else None
+                profile, user = self._labels[own[0]]
+                found.append(Request(profile, user, time=when))
             numbers[i] = number
         return np.repeat(numbers, np.diff(np.append(at, n)))
 
@@ -331,8 +333,8 @@ class TableTrace(TraceFile):
             raise self._missing(names, columns.experts or "with experts", "--expert-column", _EXPERT_NAMES)
         if len(experts) > self.shape.width:
             raise self.refuse(f"columns of {too_many(len(experts), self.shape)}")
-        usual = (Columns.request, Columns.profile, Columns.user)
-        for name, default in zip(self.label_names, usual, strict=True):
+        usual = (Columns.request, Columns.profile, Columns.user, TIME)
+        for name, default in zip(self.label_names, usual, strict=False):
             if name != default and name not in names:
                 raise self._missing(names, name)
         if not token:
@@ -356,9 +358,10 @@ class TableTrace(TraceFile):
         )
 
     @property
-    def label_names(self) -> tuple[str, str, str]:
-        """The columns of request, profile and user, there or not."""
-        return self.reading.columns.request, self.reading.columns.profile, self.reading.columns.user
+    def label_names(self) -> tuple[str, ...]:
+        """The columns of request, profile and user, and of the time where it is asked for, there or not."""
+        columns = self.reading.columns
+        return columns.request, columns.profile, columns.user, *filter(None, [columns.time])
 
 
 class _Counter:

@@ -1,0 +1,258 @@
+"""Bounds of version 2: no cloud, loading, slots. Oracles, proofs and certificates against enumeration."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+from random_instances import brute_force_2, random_document_2
+from scipy.optimize import linprog
+
+import moeplace
+from moeplace import Instance
+from moeplace.base.arrays import Int64
+from moeplace.base.errors import NoSolutionError
+from moeplace.base.stop import Stop
+from moeplace.caching.bounds import by_layers, concave, layer_oracle
+from moeplace.caching.bounds.by_layers import CachingLayers
+from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
+from moeplace.caching.bounds.layer_oracle import NOTHING, LayerOracle
+from moeplace.caching.evaluation import caching_incumbent
+from moeplace.caching.saving import Layer, saving_form
+from moeplace.caching.terms import aggregate
+from moeplace.caching.verification import verify
+from moeplace.layers import merging, proof
+
+Float = npt.NDArray[np.float64]
+
+
+def drawn(seed: int, max_variables: int = 10) -> Instance:
+    """Return the instance of a seed."""
+    return Instance.from_document(random_document_2(np.random.default_rng(seed), max_variables))
+
+
+# --- one layer -----------------------------------------------------------------------------------------------------
+
+
+def all_plans(oracle: LayerOracle, layer: Layer | None, price: Int64, seed: int) -> dict[tuple[int, ...], int]:
+    """Return the largest value of each usage, over all plans that cover and keep room and slots."""
+    values: dict[tuple[int, ...], int] = {}
+    for plan in itertools.product(range(1 << len(oracle.servers)), repeat=len(oracle.experts)):
+        masks = np.array(plan, dtype=np.int64)
+        held = oracle.held(masks)
+        assert np.array_equal(oracle.masks(held), masks)
+        saving = oracle.saving(masks)
+        assert oracle.least <= saving, seed
+        if layer is not None:
+            short = saving != oracle.scale * layer.saving_ns(held)
+            covers = oracle.covers(masks)
+            assert short == (not covers), seed
+        if covers and (held.sum(axis=1)[oracle.servers] <= oracle.room).all():
+            assert saving <= oracle.total, seed
+            used = oracle.usage(masks)
+            key = tuple(used.tolist())
+            values[key] = max(values.get(key, NOTHING), saving - int(price @ used))
+    return values
+
+
+def check_plans(oracle: LayerOracle, price: Int64, least: int, values: dict[tuple[int, ...], int], seed: int) -> None:
+    plans = oracle.plans(price, least)
+    assert plans is not None, seed
+    listed = {tuple(u.tolist()): int(s - price @ u) for s, u in zip(plans.value, plans.usage, strict=True)}
+    assert len(listed) == len(plans.value), seed
+    for masks, saving, used in zip(plans.code, plans.value, plans.usage, strict=True):
+        assert oracle.covers(masks), seed
+        assert (oracle.saving(masks), oracle.usage(masks).tolist()) == (saving, used.tolist()), seed
+    assert all(least <= v <= values[key] for key, v in listed.items()), seed
+    # Where a plan is left out or listed with less, another one that uses no more saves as much.
+    for key, value in values.items():
+        if value >= least and listed.get(key, value - 1) < value:
+            saving = value + int(price @ np.array(key))
+            assert any(
+                all(a <= b for a, b in zip(other, key, strict=True)) and v + int(price @ np.array(other)) >= saving
+                for other, v in listed.items()
+            ), seed
+
+
+def test_a_layer_equals_enumeration() -> None:
+    none = limited = loaded = 0
+    for seed in range(220):
+        instance, rng = drawn(seed, 12), np.random.default_rng(seed)
+        problem, layers = aggregate(instance), {layer.items.start: layer for layer in saving_form(instance).layers}
+        for block in range(instance.n_blocks):
+            oracle = LayerOracle(problem, block, scale=int(rng.integers(1, 4)))
+            if (1 << len(oracle.servers)) ** len(oracle.experts) > 1100 or not len(oracle.experts):
+                continue
+            high = 1 + (oracle.total - oracle.least) // max(1, 2 * len(oracle.experts))
+            price = rng.integers(0, high if seed % 4 else 1, len(instance.servers))
+            values = all_plans(oracle, layers.get(int(instance.block_start[block])), price, seed)
+            best = max(values.values(), default=NOTHING)
+            none += not values
+            limited += bool((instance.layer_slots < oracle.n_experts).any())
+            loaded += oracle.least < 0
+            for tuned in (False, True):
+                if tuned:
+                    oracle.tune(price)
+                assert oracle.bound(price) >= best, seed
+                found = oracle.best(price)
+                assert (found.worth, found.bound) == (best, best), seed
+                if values:
+                    assert found.value - int(price @ found.usage) == best, seed
+                    assert found.value == oracle.saving(found.code), seed
+                    assert oracle.covers(found.code), seed
+                    again = oracle.best(price, floor=found.code)
+                    assert (again.worth, again.bound) == (best, best), seed
+                for nodes in (0, 1, 2, 5):
+                    cut = oracle.best(price, nodes=nodes)
+                    assert cut.bound >= best >= cut.worth, seed
+                    assert cut.worth == NOTHING or oracle.covers(cut.code), seed
+                check_plans(
+                    oracle, price, best - int(rng.integers(0, 1 + oracle.total - oracle.least)), values, seed
+                ) if values else check_plans(oracle, price, oracle.least * 2 - int(price.sum()) * 20, values, seed)
+    assert min(none, limited, loaded) > 15, (none, limited, loaded)
+
+
+FEW = by_layers.Tuning(
+    oracle=layer_oracle.Tuning(chunk=2, most_mask_cells=0),
+    proof=proof.Tuning(first_states=4, merging=merging.Tuning(chunk=2)),
+)
+
+
+def test_layer_enumeration_and_auto_equal_brute_force() -> None:
+    solved = none = 0
+    for seed in range(160):
+        document = random_document_2(np.random.default_rng(seed), 10)
+        instance = Instance.from_document(document)
+        optimum = brute_force_2(document)
+        for method in ("layer-enumeration", "auto"):
+            try:
+                solution = moeplace.solve(instance, method)
+            except NoSolutionError:
+                assert optimum is None, (seed, method)
+                none += 1
+                continue
+            assert solution.value == optimum == solution.objective.bound_ns, (seed, method)
+            assert moeplace.check(instance, solution).ok, (seed, method)
+            solved += 1
+    assert solved > 150
+    assert none > 20
+
+
+def test_the_bound_by_layers_never_passes_the_optimum_wherever_it_is_stopped() -> None:
+    reached = 0
+    for seed in range(400, 460):
+        document = random_document_2(np.random.default_rng(seed), 10)
+        instance, optimum, rng = Instance.from_document(document), brute_force_2(document), np.random.default_rng(seed)
+        if optimum is None:
+            continue
+        for asked in (10**9, *rng.integers(0, 40, 2).tolist()):
+            search = caching_incumbent(instance, Stop())
+            calls = itertools.count()
+
+            class Stopped(CachingLayers):
+                def stop(self, calls: itertools.count[int] = calls, asked: int = asked) -> bool:
+                    return next(calls) >= asked or super().stop()
+
+            Stopped(saving_form(instance), search, 1, FEW).proof().run()
+            assert not search.failures, (seed, search.failures)
+            if search.bound_ns is not None:
+                assert search.bound_ns <= optimum <= search.latency_ns, seed
+                reached += search.bound_ns < optimum
+            if asked == 10**9:
+                assert search.bound_ns == optimum == search.latency_ns, seed
+    assert reached > 5
+
+
+# --- the concave bound ---------------------------------------------------------------------------------------------
+
+
+def proofs(
+    instance: Instance, stop_after: int | None = None, tuning: concave.Tuning = concave.USUAL
+) -> list[ConcaveResult]:
+    """All proofs in the order in which they are found, the first of them before any work."""
+    bound = ConcaveBound(saving_form(instance), tuning=tuning)
+    found, asked = [bound.best], itertools.count()
+    bound.improve(lambda: stop_after is not None and next(asked) >= stop_after, lambda _, proof: found.append(proof))
+    assert found[-1] is bound.best
+    return found
+
+
+def lp_optimum(instance: Instance) -> float | None:
+    """The largest saving of a fractional placement that covers and keeps slots; None where there is none."""
+    problem = aggregate(instance)
+    servers, items = len(instance.servers), instance.n_items
+    pairs, need = problem.covers
+    n_x, n_p, n_t = servers * items, len(pairs), problem.n_terms
+    lines: list[Float] = []
+    right: list[float] = []
+
+    def row(limit: float, *parts: tuple[list[int], float | Float]) -> None:
+        line = np.zeros(n_x + n_p + n_t)
+        for places, value in parts:
+            line[places] = value
+        lines.append(line)
+        right.append(limit)
+
+    for p, (radius, item) in enumerate(pairs.tolist()):
+        row(0, ([n_x + p], 1.0), ([int(n) * items + item for n in np.flatnonzero(problem.radius[radius])], -1.0))
+    for t, (a, b) in enumerate(itertools.pairwise(problem.term_start.tolist())):
+        for p in need[a:b].tolist():
+            row(0, ([n_x + n_p + t], 1.0), ([n_x + p], -1.0))
+    step = np.gcd.reduce(instance.item_bytes)
+    for n, capacity in enumerate(instance.capacity_bytes.tolist()):
+        row(capacity // step * step, (list(range(n * items, (n + 1) * items)), instance.item_bytes.astype(float)))
+        for first, last in itertools.pairwise(instance.block_start.tolist()):
+            row(
+                min(last - first, int(instance.layer_slots[n])), (list(range(n * items + first, n * items + last)), 1.0)
+            )
+    if (coverage := instance.coverage) is not None:
+        for reach, item in zip(coverage.reach_of.tolist(), coverage.item.tolist(), strict=True):
+            row(-1, ([int(n) * items + item for n in np.flatnonzero(coverage.reach[reach])], -1.0))
+    fits = instance.item_bytes[None, :] <= instance.capacity_bytes[:, None]
+    most = np.concatenate((fits.ravel(), np.ones(n_p + n_t)))
+    load = instance.load_ns(slice(0, items))
+    cost = np.concatenate((np.zeros(n_x) if load is None else load.ravel(), np.zeros(n_p), -problem.term_weight))
+    scale = max(1.0, float(np.abs(cost).max(initial=0)))
+    found = linprog(cost / scale, np.array(lines), right, bounds=np.column_stack((np.zeros(len(most)), most)))
+    if found.status == 2:
+        return None
+    assert found.status == 0
+    return -float(found.fun) * scale
+
+
+def test_the_concave_bound_never_passes_the_optimum_wherever_it_is_stopped() -> None:
+    reported = exact = 0
+    for seed in range(240):
+        document = random_document_2(np.random.default_rng(seed), 9)
+        instance, optimum = Instance.from_document(document), brute_force_2(document)
+        found = proofs(instance, stop_after=seed * 7 % 60 if seed // 10 % 5 else None)
+        for one in found if optimum is not None else []:
+            assert one.bound_ns <= optimum, seed
+        bounds = [one.saving_bound for one in found]
+        assert bounds == sorted(bounds, reverse=True)
+        certificate = found[-1].certificate()
+        last = verify(instance, certificate)
+        assert (last.problems, last.bound_ns, last.trusted) == ((), found[-1].bound_ns, None), seed
+        assert (b'"coverage"' in certificate.to_json()) == (instance.coverage is not None)
+        reported += len(found) - 1
+        exact += found[-1].bound_ns == optimum
+    assert reported > 100
+    assert exact > 50
+
+
+def test_the_concave_bound_reaches_the_optimum_of_the_linear_program() -> None:
+    covered = limited = loaded = 0
+    for seed in range(60):
+        instance = drawn(seed, 24)
+        optimum = lp_optimum(instance)
+        if optimum is None:
+            continue
+        bound = ConcaveBound(saving_form(instance))
+        bound.improve(lambda: False)
+        assert optimum * (1 - 1e-9 * np.sign(optimum)) - 1 <= bound.saving_bound, seed
+        assert bound.saving_bound <= optimum + 1e-3 * max(bound.scale, 1) + 1, (seed, bound.saving_bound, optimum)
+        covered += instance.coverage is not None
+        limited += bool((instance.layer_slots < 5).any())
+        loaded += instance.load_block_ns is not None
+    assert min(covered, limited, loaded) > 5
