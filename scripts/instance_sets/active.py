@@ -34,8 +34,8 @@ def documents() -> list[dict[str, Any]]:
         ),
         tiny(
             "off_the_hull",
-            "The optimum, 2 experts in both layers, is on no layer's convex hull: no price of the loss leads there.",
-            [[10, 60, 100], [10, 60, 100]], [[100, 50, 0], [100, 50, 0]], loss_budget=100,
+            "The optimum, 2 experts in one layer, is on no layer's convex hull: no price of the loss leads there.",
+            [[10, 60, 100], [10, 60, 100]], [[100, 50, 0], [100, 50, 0]], loss_budget=60,
         ),
         tiny(
             "no_bend",

@@ -252,3 +252,17 @@ def test_starts_and_limits() -> None:
         moeplace.solve(toy, "layers", start=Choice([1, 1]))
     with pytest.raises(InfeasibleError, match="a choice that does not fit: layer 0 has 9 active experts"):
         moeplace.solve(toy, "active_instances:nine")
+
+
+def test_what_neither_front_nor_layers_close_is_left_to_cpsat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "prove_by_layers", lambda *args: None)
+    few, left = auto.Tuning(front=Tuning(most_points=2)), 0
+    for seed in range(30):
+        problem, best = instance(seed), brute_force(drawn(seed))
+        if best is None:
+            continue
+        with stopping() as stop:
+            outcome = auto.pick(problem, active_incumbent(problem, stop), 1, few)
+        assert outcome.bound_ns == best, seed
+        left += outcome.method == "cpsat"
+    assert left > 5

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from moeplace.active import front
 from moeplace.active.bounds import prove_by_front, prove_by_layers, prove_by_price, too_large
 from moeplace.active.document import Choice
+from moeplace.active.formulations import improve
 from moeplace.active.heuristics import filled, walk
 from moeplace.active.instance import Instance
 from moeplace.active.searching import active_incumbent
@@ -24,10 +25,10 @@ class Tuning:
     Attributes
     ----------
     front : moeplace.active.front.Tuning
-        A front that is larger is given up for the proof by layers.
+        A front that is larger is given up for the proof by layers, and for CP-SAT where that does not end in a proof.
     """
 
-    front: front.Tuning = field(default_factory=lambda: front.Tuning(most_points=20_000_000))
+    front: front.Tuning = field(default_factory=lambda: front.Tuning(most_points=5_000_000))
 
 
 USUAL = Tuning()
@@ -36,7 +37,7 @@ USUAL = Tuning()
 
 @describe(
     MethodInfo(
-        summary="Steepest steps and their bound first; then the point of the front, or the proof by layers.",
+        summary="Steepest steps and their bound first; then the point of the front, the proof by layers, or CP-SAT.",
         exact=True,
         guarantee="a proven bound; optimal, given time",
         imports=("moeplace.active._front_kernels",),
@@ -53,7 +54,7 @@ def auto(
     progress: ProgressCallback | None,
     gap: float = 0.0,
 ) -> Outcome:
-    """Take the steepest steps, bound them by a price, and close what is left by ``front``, or else by ``layers``.
+    """Take the steepest steps, bound them by a price, and close what is left by ``front``, ``layers`` or ``cpsat``.
 
     Parameters
     ----------
@@ -85,4 +86,7 @@ def pick(instance: Instance, search: Incumbent, threads: int, tuning: Tuning = U
     if not search.ended and too_large(instance) is None:
         method, because = "layers", f"the steepest steps left a gap, and the front is too large: {'; '.join(refused)}"
         search.run(lambda: search.attempt("layers", lambda: prove_by_layers(instance, search, threads)))
+    if not search.ended:
+        method, because = "cpsat", "neither the front nor the plans near the best are few"
+        search.run(lambda: search.attempt("cpsat", lambda: improve("cpsat", instance, search, seed=0, threads=1)))
     return replace(search.outcome(), method=method, picked_because=because)
