@@ -40,7 +40,7 @@ def relaxation(instance: Instance, way: Walk) -> tuple[int, int]:
 
 
 def price_bound(instance: Instance, price: int, unit: int) -> int:
-    """Return the lower bound that a price of ``price / unit`` proves: at least that much every choice costs."""
+    """Return the lower bound that a price of ``price / unit`` proves (E3): at least that much every choice costs."""
     total = -price * instance.budget
     for costs, uses in zip(instance.cost.tolist(), instance.usage.tolist(), strict=True):
         total += min(unit * c + price * u for c, u in zip(costs, uses, strict=True))

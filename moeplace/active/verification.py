@@ -5,7 +5,7 @@ choice within the budget costs at least what it costs with what it uses paid for
 
     sum_l c[l][k_l]  >=  sum_l c[l][k_l] + p/q (sum_l u[l][k_l] - B)  >=  sum_l min_k (c[l][k] + p/q u[l][k])  -  p/q B
 
-so ``q`` times the cost is at least ``sum_l min_k (q c[l][k] + p u[l][k]) - p B``, an integer.
+so ``q`` times the cost is at least ``sum_l min_k (q c[l][k] + p u[l][k]) - p B``, an integer: (E3) of docs/active.md.
 """
 
 from __future__ import annotations
