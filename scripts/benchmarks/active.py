@@ -275,15 +275,16 @@ ones; what is compared is the gain from 6 to 2 experts.
 READING = """*Reading*: the least share of layers, of both numbers, that wait for the memory. *Unexplained*: the
 published step less the experts' time of the roofline; *gain with the unexplained*: that taken as fixed, whatever it is.
 
-What is seen: with the unexplained part of a step taken as fixed, the H100's roofline gives the published gains at 2, 8
-and 32 requests within one percentage point, also that the gain is largest at 8: with 2 requests what is fixed outweighs
-the experts, and with 32 two experts of each token touch most of a layer already. With the A100's it does not, and at 8
-requests more tokens were published than an A100 could read the weights for, were their routing like the trace's; that is
-no proof of the device. From 128 requests on next to no gain is left in the roofline, and the published ones are 8 to
-17 %: what is saved there is not bytes of weights, nor computing at the peak (every layer still waits for the memory), but
-work that grows with tokens times experts and that (R1) has not, such as moving activations to the experts and back, or
-computing far below the peak. Speeds there are too high by factors of 1.5 to 6: the KV cache, attention over it and
-kernels are left out. So gains at small and middle loads can be trusted; those at large loads are too small.
+What is seen: with the unexplained part of a step taken as fixed, the H100's roofline gives the published gains at 2,
+8 and 32 requests within one percentage point, also that the gain is largest at 8: with 2 requests what is fixed
+outweighs the experts, and with 32 two experts of each token touch most of a layer already. With the A100's it does
+not, and at 8 requests more tokens were published than an A100 could read the weights for, were their routing like the
+trace's; that is no proof of the device. From 128 requests on next to no gain is left in the roofline, and the
+published ones are 8 to 17 %: what is saved there is not bytes of weights, nor computing at the peak (every layer
+still waits for the memory), but work that grows with tokens times experts and that (R1) has not, such as moving
+activations to the experts and back, or computing far below the peak. Speeds there are too high by factors of 1.5 to
+6: the KV cache, attention over it and kernels are left out. So gains at small and middle loads can be trusted; those
+at large loads are too small.
 """
 
 
