@@ -96,7 +96,7 @@ def replay(
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=seed, threads=threads)
-    check_output(csv_file, endings=(".csv",))
+    check_output(csv_file)
     check_output(picture, endings=SUFFIXES)
     chosen = _policies(policies)
     own = as_dict(parameters)

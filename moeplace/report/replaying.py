@@ -13,7 +13,7 @@ from moeplace.base.errors import OutputError
 from moeplace.base.files import write_bytes
 from moeplace.base.text import NOTHING, as_csv, duration, gap_percent, number, one_line, percent, size, time_unit
 from moeplace.base.text import markdown as escaped
-from moeplace.bench.replays import FIELDS, ReplayData, Row
+from moeplace.bench.replays import FIELDS, YARDSTICK, ReplayData, Row
 from moeplace.report.tables import Column
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TITLE = "Placement policies over drifting traffic"
 PAGE, MARKDOWN, TABLE = "index.html", "index.md", "replay.csv"
 PICTURE = "pictures/replay"
+
+_BYTES = [(1, "B"), (10**3, "kB"), (10**6, "MB"), (10**9, "GB"), (10**12, "TB")]
 
 DEFINITIONS = [
     ("window", "A piece of the traffic, with the same servers and models as the others. A policy decides before it."),
@@ -95,6 +97,8 @@ def facts(data: ReplayData) -> list[str]:
 
 def below(data: ReplayData) -> str:
     """Say in one line what the bounds prove of the whole."""
+    if YARDSTICK not in data.run.plan.policies:
+        return f"nothing is proven: bounds come with the policy {YARDSTICK}"
     bounds = [data.bound(t) for t in data.paid]
     tokens = sum(data.run.windows[t - 1].tokens for t in data.paid)
     known = [bound for bound in bounds if bound is not None]
@@ -117,6 +121,8 @@ def figure(data: ReplayData, title: str = "") -> Figure:
     drawn = style.new_figure(9.6, 3.5)
     panels = drawn.subplots(1, 3)
     unit, name = time_unit(max((row.cost_ns / max(row.tokens, 1) for row in rows), default=0))
+    most = max((row.moved_bytes for row in rows), default=0)
+    bytes_each, bytes_name = max((u for u in _BYTES if most >= u[0]), default=_BYTES[0])
     handles, labels = [], []
     for i, policy in enumerate(data.run.plan.policies):
         own = [row for row in rows if row.policy == policy]
@@ -130,7 +136,7 @@ def figure(data: ReplayData, title: str = "") -> Figure:
             (
                 [row.cost_ns / max(row.tokens, 1) / unit for row in own],
                 [100 * (row.rows_share or 0.0) for row in own],
-                [row.moved_bytes / 1e9 for row in own],
+                [row.moved_bytes / bytes_each for row in own],
             ),
             strict=True,
         ):
@@ -146,7 +152,7 @@ def figure(data: ReplayData, title: str = "") -> Figure:
         (line,) = panels[0].plot(x, y, color=style.GREY, linestyle="none", marker="_", markersize=14)
         handles.append(line)
         labels.append("no policy is below (proven)")
-    said = (f"cost, {name} per token", "rows away from home, %", "moved before the window, GB")
+    said = (f"cost, {name} per token", "rows away from home, %", f"moved before the window, {bytes_name}")
     for panel, text in zip(panels, said, strict=True):
         panel.set_ylabel(text)
         panel.set_xlabel("window")

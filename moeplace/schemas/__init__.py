@@ -21,6 +21,7 @@ from moeplace.base.documents import BestKnown
 from moeplace.base.errors import InputError
 from moeplace.base.plain import document_type
 from moeplace.bench.records import Record, Run
+from moeplace.bench.replays import ReplayRecord, ReplayRun
 from moeplace.caching.document import InstanceDocument
 from moeplace.caching.solution import Solution
 
@@ -32,6 +33,8 @@ DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
     "certificate": ("Certificate of moeplace, version 1", Certificate),
     "run": ("run.json of a run directory of moeplace, version 1", Run),
     "record": ("A line of records.jsonl of a run directory of moeplace, version 1", Record),
+    "replay": ("run.json of a replay directory of moeplace, version 1", ReplayRun),
+    "replay_record": ("A line of records.jsonl of a replay directory of moeplace, version 1", ReplayRecord),
     "best_known": ("Best known values of a set of instances, by instance name", dict[str, BestKnown]),
     "active_experts": ("Instance of active experts of moeplace, version 1", ActiveInstance),
     "active_experts_solution": (

@@ -52,8 +52,18 @@ def test_exact_methods_equal_brute_force() -> None:
         if optimum is None and seen["none"] > seen["instances"] // 5:
             continue  # half of what is drawn has no solution
         instance = Instance.from_document(document)
-        one, other = (SOLVERS[(seen["instances"] + k) % 3] for k in range(2))
-        methods = [one] if refuses(instance) else [one, FLOW]
+        method = SOLVERS[seen["instances"] % 3]
+        methods = [] if refuses(instance) else [FLOW]
+        # A start is hard to find only where there is coverage: there every other one is solved from nothing.
+        if instance.coverage is None or seed % 2:
+            methods.append(method)
+        else:
+            try:
+                cost, bound, source = from_nothing(instance, method)
+                assert (cost, bound) == (optimum, optimum), (seed, method, source)
+            except NoSolutionError:
+                assert optimum is None, (seed, method)
+            seen["from nothing"] += 1
         for method in methods:
             try:
                 solution = solved(instance, method)
@@ -62,14 +72,8 @@ def test_exact_methods_equal_brute_force() -> None:
                 assert solution.status.termination == "optimal", (seed, method)
             except NoSolutionError:
                 assert optimum is None, (seed, method)
-        if instance.coverage is not None:  # nothing else is hard to begin with
-            try:
-                cost, bound, source = from_nothing(instance, other)
-                assert (cost, bound) == (optimum, optimum), (seed, other, source)
-            except NoSolutionError:
-                assert optimum is None, (seed, other)
         seen["instances"] += 1
-        seen["flow"] += len(methods) == 2
+        seen["flow"] += FLOW in methods
         seen["none"] += optimum is None
         if optimum is not None:
             seen["coverage"] += instance.coverage is not None
@@ -109,9 +113,8 @@ def test_exported_models_are_those_that_are_solved(tmp_path: Path) -> None:
             values = dict(zip(highs.getLp().col_names_, highs.getSolution().col_value, strict=True))
             placement = placement_of_values(instance, values)
             assert cost_ns(instance, placement) == optimum, (seed, model)
-            emptied = {name: 0.0 for name in values}
-            with pytest.raises(InputError, match="is on none of|is on no server"):
-                placement_of_values(instance, emptied)
+            with pytest.raises(InputError, match="demands without a cloud reach no other"):
+                placement_of_values(instance, dict.fromkeys(values, 0.0))
     assert done > 5
 
 
@@ -170,7 +173,7 @@ def test_loading_that_differs_by_one_unit_among_huge_ones() -> None:
             solution = solved(instance, method)
             assert solution.bound is not None, (method, weight)
             assert solution.bound <= weight + 1 <= solution.value, (method, weight)
-            if method == FLOW and weight < 2**50 or method == "cpsat" and weight < 2**58:
+            if (method == FLOW and weight < 2**50) or (method == "cpsat" and weight < 2**58):
                 assert (solution.value, solution.bound) == (weight + 1, weight + 1), (method, weight)
 
 

@@ -179,22 +179,29 @@ def redundant(
 ) -> Outcome:
     """Let the machines, in turn, take the next expert that their own users ask for most often per byte.
 
-    Where demands have no cloud, a machine takes one only while the bytes that are left on all machines suffice for all
-    experts that are nowhere yet; these are then dealt out, largest first. Ignores ``start``.
+    Where demands have no cloud, a machine takes one only while the bytes and slots that are left on all machines
+    together suffice for all experts that are nowhere yet; these are then dealt out, largest first. Ignores ``start``.
     """
     with stopping(time_limit) as stop:
         machines = _Machines(instance)
         size = instance.item_bytes.tolist()
         needed = set(machines.needed)
         spare = sum(machines.free.tolist()) - sum(size[i] for i in needed)
+        block = instance.item_block.tolist()
+        all_slots = sum(instance.layer_slots.tolist())
+        in_layer = np.bincount(instance.item_block[machines.needed], minlength=instance.n_blocks).tolist()
+        spare_slots = [all_slots - number for number in in_layer]
         queues = {k: iter(order) for k, order in enumerate(machines.order)}
         while queues and not stop:
             for k, queue in list(queues.items()):
                 for item in queue:
-                    price = 0 if item in needed else size[item]
-                    if price <= spare and machines.put(k, item):
+                    copy = item not in needed
+                    if copy and (size[item] > spare or spare_slots[block[item]] < 1):
+                        continue
+                    if machines.put(k, item):
                         needed.discard(item)
-                        spare -= price
+                        spare -= size[item] * copy
+                        spare_slots[block[item]] -= copy
                         break
                 else:
                     del queues[k]

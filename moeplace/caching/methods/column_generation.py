@@ -105,23 +105,32 @@ def generate(
     form = saving_form(instance)
     search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
     details: dict[str, int | float | str] = {}
+    small = prices_exactly(instance, tuning.proving)
+    # What only covers is far from good: the bound, whose turns are long, waits for a first climb.
+    waiting = threads == 1 and not small and instance.coverage is not None
+    columns: list[ColumnSearch] = []
 
-    def columns(exact: CachingLayers | None) -> None:
+    def begin() -> None:
+        exact = CachingLayers(form, search, threads, tuning.proving.layers) if small else None
         found = ColumnSearch(
             form, search, seed=seed, started=started, enumerated=enumerated, exact=exact, tuning=tuning.columns
         )
+        columns.append(found)
         found.begin()
-        found.improve(kicks)
-        details.update(found.details)
 
-    if prices_exactly(instance, tuning.proving):
-        exact = tuning.proving.layers
-        search.run(
-            lambda: search.attempt("column-generation", lambda: columns(CachingLayers(form, search, threads, exact)))
-        )
+    def improve() -> None:
+        if not columns:
+            begin()
+        columns[0].improve(kicks)
+        details.update(columns[0].details)
+
+    if waiting:
+        search.run(lambda: search.attempt("column-generation", begin))
+    if small:
+        search.run(lambda: search.attempt("column-generation", improve))
     else:
         search.run(
-            lambda: search.attempt("column-generation", lambda: columns(None)),
+            lambda: search.attempt("column-generation", improve),
             lambda: search.attempt("the proof", lambda: prove(form, search, tuning.proving, max(1, threads - 1))),
             turns=tuning.turns if threads == 1 else None,
         )
