@@ -235,7 +235,7 @@ def roofline(realdata: Path) -> str:
         f"""Published: DeepSeek-V2-Lite, tokens a second with 6 and with 2 active experts in all layers, by requests at
 once (arXiv 2505.03531). The device is not known to us; two are tried.
 
-*Assumed*: bf16; routed experts by (R1), distinct ones counted on the ESFT trace, which is of other texts than theirs;
+*Assumed*: bf16; routed experts by (E4), distinct ones counted on the ESFT trace, which is of other texts than theirs;
 besides, every step reads {weights / 1e9:.2f} billion other weights ({listed}), by the same roofline. *Left out*: the KV
 cache, starting of kernels, everything between devices, what is read but not computed at the peak. So speeds are upper
 ones; what is compared is the gain from 6 to 2 experts.
@@ -281,7 +281,7 @@ outweighs the experts, and with 32 two experts of each token touch most of a lay
 not, and at 8 requests more tokens were published than an A100 could read the weights for, were their routing like the
 trace's; that is no proof of the device. From 128 requests on next to no gain is left in the roofline, and the
 published ones are 8 to 17 %: what is saved there is not bytes of weights, nor computing at the peak (every layer
-still waits for the memory), but work that grows with tokens times experts and that (R1) has not, such as moving
+still waits for the memory), but work that grows with tokens times experts and that (E4) has not, such as moving
 activations to the experts and back, or computing far below the peak. Speeds there are too high by factors of 1.5 to
 6: the KV cache, attention over it and kernels are left out. So gains at small and middle loads can be trusted; those
 at large loads are too small.

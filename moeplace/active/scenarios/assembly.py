@@ -157,7 +157,7 @@ class Load:
     k : int
         Active experts, the same in all layers.
     distinct, independent : float
-        Experts of a layer that a step touches, as counted, and by independence (R2).
+        Experts of a layer that a step touches, as counted, and by independence (E5).
     reading : float
         Share of the layers whose time is that of reading, not of computing.
     time_ns : int

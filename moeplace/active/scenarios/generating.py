@@ -4,7 +4,7 @@ Tokens are drawn as for caching (:mod:`moeplace.scenarios.routing`); the order i
 their weights, the larger ones sooner as a rule, is taken as their rank. How a layer's router weight is shared among the
 ranks is not in that model. On both traces the mean share of rank ``r`` is nearly a power of it::
 
-    share[l][r]  proportional to  r ** -s[l]                                                               (R4)
+    share[l][r]  proportional to  r ** -s[l]                                                               (E7)
 
 with exponents that differ by layer and are alike in neighbouring ones. :data:`SHARES` has their mean, deviation and
 correlation as fitted (least squares of the logarithms, each layer for itself); the largest error of a share is 0.027,
@@ -76,7 +76,7 @@ def exponents(layers: int, experts: int, seed: int) -> list[int]:
 
 
 def power_losses(exponent: Sequence[int], top_k: int) -> list[list[int]]:
-    """Return the losses of layers whose ranks share the weight by a power law (R4), as :func:`~.roofline.losses` does.
+    """Return the losses of layers whose ranks share the weight by a power law (E7), as :func:`~.roofline.losses` does.
 
     Examples
     --------

@@ -3,16 +3,16 @@ r"""Times of layers by the roofline, and losses by the router's weights.
 A step serves ``B`` tokens, one of each request. With ``k`` active experts a layer reads each expert that any of the
 tokens uses once, and computes for each token and each of its ``k`` experts a multiplication and an addition a weight::
 
-    time[l][k] = max( distinct[l][k] * expert bytes / bandwidth,  2 * B * k * weights of an expert / FLOP/s )      (R1)
+    time[l][k] = max( distinct[l][k] * expert bytes / bandwidth,  2 * B * k * weights of an expert / FLOP/s )      (E4)
 
 (Williams, Waterman and Patterson, Communications of the ACM 52(4), 2009.) ``distinct`` is counted: the mean over
 batches of ``B`` tokens, drawn from all tokens of the layer, of how many experts their first ``k`` ranks touch. Were all
-experts used equally often and independently, it would be ``E (1 - (1 - k/E)**B)``                               (R2).
+experts used equally often and independently, it would be ``E (1 - (1 - k/E)**B)``                               (E5).
 
 The loss of ``k`` experts is the share of the router's weight that the dropped ranks have, in the mean over the tokens
 and in parts per million of the weight of all layers::
 
-    loss[l][k] = 10**6 / L * mean over tokens of (weight of ranks k+1 to K) / (weight of all K ranks)               (R3)
+    loss[l][k] = 10**6 / L * mean over tokens of (weight of ranks k+1 to K) / (weight of all K ranks)               (E6)
 
 That is a proxy: how much a model's answers suffer, only a measurement says.
 """
@@ -108,7 +108,7 @@ def distinct_experts(tokens: RankedTokens, batch: int, experts: int, *, batches:
 
 
 def independent_experts(experts: int, k: int, batch: int) -> float:
-    """Return the distinct experts of a batch were all used equally often and independently (R2).
+    """Return the distinct experts of a batch were all used equally often and independently (E5).
 
     Examples
     --------
@@ -119,7 +119,7 @@ def independent_experts(experts: int, k: int, batch: int) -> float:
 
 
 def times(distinct: Int64, batch: int, expert: list[Expert], device: Device, *, batches: int) -> list[list[int]]:
-    """Return the time of each layer and number of active experts (R1), to the nearest ns, a half up.
+    """Return the time of each layer and number of active experts (E4), to the nearest ns, a half up.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def times(distinct: Int64, batch: int, expert: list[Expert], device: Device, *, 
 
 
 def losses(share: Int64, weighed: Int64) -> list[list[int]]:
-    """Return the loss of each layer and number of active experts (R3), to the nearest part per million, a half up.
+    """Return the loss of each layer and number of active experts (E6), to the nearest part per million, a half up.
 
     Parameters
     ----------
