@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any, Final
 
 from moeplace.active.cost import summed, tokens_per_s
-from moeplace.active.front import USUAL, Front, Tuning, front, never
+from moeplace.active.front import USUAL, Front, Tuning, front
 from moeplace.active.heuristics import Family, Walk, filled, schedules, supported, uniform, walk
 from moeplace.active.instance import Instance
+from moeplace.layers.oracle import no_stop
 
 SHARES: Final = (0, 1, 2, 5, 10, 15, 20, 30, 40, 50, 65, 80, 100)
 """Where on the front's loss, in percent of its range, a table looks."""
@@ -96,6 +97,6 @@ class Compared:
                 yield dict(zip(COLUMNS, (name, loss, time_ns, rate, active), strict=True))
 
 
-def compare(instance: Instance, *, stop: Callable[[], bool] = never, tuning: Tuning = USUAL) -> Compared:
+def compare(instance: Instance, *, stop: Callable[[], bool] = no_stop, tuning: Tuning = USUAL) -> Compared:
     """Return the front of an instance beside the heuristics; raises as :func:`moeplace.active.front.front` does."""
     return Compared(instance, front(instance, stop=stop, tuning=tuning))

@@ -20,6 +20,7 @@ from moeplace.active.instance import Instance
 from moeplace.base.arrays import Int64
 from moeplace.base.documents import INT64_MAX
 from moeplace.base.errors import MethodLimitError
+from moeplace.layers.oracle import no_stop
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,6 @@ class Tuning:
 
 USUAL: Final = Tuning()
 """What is used unless something else is asked for."""
-
-
-def never() -> bool:
-    """Do not stop."""
-    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +82,16 @@ class Front:
 
     def at(self, *, loss: int | None = None, time_ns: int | None = None) -> int | None:
         """Return the point of least time within a loss, or of least loss within a time; None where none is within."""
-        if (loss is None) == (time_ns is None):
-            raise ValueError("expected a loss or a time")
-        if loss is not None:
+        if loss is not None and time_ns is None:
             found = int(np.searchsorted(self.loss, loss, side="right")) - 1
             return found if found >= 0 else None
-        found = int(np.searchsorted(-self.time_ns, -int(time_ns or 0)))
-        return found if found < len(self) else None
+        if time_ns is not None and loss is None:
+            found = int(np.searchsorted(-self.time_ns, -time_ns))
+            return found if found < len(self) else None
+        raise ValueError("expected a loss or a time")
 
 
-def front(instance: Instance, *, stop: Callable[[], bool] = never, tuning: Tuning = USUAL) -> Front:
+def front(instance: Instance, *, stop: Callable[[], bool] = no_stop, tuning: Tuning = USUAL) -> Front:
     """Return the whole front of an instance, whatever its budget.
 
     Parameters

@@ -55,7 +55,7 @@ def test_a_roofline_by_hand() -> None:
         losses(share, np.array([6, 0]))
 
 
-def test_distinct_experts_are_counted() -> None:
+def test_distinct_experts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     every = tokens_of([[0, 1], [0, 2], [3, -1]])
     # All three tokens in every batch: ranks 1 touch 0 and 3, both ranks 0 to 3; "none" does not count.
     assert distinct_experts(every, 3, 4, batches=5).tolist() == [[10, 20]]
@@ -67,6 +67,8 @@ def test_distinct_experts_are_counted() -> None:
     batches = [drawn.choice(60, 5, replace=False) for _ in range(40)]
     for k in (1, 2, 3):
         assert counted[0, k - 1] == sum(len({e for t in batch for e in rows[t][:k]}) for batch in batches)
+    monkeypatch.setattr("moeplace.active.scenarios.roofline.PIECE", 13)  # two or three batches at a time
+    assert distinct_experts(tokens_of(rows, rows), 5, 8, batches=40, seed=7).tolist() == counted.tolist()
     with pytest.raises(moeplace.InputError, match="layer 1 has 2 tokens, a batch of 3 cannot be drawn"):
         distinct_experts(tokens_of([[0]] * 5, [[0]] * 2), 3, 4)
 

@@ -287,8 +287,10 @@ def requests_of(text: str) -> list[int]:
     [1, 8, 64]
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 1 <= int(part) <= 10**6 for part in parts):
-        raise InputError(f"--requests: expected whole numbers from 1 on, with commas between them, found {text!r}")
+    if not all(part.isdecimal() and 1 <= int(part) <= 10**5 for part in parts):
+        raise InputError(
+            f"--requests: expected whole numbers from 1 to 100,000, with commas between them, found {text!r}"
+        )
     numbers = [int(part) for part in parts]
     if len(set(numbers)) < len(numbers):
         raise InputError(f"--requests: a number stands there twice in {text!r}")

@@ -32,6 +32,9 @@ PPM: Final = 10**6
 BATCHES: Final = 200
 """How many batches are drawn where nobody says."""
 
+PIECE: Final = 1 << 20
+"""Tokens of batches that are looked at together."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -98,12 +101,12 @@ def distinct_experts(tokens: RankedTokens, batch: int, experts: int, *, batches:
         if len(own) not in drawn:
             rng = np.random.default_rng([seed, batch])
             drawn[len(own)] = np.stack([rng.choice(len(own), batch, replace=False) for _ in range(batches)])
-        chosen = own[drawn[len(own)]].astype(np.int64)  # [batches, B, K]
-        seen = np.zeros((batches, experts + 1), dtype=np.bool_)  # one more for "none", which does not count
-        rows = np.repeat(np.arange(batches), batch)
-        for rank in range(found.shape[1]):
-            seen[rows, chosen[:, :, rank].reshape(-1)] = True  # -1 is the last column
-            found[layer, rank] = int(seen[:, :experts].sum())
+        for chosen in np.array_split(drawn[len(own)], -(-batches * batch // PIECE)):
+            seen = np.zeros((len(chosen), experts + 1), dtype=np.bool_)  # one more for "none", which does not count
+            rows = np.repeat(np.arange(len(chosen)), batch)
+            for rank in range(found.shape[1]):
+                seen[rows, own[chosen.reshape(-1), rank]] = True  # -1 is the last column
+                found[layer, rank] += int(seen[:, :experts].sum())
     return found
 
 
