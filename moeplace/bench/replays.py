@@ -48,8 +48,8 @@ class ReplayPlan(Struct, frozen=True):
     time_limit : float or None
         Seconds a decision.
     start : str or None
-        Hash of the instance that the first placement was made for and its file's hash; None where the first window is
-        what it is made on, and nobody pays on that one.
+        Hash of the placement that is in force before the first window; None where the first placement is made on the
+        first window, and nobody pays on that one.
     """
 
     policies: list[str]

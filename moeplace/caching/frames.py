@@ -33,8 +33,8 @@ class Frames(NamedTuple):
         ``name``, ``capacity_bytes``; ``x_m`` and ``y_m`` where positions are known; ``host``, ``load_bytes_per_s``,
         ``layer_slots`` where a server has one (cells may be empty).
     demands : DataFrame
-        ``user``, ``model``, ``tokens``, ``device_ns``; ``cloud_ns``, empty for those without a cloud, and left out
-        where none has one; ``x_m`` and ``y_m`` likewise.
+        ``user``, ``model``, ``tokens``, ``device_ns``, ``cloud_ns`` (empty: no cloud); ``x_m`` and ``y_m`` where
+        positions are known.
     links : DataFrame
         ``user``, ``model``, ``server``, ``ns``: a server that is not there cannot be reached.
     activations : DataFrame
@@ -111,7 +111,7 @@ def document_of(
         for user, model, layer_number, expert in zip(*pairs_of, strict=True):
             held.setdefault((user, model), []).append([layer_number, expert])
 
-    table = _Table("demands", demands, "user model", "cloud_ns tokens device_ns x_m y_m")
+    table = _Table("demands", demands, "user model cloud_ns", "tokens device_ns x_m y_m")
     table.known("model", languages)
     who = list(zip(table.text("user"), table.text("model"), strict=True))
     given = _records(

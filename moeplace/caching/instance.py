@@ -187,7 +187,7 @@ class Instance:
         models, servers, demands, links, activations : DataFrame
             With the columns of :class:`moeplace.caching.frames.Frames`. ``device_ns`` (else 0) and ``tokens`` (else the
             most that are counted at one layer) may be missing, and positions; a link that is not there, or whose
-            ``ns`` is missing, cannot be used; a demand without ``cloud_ns`` has no cloud.
+            ``ns`` is missing, cannot be used; an empty ``cloud_ns`` is no cloud.
         device_experts, holds : DataFrame, optional
         loading_weight : int, optional
             How many token-ns one ns of loading counts.

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from moeplace.bench.replays import ReplayData, ReplayFolder, ReplayPlan, ReplayWindow
     from moeplace.caching.replay import Order
 
-_FIRST = "start"
-"""Key of the placement that was given to begin with."""
-
 
 class _Interrupted(Exception):
     """Somebody asked to stop."""
@@ -93,6 +90,7 @@ def replay(
     from moeplace.base.style import SUFFIXES
     from moeplace.bench import environment
     from moeplace.bench.replays import ReplayPlan, is_replay, opened, read_run
+    from moeplace.caching.replay import START
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=seed, threads=threads)
@@ -113,7 +111,7 @@ def replay(
         if policies is not None:
             plan = _replaced(plan, policies=list(dict.fromkeys([*plan.policies, *chosen])))
         if plan.start is not None:
-            start = str(folder / _solution(_FIRST))
+            start = str(folder / _solution(START))
     else:
         if output is None:
             raise click.MissingParameter(param_hint="'-o' / '--output'", param_type="option")
@@ -220,8 +218,9 @@ def _start(file: str | None, window: Instance) -> tuple[Placement | None, str | 
 def _keep_start(folder: Path, file: str) -> None:
     """Keep the placement to begin with, so that the run directory has all that it takes to go on."""
     from moeplace.bench.records import write_durably
+    from moeplace.caching.replay import START
 
-    kept = folder / _solution(_FIRST)
+    kept = folder / _solution(START)
     if not kept.exists():
         write_durably(kept, Path(file).read_bytes())
 

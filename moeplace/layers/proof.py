@@ -49,6 +49,8 @@ class Tuning:
         The same again and again, where layers are too large for the search.
     retune : Schedule
         For multipliers alone, where cutting planes have moved the prices.
+    given : Schedule
+        For multipliers alone, at prices that somebody knows.
     worthwhile : float
         Share of the bound that such a round must win for another one.
     every : int
@@ -69,6 +71,7 @@ class Tuning:
     schedule: Schedule = ((0.1, 1.0, 50), (0.03, 0.5, 50), (0.01, 0.3, 50), (0.003, 0.3, 100))
     later: Schedule = ((0.001, 0.3, 100),)
     retune: Schedule = ((0.003, 0.3, 50),)
+    given: Schedule = ((0.1, 1.0, 30), (0.03, 0.5, 40), (0.01, 0.3, 50))
     worthwhile: float = 1e-5
     every: int = 25
     rounds: int = 60
@@ -206,8 +209,14 @@ class LayerProof:
         self.counts = Counts()
         self.pool = PlanPool(len(self.oracles))
 
-    def run(self) -> None:
-        """Prove as much as there is time for."""
+    def run(self, price: Float | None = None) -> None:
+        """Prove as much as there is time for.
+
+        Parameters
+        ----------
+        price : float64 array [R], optional
+            Prices known to be good, which need no descent.
+        """
         stop, tuning = self.primal.stop, self.tuning
         if self.budget.min(initial=0) < 0:  # no plan takes less than nothing
             self.upper = self.primal.value
@@ -216,7 +225,15 @@ class LayerProof:
         self.primal.prove(self.upper)
         if not self.oracles or self.budget.min(initial=0) < 0 or stop():
             return
-        price = self.descend(tuning.schedule)
+        if price is None:
+            price = self.descend(tuning.schedule)
+        else:
+            self._tune(self.sane(price), tuning.given)
+            self.bound(self.sane(price))
+            if stop() or not self.minimise(price, tuning.nodes):
+                return
+            self.enumerate()
+            return
         if stop():
             return
         if not self.minimise(price, tuning.few_nodes):
@@ -270,6 +287,10 @@ class LayerProof:
                 if (k + 1) % self.tuning.every == 0 or k + 1 in (self.tuning.every // 5, steps):
                     self.bound(self.sane(price))
         return price
+
+    def _tune(self, price: Int64, schedule: Schedule) -> None:
+        """Choose good multipliers of all oracles."""
+        each(lambda oracle: None if self.primal.stop() else oracle.tune(price, schedule), self._tunable(), self.threads)
 
     def _tunable(self) -> list[Tunable]:
         return [oracle for oracle in self.oracles if isinstance(oracle, Tunable)]
@@ -368,11 +389,7 @@ class LayerProof:
     def enumerate(self) -> None:
         """List plans within a growing Delta and merge them."""
         price, stop = self.price, self.primal.stop
-        each(
-            lambda o: o.tune(price, self.tuning.retune),
-            self._tunable(),
-            self.threads,
-        )
+        self._tune(price, self.tuning.retune)
         found = each(lambda oracle: oracle.best(price, stop=stop), self.oracles, self.threads)
         if stop():
             return

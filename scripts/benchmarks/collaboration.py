@@ -1,6 +1,6 @@
 """Measure what placements on GPU servers without a cloud are worth: by frequency, as published, and by latency.
 
-    python scripts/benchmarks/collaboration.py [--realdata DIR] [--sections coverage,growth] [-o FILE]
+    python scripts/benchmarks/collaboration.py --realdata DIR [--sections coverage,drift] [-o FILE]
 
 ``DIR`` holds the routing traces. A section that is run replaces the one of the same title in the output file. All of it
 takes about half an hour on two cores that have nothing else to do.
@@ -13,6 +13,7 @@ import copy
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,8 @@ from instance_sets.collaboration import AWAY_US, THREE, Recipe
 
 import moeplace
 from moeplace import Evaluation, Instance, Placement, Solution
+from moeplace.caching.replay import POLICIES, Order, Payment
+from moeplace.caching.replay import replay as replayed
 
 SHARES: Final = (30, 35, 40, 50, 70)
 """Memory of one GPU, percent of the model; all GPUs together have four times that."""
@@ -36,7 +39,13 @@ PUBLISHED: Final = ("uniform", "redundant", "balanced", "two-stage")
 
 USERS: Final = {real.DEEPSEEK: collaboration.TASKS_OF_THREE, real.GPT: ((0, 1), (2, 3), (4, 5, 6, 7))}
 
-TITLES: Final = {"coverage": "Requests and rows that leave home"}
+TITLES: Final = {"coverage": "Requests and rows that leave home", "drift": "Traffic that drifts, in twelve windows"}
+
+WINDOWS: Final = 12
+DECISION_S: Final = 10.0
+DRIFT_SHARE: Final = 40
+WEIGHT: Final = 10
+"""Tokens that wait for a load."""
 
 HEAD: Final = f"""# Collaborating GPU servers
 
@@ -141,7 +150,63 @@ def _lines(share: int, document: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
-SECTIONS: Final[dict[str, Callable[[Path], str]]] = {"coverage": coverage}
+def drift(realdata: Path) -> str:
+    """Return the section on policies over windows."""
+    parts = [
+        f"Each user's tokens cut into {WINDOWS} windows in their order; a GPU has memory for {DRIFT_SHARE} % of the",
+        f"model and loads 2 x 10^9 bytes/s, while {WEIGHT} tokens wait. The first placement is made on the first window,",
+        f"which nobody pays on. A decision is `auto` with {DECISION_S:.0f} s and {THREADS} threads. Per token: latency",
+        "over all layers, what loading adds, both; bytes moved a window; and the *certified regret*: how far both are",
+        "above the sum of the bounds on each window's latency, below which nobody can be whatever was in force before",
+        "(docs/replay.md).",
+        "",
+    ]
+    for model in (real.DEEPSEEK, real.GPT):
+        trace, source = (real.read_gpt if model == real.GPT else real.read_deepseek)(realdata)
+        recipe = Recipe(model, THREE, USERS[model], DRIFT_SHARE, loading=True, windows=WINDOWS)
+        windows = [
+            Instance.from_document(
+                collaboration.document(replace(recipe, window=t), trace, source) | {"loading": {"weight": WEIGHT}}
+            )
+            for t in range(WINDOWS)
+        ]
+        parts += [f"### {model}", "", _replayed(windows), ""]
+        print(model, file=sys.stderr, flush=True)
+    return "\n".join([*parts, machine("numpy", "scipy", "ortools", "highspy")])
+
+
+def _replayed(windows: list[Instance]) -> str:
+    bounds: dict[str, int] = {}
+
+    def decide(order: Order) -> Placement:
+        here = order.instance()
+        solution = moeplace.solve(here, "auto", time_limit=DECISION_S, threads=THREADS, start=order.start)
+        bounds[order.key] = solution.bound
+        return solution.placement_on(here)
+
+    paid: dict[str, list[Payment]] = {policy: [] for policy in POLICIES}
+    for step in replayed(windows, list(POLICIES), decide):
+        paid[step.policy].append(step.payment)
+    tokens = sum(int(window.tokens.sum()) for window in windows[1:])
+    floor = sum(bounds[f"free-{t:03}"] for t in range(2, len(windows) + 1))
+    lines = []
+    for policy, payments in paid.items():
+        latency, loading = (sum(getattr(p, key) for p in payments) for key in ("latency_ns", "loading_ns"))
+        moved = sum(p.moved_bytes for p in payments) / len(payments) / 1e9
+        away = sum(p.rows_away for p in payments) / sum(p.rows for p in payments)
+        lines.append(
+            [
+                f"`{policy}`",
+                f"{away:.3f}",
+                *(f"{ns / tokens / 1e6:.3f} ms" for ns in (latency, loading, latency + loading)),
+                f"{moved:.2f} GB",
+                f"{(latency + loading - floor) / floor:.2%}",
+            ]
+        )
+    return table(["policy", "rows away", "latency", "loading", "both", "moved a window", "certified regret"], lines)
+
+
+SECTIONS: Final[dict[str, Callable[[Path], str]]] = {"coverage": coverage, "drift": drift}
 
 
 def main() -> None:

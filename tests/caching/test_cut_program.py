@@ -11,7 +11,7 @@ from cases import looped
 from scipy.optimize import linprog
 
 from moeplace.caching.bounds import cut_program
-from moeplace.caching.bounds.cut_program import Optimum, maximise
+from moeplace.caching.bounds.cut_program import Optimum, Sides, maximise
 
 Float = npt.NDArray[np.float64]
 
@@ -37,10 +37,22 @@ class Program:
             for p, w, i in zip(cuts, widths, self.columns, strict=True)
         ]
 
+        self.sides: list[Sides] | None = None
+
+    def limit(self, seed: int) -> None:
+        """Add slots and needs, some of which cannot be met."""
+        rng, self.sides = np.random.default_rng(seed), []
+        for i in self.columns:
+            width, count = i.stop - i.start, int(rng.integers(0, 4))
+            slots = rng.choice([0.5, 1.0, 2.0, np.inf], size=self.servers)
+            reach = rng.random((count, self.servers)) < 0.7
+            self.sides.append(Sides(slots, reach, rng.integers(0, width, count), float(rng.choice([0.1, 1.0, 30.0]))))
+
     def solved(self, tolerance: float) -> Optimum:
         found = maximise(
-            self.constants, self.gradients, self.columns, self.size, self.capacity, tolerance, lambda: False
-        )
+            self.constants, self.gradients, self.columns, self.size, self.capacity, tolerance, lambda: False,
+            sides=self.sides,
+        )  # fmt: skip
         assert found is not None
         return found
 
@@ -67,21 +79,37 @@ class Program:
 
     def optimum(self) -> float:
         n, layers = self.size.size, len(self.columns)
+        counts = [len(side.expert) for side in self.sides or ()]
+        lacks = np.cumsum([n + layers, *counts])
         place = np.arange(n).reshape(self.size.shape)
         lines, right = [], []
         for k, (c, g, i) in enumerate(zip(self.constants, self.gradients, self.columns, strict=True)):
             for constant, slope in zip(c, g, strict=True):
-                line = np.zeros(n + layers)
+                line = np.zeros(lacks[-1])
                 line[place[:, i].ravel()], line[n + k] = -slope.ravel(), 1
                 lines.append(line)
                 right.append(constant)
         for server, room in enumerate(self.capacity):
-            line = np.zeros(n + layers)
+            line = np.zeros(lacks[-1])
             line[place[server]] = self.size[server]
             lines.append(line)
             right.append(room)
-        cost = np.concatenate((np.zeros(n), -np.ones(layers)))
-        box = [(0, 1)] * n + [(None, None)] * layers
+        cost = np.concatenate((np.zeros(n), -np.ones(layers), np.zeros(sum(counts))))
+        for k, (side, i) in enumerate(zip(self.sides or (), self.columns, strict=False)):
+            useful = self.size[:, i] > 0
+            for server in np.flatnonzero(np.isfinite(side.slots)).tolist():
+                line = np.zeros(lacks[-1])
+                line[place[server, i]] = useful[server]
+                lines.append(line)
+                right.append(side.slots[server])
+            for c, (reach, expert) in enumerate(zip(side.reach, side.expert.tolist(), strict=True)):
+                line = np.zeros(lacks[-1])
+                line[place[:, i.start + expert]] = -1.0 * (reach & useful[:, expert])
+                line[lacks[k] + c] = -1
+                cost[lacks[k] + c] = side.cost
+                lines.append(line)
+                right.append(-1)
+        box = [(0, 1)] * n + [(None, None)] * layers + [(0, None)] * sum(counts)
         found = linprog(cost, np.array(lines), right, bounds=box)
         assert found.status == 0
         return -float(found.fun)
@@ -95,6 +123,24 @@ def test_it_finds_the_optimum_from_both_sides(seed: int) -> None:
     assert best - 1e-9 <= found.value <= best + 1e-7
     assert program.least(found.x) >= best - 1e-6
     assert program.bound(found.weights) <= best + 1e-6
+
+
+@looped("seed", range(100))
+def test_slots_and_needs_are_kept(seed: int) -> None:
+    program = Program(seed)
+    program.limit(seed)
+    best = program.optimum()
+    found = program.solved(1e-8)
+    assert best - 1e-7 <= found.value <= best + 1e-6
+    paid = 0.0
+    assert program.sides is not None
+    for side, i, needs, short in zip(program.sides, program.columns, found.needs, found.short, strict=True):
+        x = found.x[:, i] * (program.size[:, i] > 0)
+        assert (x.sum(axis=1) <= side.slots + 1e-6).all()
+        assert ((x[:, side.expert].T * side.reach).sum(axis=1) + short >= 1 - 1e-6).all()
+        assert ((needs >= 0) & (needs <= side.cost)).all()
+        paid += side.cost * float(short.sum())
+    assert program.least(found.x) - paid >= best - 1e-5
 
 
 @looped("seed", range(0, 150, 5))

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_instances import brute_force, random_document, random_instance
+from random_instances import brute_force, brute_force_2, random_document, random_document_2, random_instance
 
 import moeplace
-from moeplace import Instance, MethodLimitError, Placement, latency_ns
+from moeplace import Instance, MethodLimitError, Placement
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import by_layers, proving
 from moeplace.caching.bounds.by_layers import CachingLayers
-from moeplace.caching.evaluation import caching_incumbent
+from moeplace.caching.evaluation import caching_incumbent, cost_ns
 from moeplace.caching.heuristics.knapsack import fill
 from moeplace.caching.methods import auto, column_generation, greedy
 from moeplace.caching.methods.column_generation import generate
@@ -38,6 +38,10 @@ NEVER_ZERO = {
 
 INSTANCES = [random_instance(seed, 12) for seed in (3, 8, 11, 16)]
 OPTIMA = [brute_force(instance) for instance in INSTANCES]
+# Of version 2: the first without a cloud and with slots, the second with loading, too.
+DOCUMENTS_2 = [random_document_2(np.random.default_rng(seed), 12) for seed in (1385, 1044)]
+INSTANCES_2 = [Instance.from_document(document) for document in DOCUMENTS_2]
+OPTIMA_2 = [brute_force_2(document) for document in DOCUMENTS_2]
 
 
 def tiny(name: str, value: Any) -> list[Any]:
@@ -62,16 +66,16 @@ def each_tiny(tuning: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def judged(instance: Instance, search: Incumbent, optimum: int, told: str) -> None:
-    assert not search.placement.overfull(instance), told
-    assert search.latency_ns == latency_ns(instance, search.placement), told
+    assert search.placement.fits(instance), told
+    assert search.latency_ns == cost_ns(instance, search.placement), told
     assert search.bound_ns is None or search.bound_ns <= optimum <= search.latency_ns, told
 
 
 def test_tiny_limits_of_the_proof_by_layers() -> None:
     for told, tuning in each_tiny(by_layers.USUAL):
-        for instance, optimum in zip(INSTANCES, OPTIMA, strict=True):
+        for instance, optimum in zip(INSTANCES + INSTANCES_2, OPTIMA + OPTIMA_2, strict=True):
             with stopping(None) as stop:
-                search = caching_incumbent(instance, stop, Placement.empty(instance))
+                search = caching_incumbent(instance, stop)
                 if by_layers.refuses(instance, tuning=tuning) is None:
                     CachingLayers(saving_form(instance), search, 1, tuning).proof().run()
             judged(instance, search, optimum, told)
@@ -89,9 +93,9 @@ def test_tiny_limits_of_column_generation(wide: bool) -> None:
     for told, tuning in each_tiny(usual):
         if told.startswith("proving.layers.") and wide:
             continue  # as narrow ones have it
-        for instance, optimum in zip(INSTANCES[:2], OPTIMA, strict=False):
+        for instance, optimum in zip(INSTANCES[:2] + INSTANCES_2[1:], OPTIMA[:2] + OPTIMA_2[1:], strict=True):
             with stopping(None) as stop:
-                search = caching_incumbent(instance, stop, Placement.empty(instance))
+                search = caching_incumbent(instance, stop)
                 generate(instance, search, 0, 1, started=False, kicks=3, enumerated=4, tuning=tuning)
                 judged(instance, search, optimum, told)
                 if wide:
@@ -107,13 +111,13 @@ def test_tiny_limits_of_auto() -> None:
             with stopping(None) as stop:
                 outcome = auto.pick(
                     instance,
-                    caching_incumbent(instance, stop, Placement.empty(instance)),
+                    caching_incumbent(instance, stop),
                     0,
                     1,
                     started=False,
                     tuning=tuning,
                 )
-            assert outcome.bound_ns == optimum == latency_ns(instance, outcome.placement), told
+            assert outcome.bound_ns == optimum == cost_ns(instance, outcome.placement), told
 
 
 def test_tiny_limits_of_greedy() -> None:

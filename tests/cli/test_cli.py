@@ -399,7 +399,9 @@ def test_info(run: Run) -> None:
     assert document["distinct_rows"] == 2
     assert document["expert_requests"] == 200
     assert document["aggregated"]["terms"] == 4
-    assert all(method["fits"] for method in document["methods"])
+    refused = {method["name"]: method["reason"] for method in document["methods"] if not method["fits"]}
+    assert list(refused) == ["flow"]
+    assert "the saving is not linear" in refused["flow"]
 
 
 def test_info_says_the_models_own_layer_numbers(run: Run) -> None:

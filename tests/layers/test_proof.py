@@ -201,8 +201,8 @@ def test_nothing_to_choose_and_nothing_to_share() -> None:
 
 def test_every_limit_at_a_tiny_value_proves_nothing_false() -> None:
     tiny = {
-        "schedule": (), "later": (), "retune": (), "worthwhile": 1.0, "every": 1, "rounds": 1, "stalled": 1, "nodes": 1,
-        "few_nodes": 1, "most_plans": 1, "first_states": 2, "few_states": 2, "few_plans": 1,
+        "schedule": (), "later": (), "retune": (), "given": (), "worthwhile": 1.0, "every": 1, "rounds": 1,
+        "stalled": 1, "nodes": 1, "few_nodes": 1, "most_plans": 1, "first_states": 2, "few_states": 2, "few_plans": 1,
     }  # fmt: skip
     states = {
         "most_states": 1, "first_entries": 1, "most_prices": 1, "samples": 0, "judges": 1, "rounds": 1, "descent": 1,
@@ -221,6 +221,17 @@ def test_every_limit_at_a_tiny_value_proves_nothing_false() -> None:
             LayerProof([ListedOracle(layer) for layer in layers], budget, side, tuning=tuning).run()
             if best is not None:
                 assert min(side.uppers) >= best >= side.value, (name, seed)
+
+
+def test_it_may_begin_with_any_prices() -> None:
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        layers, budget = drawn(rng)
+        best, side = optimum(layers, budget), Ledger(layers, budget)
+        proof = LayerProof([ListedOracle(layer) for layer in layers], budget, side)
+        proof.run(rng.random(len(budget)) * rng.choice([0.0, 1.0, 100.0]))
+        if best is not None:
+            assert min(side.uppers) == best == side.value, seed
 
 
 def test_dropped_states_are_in_the_bound() -> None:

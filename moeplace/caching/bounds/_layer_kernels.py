@@ -16,13 +16,15 @@ from moeplace.layers._hash_kernels import place, rehash  # noqa: F401
 
 @compiled
 def smooth(
-    radius, term_radius, member, length, weight, price, load, covers, temperature, rate, part, n_experts, usage, steps
+    radius, term_radius, member, length, weight, price, load, covers, within, temperature, rate, part, n_experts, usage,
+    steps,
 ):  # fmt: skip
     """Move shares by entropic mirror descent on the smoothed bound of a layer; all in floats, none of it a proof.
 
     ``part [T, K]``: each member's part of the weight, changed in place. ``usage [2, N]`` gets the expected number of
-    experts on each server at the last point, and its variance. ``load [E, N]``, no rows where loading is free, and
-    ``covers [E, 2**N]``, none where every mask may be taken. Returns the smoothed bound there.
+    experts on each server at the last point, and its variance. ``load [E, N]``, no rows where loading is free,
+    ``covers [E, 2**N]``, none where every mask may be taken, ``within [Q]``, nothing where room does not count: as
+    :func:`room_mass` has it. Returns the smoothed bound there.
     """
     n_radii = len(radius)
     n_servers = len(price)
@@ -33,16 +35,37 @@ def smooth(
             mask_price[m + (1 << n)] = mask_price[m] + price[n]
     mass = np.zeros((n_experts, n_radii))
     hit = np.zeros((n_experts, n_radii))
+    felt = np.zeros(member.shape[1])
     inside = np.zeros(n_masks)
     cost = mask_price
     if len(load):
         cost = np.zeros(n_masks)
+    counted = np.ones((n_experts if len(within) else 0, n_radii, n_experts))
+    beside = np.zeros(counted.shape)
     bound = 0.0
     for _ in range(steps):
         mass[:] = 0.0
         for t in range(len(weight)):
             for j in range(length[t]):
                 mass[member[t, j], term_radius[t]] += part[t, j] * weight[t]
+        if len(within):
+            beside[:] = 0.0
+            for t in range(len(weight)):
+                for j in range(length[t]):
+                    for k in range(length[t]):
+                        if k != j:
+                            more = part[t, j] * weight[t] / (length[t] - 1)
+                            beside[member[t, j], term_radius[t], member[t, k]] += more
+            for e in range(n_experts):
+                for q in range(n_radii):
+                    others = within[q] - 1
+                    if others >= n_experts - 1:
+                        continue
+                    order = np.sort(beside[e, q])
+                    least = order[n_experts - others] if others > 0 else 1e300
+                    mass[e, q] -= order[: n_experts - max(0, others)].sum()
+                    for k in range(n_experts):
+                        counted[e, q, k] = 1.0 if beside[e, q, k] >= least else 0.0
         bound = 0.0
         usage[:] = 0.0
         for e in range(n_experts):
@@ -89,10 +112,17 @@ def smooth(
             q = term_radius[t]
             low = 2.0
             for j in range(length[t]):
-                low = min(low, hit[member[t, j], q])
+                felt[j] = hit[member[t, j], q]
+                if len(within):
+                    some = 0.0
+                    for k in range(length[t]):
+                        if k != j:
+                            some += counted[member[t, j], q, member[t, k]]
+                    felt[j] *= some / (length[t] - 1)
+                low = min(low, felt[j])
             total = 0.0
             for j in range(length[t]):
-                step = rate * (hit[member[t, j], q] - low)
+                step = rate * (felt[j] - low)
                 # Near enough to exp(-step), and a tenth of its time.
                 part[t, j] = max(SMALLEST, part[t, j] * (1.0 - step * (1.0 - step * (0.5 - step / 6.0))))
                 total += part[t, j]
@@ -208,6 +238,34 @@ def pair_changes(radius, begin, mask, owner, term_start, term, term_radius, memb
                 pending[c] += share[t, 0, 0]
             else:
                 change[at] -= share[t, 0, 1]
+
+
+@compiled
+def room_mass(term_radius, member, length, share, within, n_experts, n_radii):
+    """Return what of the first mass can be hit within the room, int64 ``[E, Q]``.
+
+    At most ``within[q]`` experts are within radius set ``q``. So of what is booked with an expert, shared out once more
+    over the other members of its terms, only the parts of ``within[q] - 1`` others count: the largest.
+    """
+    beside = np.zeros((n_experts, n_radii, n_experts), np.int64)
+    mass = np.zeros((n_experts, n_radii), np.int64)
+    for t in range(len(length)):
+        q, m = term_radius[t], length[t]
+        if m == 1:
+            mass[member[t, 0], q] += share[t, 0, 0]
+            continue
+        for i in range(m):
+            each = share[t, 0, i] // (m - 1)
+            left = share[t, 0, i] - each * (m - 1)
+            for k in range(m):
+                if k != i:
+                    beside[member[t, i], q, member[t, k]] += each + left
+                    left = 0
+    for e in range(n_experts):
+        for q in range(n_radii):
+            order = np.sort(beside[e, q])
+            mass[e, q] += order[max(0, n_experts - max(0, within[q] - 1)) :].sum()
+    return mass
 
 
 SMALLEST = 1e-9  # a share that is nothing could never grow again

@@ -541,7 +541,7 @@ class ConcaveBound:
             short = np.array([short.max(initial=0) for short in found.short])
             dearest = self.tuning.dearest * self._first_missing
             dearer = np.minimum(self.tuning.dearer * self.missing, dearest)
-            self.missing = np.where(short > self.tuning.lacking, dearer, self.missing)
+            self.missing = np.where(short > self.tuning.lacking, np.maximum(dearer, self.missing), self.missing)
         return found.value, found.x, np.array(found.weights), needs
 
     def _offer(

@@ -267,7 +267,7 @@ class _Program:
         for j, side in enumerate(self.sides or ()):
             rest, count = rows[j][self.cuts[j] :], len(side.expert)
             short.append(np.maximum(0, -rest[:count]) + 0.5)
-            spare.append(np.full(count, side.cost / 2))
+            spare.append(np.full(count, max(side.cost, 1e-12) / 2))
             below[j] = np.concatenate((below[j], rest[:count] + short[j], np.maximum(rest[count:], 1e-9)))
             slope = np.abs(self.slopes[j][: self.cuts[j]]).mean()
             weights[j] = np.concatenate((weights[j], spare[j], np.full(len(rest) - count, slope + 1e-12)))

@@ -20,6 +20,8 @@ What version 2 adds stays within the layer. An expert that demands without a clo
 every reach set required of it; the layer may then have no plan at all. Loading (C2) is a price on pairs of server and
 expert, deducted from a plan's saving. Slots are a smaller ``room``; since many experts want to be on the same server
 then, (L1) is taken at prices that are higher by multipliers ``slot_price >= 0``, plus what all the room costs at these.
+And where only so many experts can be within a radius set, only so many others count beside an expert: what is booked
+with it is shared out over them, and the largest parts are taken (C6).
 """
 
 from __future__ import annotations
@@ -168,6 +170,8 @@ class LayerOracle:
         # Multipliers of the room, where slots make it smaller than storage does: see _SlotPrice.
         self._slots = _SlotPrice(self.room) if (self.room < room).any() else None
         self.slot_price: Int64 = np.zeros(len(self.servers), dtype=np.int64)
+        within = (self._radius[:, None] >> np.arange(len(self.servers)) & 1) @ self.room
+        self._within: Int64 = within if self._slots is not None else np.zeros(0, dtype=np.int64)
         self._shared()
 
     @property
@@ -238,7 +242,7 @@ class LayerOracle:
         for _ in range(1 if slots is None else steps):
             kernels().smooth(
                 self._radius, self._term_radius, self._member, self._length, self._weight / unit,
-                (price if slots is None else price + slots.price) / unit, self._load / unit, self._covers,
+                (price if slots is None else price + slots.price) / unit, self._load / unit, self._covers, self._within,
                 temperature, rate, self._part, len(self.experts), mine, steps if slots is None else 1,
             )  # fmt: skip
             if slots is not None:
@@ -306,6 +310,8 @@ class LayerOracle:
         if isinstance(search, int):
             return Priced(max(search, worth), worth, saving, usage, masks)
         bound = search.run(stop, nodes)
+        if self._slots is not None:  # the search itself does not know what room is within radius sets
+            bound = max(threshold - 1, min(bound, self.bound(price)))
         if worth == NOTHING and bound < threshold:
             bound = NOTHING  # the search has ended and found nothing
         if search.worth >= threshold:
@@ -399,8 +405,13 @@ class LayerOracle:
         self._mass: Int64 = kernels().first_mass(
             self._term_radius, self._member, self._length, self._share, len(self.experts), len(self._radius)
         )
+        self._hit = self._mass
         if self._slots is not None:
             self.slot_price = np.rint(self._slots.price).astype(np.int64)
+            self._hit = kernels().room_mass(
+                self._term_radius, self._member, self._length, self._share, self._within, len(self.experts),
+                len(self._radius),
+            )  # fmt: skip
 
     def _mask_price(self, price: Int64) -> Int64:
         """Return what a mask costs, the multipliers of the room included, int64 [2**N']."""
@@ -411,7 +422,7 @@ class LayerOracle:
 
     def _values(self, price: Int64) -> Int64:
         """Return what each expert is worth on each mask, int64 [E', 2**N']; :data:`NOTHING` where it may not be."""
-        values: Int64 = kernels().mask_values(self._mass, self._radius, self._mask_price(price))
+        values: Int64 = kernels().mask_values(self._hit, self._radius, self._mask_price(price))
         if len(self._load):
             values -= self._mask_loads()
         if len(self._covers):

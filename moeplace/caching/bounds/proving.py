@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from moeplace.base.incumbent import Incumbent
 from moeplace.caching.bounds import by_layers, concave
 from moeplace.caching.bounds.by_layers import IMPORTS as BY_LAYERS
@@ -11,6 +13,7 @@ from moeplace.caching.bounds.by_layers import CachingLayers, refuses
 from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import SavingForm
+from moeplace.layers.oracle import Float
 
 IMPORTS = (*BY_LAYERS, "moeplace.caching.bounds._concave_kernels")
 """What is imported when something is proven."""
@@ -58,6 +61,9 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
     The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
     it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows. Both
     value their layers on so many threads.
+
+    Where demands have no cloud, layers that are not priced exactly always come after the concave bound, and begin with
+    its prices: on DeepSeek-V2-Lite's layers that was three times as fast as their own descent, to a better bound.
     """
 
     def report(saving_bound: int, found: ConcaveResult) -> None:
@@ -66,10 +72,16 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
 
     layers = tuning.layers
     by_layers = form.most_terms <= tuning.most_terms and refuses(form.instance, tuning.most_cells_later, layers) is None
-    at_once = by_layers and refuses(form.instance, tuning=layers) is None
+    small = prices_exactly(form.instance, tuning)
+    priced = form.instance.coverage is not None and not small
+    at_once = by_layers and not priced and refuses(form.instance, tuning=layers) is None
     if at_once:
         CachingLayers(form, search, threads, layers).proof().run()
-    if not search.checkpoint() and not prices_exactly(form.instance, tuning):
-        ConcaveBound(form, threads, tuning=tuning.concave).improve(lambda: search.checkpoint() is not None, report)
+    price: Float | None = None
+    if not search.checkpoint() and not small:
+        concave = ConcaveBound(form, threads, tuning=tuning.concave)
+        concave.improve(lambda: search.checkpoint() is not None, report)
+        price = concave.best.prices if priced else None
     if not search.checkpoint() and by_layers and not at_once:
-        CachingLayers(form, search, threads, layers).proof().run()
+        found = CachingLayers(form, search, threads, layers)
+        found.proof().run(None if price is None else found.prices(price).astype(np.float64))

@@ -4,7 +4,7 @@ A layer is worth ``values[q]`` with ``q`` experts of ``size`` bytes. The server'
 
     maximise  sum over layers of values_l[q_l]   subject to   sum of size_l * q_l <= capacity
 
-Value functions of one size are combined two by two, ``h(q) = max_a f(a) + g(q - a)`` (C1), on the grid of that size:
+Value functions of one size are combined two by two, ``h(q) = max_a f(a) + g(q - a)`` (S4), on the grid of that size:
 this is the knapsack dynamic program, and where both are concave the two lists of increments are merged in linear time.
 Different sizes meet as lists of (bytes, value) in which every entry is worth more than all that take less, so memory
 follows the number of distinct fillings, not the bytes. The last two lists are only scanned for the best pair.
