@@ -25,6 +25,7 @@ from moeplace.active.pictures import front_picture
 from moeplace.active.scenarios.assembly import Assembled, device, served
 from moeplace.active.scenarios.importing import import_trace
 from moeplace.base.errors import MethodLimitError
+from moeplace.base.files import write_bytes
 from moeplace.base.style import drawing, rendered
 from moeplace.base.text import gap_percent
 
@@ -203,11 +204,10 @@ def _over_budgets(compared: Compared) -> str:
 
 def draw(compared: Compared, model: str) -> None:
     """Draw a front."""
+    path = PAGE.parent / "active" / f"{model}.svg"
+    path.parent.mkdir(exist_ok=True)
     with drawing():
-        for kind in ("svg", "png"):
-            path = PAGE.parent / "active" / f"{model}.{kind}"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(rendered(front_picture(compared, f"{model}, 32 requests at once"), kind))
+        write_bytes(path, rendered(front_picture(compared, f"{model}, 32 requests at once"), "svg"))
 
 
 # --- the roofline ---------------------------------------------------------------------------------------------
