@@ -233,7 +233,7 @@ class Comparison:
                 "baseline_ns": baseline,
                 "tokens": self.tokens,
                 "saving": None
-                if cost is None or baseline is None
+                if cost is None or baseline is None or (cost and not baseline)
                 else (baseline - cost) / baseline
                 if baseline
                 else 0.0,

@@ -36,15 +36,15 @@ def instances_folder() -> Path:
 
 
 def set_names() -> list[str]:
-    """Return the names of the sets: generated ones from the smallest instances to the largest, then the real ones.
+    """Return the names of the sets: of caching from the smallest instances to the largest, the real ones, then others.
 
     Examples
     --------
     >>> set_names()
-    ['tiny', 'small', 'medium', 'large', 'real', 'collaboration']
+    ['tiny', 'small', 'medium', 'large', 'real', 'collaboration', 'active']
     """
     found = {folder.name for folder in instances_folder().iterdir() if any(folder.glob("*.json*"))}
-    order = ["tiny", "small", "medium", "large", "real", "collaboration"]
+    order = ["tiny", "small", "medium", "large", "real", "collaboration", "active"]
     return [name for name in order if name in found] + sorted(found - set(order))
 
 

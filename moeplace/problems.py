@@ -30,7 +30,12 @@ class _Ours(NamedTuple):
     where: str
 
 
-OURS = {"caching": _Ours("moeplace/instance", "moeplace/solution", "moeplace.caching.problem:PROBLEM")}
+OURS = {
+    "caching": _Ours("moeplace/instance", "moeplace/solution", "moeplace.caching.problem:PROBLEM"),
+    "active-experts": _Ours(
+        "moeplace/active-experts", "moeplace/active-experts-solution", "moeplace.active.problem:PROBLEM"
+    ),
+}
 """Our own problems: formats of instances and solutions, and where the problem is."""
 
 TRACES = (".csv", ".npz", ".npy", ".jsonl", ".parquet", ".tsv")

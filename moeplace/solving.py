@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sys
@@ -30,6 +31,9 @@ DEFAULT_TIME_LIMIT = 60.0
 
 _PACKAGES = ("moeplace", "numpy", "scipy", "pyomo", "highspy", "ortools", "numba")
 """Whose versions a solution records, where they were loaded."""
+
+_version = functools.cache(version)
+"""The version of a package, whose files are read once: that takes as long as a small instance takes to solve."""
 
 
 def solve(
@@ -337,7 +341,7 @@ def _finish(
         bound_source=outcome.bound_source if bound is not None else None,
         guarantee=outcome.guarantee,
         details=details,
-        versions={package: version(package) for package in _PACKAGES if package in sys.modules},
+        versions={package: _version(package) for package in _PACKAGES if package in sys.modules},
     )
     return problem.finish(instance, finished)
 

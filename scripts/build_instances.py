@@ -7,8 +7,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from instance_sets import collaboration, real, small, tiny
+from instance_sets import active, collaboration, real, small, tiny
 
 from moeplace import Instance
 from moeplace.base.errors import MoeplaceError
@@ -18,20 +19,23 @@ ROOT = Path(__file__).resolve().parent.parent
 SUITES = ("medium", "large")
 """Sets that ``instances/SET/suite.toml`` describes."""
 
-MEASURED = ("real", "collaboration")
+MEASURED = ("real", "collaboration", "active")
 """Sets that need the raw traces."""
 
 ZIPPED_ROWS = 15_000
 """Instances with more activation rows than this are written as ``.json.gz``."""
 
 
-def instances(set_name: str, realdata: Path, only: list[str]) -> Iterator[Instance]:
+def instances(set_name: str, realdata: Path, only: list[str]) -> Iterator[Any]:
     """Yield the instances of a set; with ``only``, those of these names (all where it is empty)."""
     if set_name in SUITES:
         path = ROOT / "instances" / set_name / "suite.toml"
         for name, scenario in read_suite(path)[1].items():
             if not only or name in only:
                 yield generate(scenario, path.parent)
+        return
+    if set_name == "active":
+        yield from (made for made in active.instances(realdata) if not only or made.name in only)
         return
     written = {"tiny": tiny, "small": small, "collaboration": collaboration}
     for document in written[set_name].documents() if set_name in written else ():
@@ -64,7 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     built = set()
     try:
         for instance in instances(options.set, options.realdata, options.instances):
-            ending = ".json.gz" if options.set in SUITES or len(instance.rows) > ZIPPED_ROWS else ".json"
+            large = isinstance(instance, Instance) and len(instance.rows) > ZIPPED_ROWS
+            ending = ".json.gz" if options.set in SUITES or large else ".json"
             path = output / (instance.name + ending)
             instance.save(path)
             built.add(instance.name)

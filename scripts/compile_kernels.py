@@ -54,6 +54,12 @@ def methods() -> None:
         assert verify(instance, bound.best.certificate()).ok
 
 
+def active_experts() -> None:
+    """Solve an instance of active experts."""
+    for method in ("front", "layers"):
+        moeplace.solve(moeplace.load("active_tiny_toy"), method)
+
+
 def traces() -> None:
     """Import a trace in each form that a compiled loop reads."""
     rng = np.random.default_rng(1)
@@ -90,5 +96,6 @@ def missing() -> list[str]:
 
 if __name__ == "__main__":
     methods()
+    active_experts()
     traces()
     print("not reached:", ", ".join(missing()) or "nothing")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -97,6 +97,39 @@ class PlainSolution(Written, Struct, frozen=True):
             for key, value in self.document().items()
         )
         return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def document_type(
+    solution_format: str, decision_type: type[Struct], objective_type: type[Struct] = Objective
+) -> type[Struct]:
+    """Return the type of a problem's solution documents, of which its JSON Schema is made.
+
+    Parameters
+    ----------
+    solution_format : str
+    decision_type, objective_type : type of Struct
+        Their keys stand beside the others, and under ``objective``.
+
+    Examples
+    --------
+    >>> class Choice(Struct):
+    ...     chosen: list[int]
+    >>> list(msgspec.structs.fields(document_type("choices/solution", Choice)))[-1].name
+    'chosen'
+    """
+    hints = get_type_hints(PlainSolution, include_extras=True)
+    hints |= {"format": Literal[solution_format], "objective": objective_type}
+    keys = [field for field in msgspec.structs.fields(PlainSolution) if field.name not in ("decision", "numbers")]
+    fields: list[Any] = [(key.name, hints[key.name], *_default(key)) for key in keys]
+    own = get_type_hints(decision_type, include_extras=True)
+    fields += [(key.name, own[key.name], *_default(key)) for key in msgspec.structs.fields(decision_type)]
+    return msgspec.defstruct("SolutionDocument", fields, frozen=True, kw_only=True)
+
+
+def _default(key: msgspec.structs.FieldInfo) -> list[Any]:
+    if key.default is not msgspec.NODEFAULT:
+        return [key.default]
+    return [] if key.default_factory is msgspec.NODEFAULT else [msgspec.field(default_factory=key.default_factory)]
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ COMMANDS = {
     "models": "List the catalogue of Mixture-of-Experts architectures.",
     "generate": "Make an instance or a family: models, places, routing, storage.",
     "import": "Make an instance of measured routing traces, all or a part.",
+    "front": "The Pareto front of an instance of active experts.",
     "score": "Apply a placement to another instance with the same servers.",
     "placement": "Write a placement as scripts and serving engines read it.",
     "replay": "Compare policies over windows of drifting traffic, resumable.",

@@ -19,7 +19,7 @@ from moeplace.cli.options import json_option
 def instances(sets: tuple[str, ...], as_json: bool) -> None:
     """List the instances that come with moeplace, or those of each SET with their sizes.
 
-    A name from this list is accepted wherever a command takes an instance. Gaps are those of the best known placement
+    A name from this list is accepted wherever a command takes an instance. Gaps are those of the best known solution
     to the best known bound.
     """
     from moeplace.library import instance_files, set_names
@@ -33,7 +33,7 @@ def instances(sets: tuple[str, ...], as_json: bool) -> None:
     sized = ["model", "servers", "demands", "layers", "experts", "rows"] if sets else []
     table = screen.table("set", "instance", *sized, "file", "gap", right=",".join([*sized[1:], "file", "gap"]))
     for known in found:
-        cells = [known["latency_model"], *(f"{known[key]:,}" for key in _COUNTS)] if sets else []
+        cells = [known.get("latency_model", known["problem"]), *(_count(known, key) for key in _COUNTS)] if sets else []
         gap = NOTHING if known["bound_ns"] is None else gap_percent(known["gap"])
         table.add_row(known["set"], one_line(known["name"]), *cells, size(known["file_bytes"]), gap)
     proven = sum(known["optimal"] for known in found)
@@ -41,6 +41,11 @@ def instances(sets: tuple[str, ...], as_json: bool) -> None:
 
 
 _COUNTS = ("servers", "demands", "layers", "items", "rows")
+
+
+def _count(known: dict[str, Any], key: str) -> str:
+    """Show a size; other problems than caching have not all of them."""
+    return f"{known[key]:,}" if key in known else NOTHING
 
 
 def _known(set_name: str, path: Path) -> dict[str, Any]:

@@ -13,9 +13,13 @@ from typing import Any, Final
 
 import msgspec
 
+from moeplace.active.document import SOLUTION_FORMAT, Choice
+from moeplace.active.document import InstanceDocument as ActiveInstance
+from moeplace.active.document import Objective as ActiveObjective
 from moeplace.base.certificates import Certificate
 from moeplace.base.documents import BestKnown
 from moeplace.base.errors import InputError
+from moeplace.base.plain import document_type
 from moeplace.bench.records import Record, Run
 from moeplace.bench.replays import ReplayRecord, ReplayRun
 from moeplace.caching.document import InstanceDocument
@@ -32,6 +36,11 @@ DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
     "replay": ("run.json of a replay directory of moeplace, version 1", ReplayRun),
     "replay_record": ("A line of records.jsonl of a replay directory of moeplace, version 1", ReplayRecord),
     "best_known": ("Best known values of a set of instances, by instance name", dict[str, BestKnown]),
+    "active_experts": ("Instance of active experts of moeplace, version 1", ActiveInstance),
+    "active_experts_solution": (
+        "Solution of active experts of moeplace, version 1",
+        document_type(SOLUTION_FORMAT, Choice, ActiveObjective),
+    ),
 }
 """Title and type of every document that has a schema, by the schema's name."""
 

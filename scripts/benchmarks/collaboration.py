@@ -155,9 +155,10 @@ def drift(realdata: Path) -> str:
     parts = [
         f"Each user's tokens cut into {WINDOWS} windows in their order; a GPU has memory for {DRIFT_SHARE} % of the",
         f"model and loads 2 x 10^9 bytes/s, while {WEIGHT} tokens wait. The first placement is made on the first",
-        f"window, which nobody pays on. A decision is `auto` with {DECISION_S:.0f} s and {THREADS} threads. Per token:",
-        "latency over all layers, what loading adds, both; bytes moved a window; and the *certified regret*: how far both are",
-        "above the sum of the bounds on each window's latency, below which nobody can be whatever was in force before",
+        "window, which nobody pays on.",
+        f"A decision is `auto` with {DECISION_S:.0f} s and {THREADS} threads. Per token: latency over all layers, what",
+        "loading adds, both; bytes moved a window; and the *certified regret*: how far both are above the sum of the",
+        "bounds on each window's latency, below which nobody can be whatever was in force before",
         "(docs/replay.md).",
         "",
     ]

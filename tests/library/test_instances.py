@@ -10,17 +10,21 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from active_instances import brute_force as active_brute_force
 from cases import REALDATA, ROOT, SCRIPTS
 from random_instances import brute_force
 
 import moeplace
 from moeplace import Instance, load
+from moeplace.active.document import layout as active_layout
+from moeplace.active.front import front
 from moeplace.base.errors import ContradictionError
 from moeplace.base.files import read_json
 from moeplace.caching.document import layout
 from moeplace.caching.scenarios.suites import generate, read_suite
 from moeplace.comparing import improved
 from moeplace.library import best_known, instance_files, instance_name, instances_folder, set_names
+from moeplace.problems import problem_of_document
 
 FILES = instance_files()
 
@@ -33,17 +37,18 @@ def builders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_sets_are_there() -> None:
-    assert set_names() == ["tiny", "small", "medium", "large", "real"]
+    assert set_names() == ["tiny", "small", "medium", "large", "real", "active"]
     assert len(instance_files("tiny")) == 8
     assert 20 <= len(instance_files("small")) <= 24
     assert len(instance_files("medium")) == 17
     assert len(instance_files("large")) == 11
     assert len(instance_files("real")) == 9
+    assert len(instance_files("active")) == 40
 
 
 def test_an_unknown_set_is_named() -> None:
     with pytest.raises(
-        moeplace.InputError, match=r"no set of instances 'huge'; there are tiny, small, medium, large, real"
+        moeplace.InputError, match=r"no set of instances 'huge'; there are tiny, small, medium, large, real, active"
     ):
         instance_files("huge")
 
@@ -56,11 +61,14 @@ def test_instance_loads_and_fits_its_record(path: Path) -> None:
     def refuse(text: str) -> None:
         raise AssertionError(f"float {text}")
 
-    instance = Instance.from_document(json.loads(data, parse_float=refuse))
+    document = json.loads(data, parse_float=refuse)
+    problem = problem_of_document(document)
+    instance = problem.from_document(document)
     assert instance.name == instance_name(path)
     record = best_known(path.parent.name)[instance.name]
     assert record.sha256 == instance.sha256
-    assert record.latency_ns <= instance.baseline_ns
+    if problem.name == "caching":
+        assert record.latency_ns <= instance.baseline_ns
     assert record.optimal == (record.bound_ns == record.latency_ns)
     assert (record.bound_method is None) == (record.bound_ns is None)
     if record.bound_ns is not None:
@@ -72,7 +80,7 @@ def test_records_are_of_shipped_instances(set_name: str) -> None:
     assert set(best_known(set_name)) == set(map(instance_name, instance_files(set_name)))
 
 
-@pytest.mark.parametrize("set_name", ["tiny", "small"])
+@pytest.mark.parametrize("set_name", ["tiny", "small", "active"])
 def test_every_record_is_proven(set_name: str) -> None:
     assert all(record.optimal for record in best_known(set_name).values())
 
@@ -80,6 +88,18 @@ def test_every_record_is_proven(set_name: str) -> None:
 @pytest.mark.parametrize("path", instance_files("tiny"), ids=instance_name)
 def test_tiny_optimum_is_brute_force(path: Path) -> None:
     assert brute_force(load(path)) == best_known("tiny")[instance_name(path)].latency_ns
+
+
+def test_records_of_active_experts_are_points_of_the_front() -> None:
+    records = best_known("active")
+    for path in instance_files("active"):
+        instance = load(path)
+        found = front(instance)
+        timed = instance.minimises == "time_ns"
+        at = found.at(loss=instance.budget) if timed else found.at(time_ns=instance.budget)
+        assert records[instance.name].latency_ns == (found.time_ns if timed else found.loss)[at], instance.name
+        if "_tiny_" in instance.name:
+            assert records[instance.name].latency_ns == active_brute_force(instance.document()), instance.name
 
 
 def test_shipped_instances_stay_below_40_mb() -> None:
@@ -152,6 +172,20 @@ def test_real_is_rebuilt_bit_for_bit(number: int) -> None:
     (shipped,) = (path for path in instance_files("real") if instance_name(path) == recipe.name)
     data = shipped.read_bytes()
     assert layout(rebuilt.document()) == (gzip.decompress(data) if shipped.name.endswith(".gz") else data)
+
+
+@needs_scripts
+@pytest.mark.usefixtures("builders")
+def test_active_is_rebuilt_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from instance_sets import active
+
+    monkeypatch.setattr(active, "GENERATED", active.GENERATED[:3])
+    monkeypatch.setattr(active, "LOADS", (1, 32))
+    monkeypatch.setattr(active, "LOSSES", (10_000,))
+    rebuilt = {made.name: active_layout(made.document()) for made in active.instances(REALDATA)}
+    shipped = {instance_name(path): path.read_bytes() for path in instance_files("active")}
+    assert rebuilt == {name: shipped[name] for name in rebuilt}
+    assert len(rebuilt) == (6 + 3 + 2 * 3 if REALDATA.is_dir() else 6 + 3)
 
 
 def test_real_full_holds_every_token_once() -> None:

@@ -87,6 +87,25 @@ class ArrayTrace(TraceFile):
                 result.append(Request(profile, own_user, length * self.shape.depth, own_time))
         return result
 
+    def shapes(self) -> list[tuple[str, tuple[int, int, int]]]:
+        """Return the arrays in the order in which they are read: how their names begin, and their shapes.
+
+        One array of a file may have any name; of several, what tells them apart stands in front of "experts".
+
+        Raises
+        ------
+        InputError
+            The file has an array for each layer.
+        """
+        result = []
+        for array in self._arrays:
+            if len(array.members) > 1:
+                raise self.refuse(f"{len(array.members)} arrays, one a layer; expected one [tokens, layers, k]")
+            sizes = (self.shape.depth, array.tokens) if array.by_layer else (array.tokens, self.shape.depth)
+            stem = array.name.removesuffix("experts") if len(self._arrays) > 1 else ""
+            result.append((stem, (*sizes, array.width)))
+        return result
+
     def batches(self) -> Iterator[Batch]:
         """Yield the rows; see :meth:`TraceFile.batches`."""
         self._ties = 0
