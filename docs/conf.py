@@ -6,8 +6,11 @@ import re
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpydoc.docscrape_sphinx
+from jinja2 import Template
+from jinja2.sandbox import SandboxedEnvironment
 from sphinx.application import Sphinx
 from sphinx.domains.math import MathDomain
 
@@ -49,6 +52,21 @@ linkcheck_workers = 2
 linkcheck_anchors = False
 linkcheck_allowed_redirects = {r"https://doi\.org/.*": r"https://.*"}
 linkcheck_ignore = [r"https://doi\.org/10\.1287/.*", r"https://doi\.org/10\.1145/.*"]  # refuse programs
+
+
+class Remembering(SandboxedEnvironment):
+    """Compiles a template once. Numpydoc makes an environment for every docstring: a sixth of the time of a build."""
+
+    compiled: ClassVar[dict[str, Template]] = {}
+
+    def get_template(self, name: Any, *args: Any, **kwargs: Any) -> Template:
+        """Return a template, that of the first environment."""
+        if name not in self.compiled:
+            self.compiled[name] = super().get_template(name, *args, **kwargs)
+        return self.compiled[name]
+
+
+numpydoc.docscrape_sphinx.SandboxedEnvironment = Remembering
 
 
 class NamedEquations(MathDomain):

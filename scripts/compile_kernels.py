@@ -3,20 +3,92 @@
 
     python scripts/compile_kernels.py
 
-Runs what uses them on the smallest instances: methods that prove bounds, a certificate, a generated instance.
+Runs what uses them on the smallest instances: methods, bounds with their certificates, value functions, generated
+instances, traces in the forms that are read by compiled loops. At the end it says what it did not reach.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 import moeplace
+from moeplace.caching.bounds.concave import ConcaveBound
+from moeplace.caching.saving import saving_form
+from moeplace.caching.scenarios.importing import import_traces
 from moeplace.caching.scenarios.suites import Scenario, generate
+from moeplace.caching.verification import verify
 from moeplace.solving import certified
 
-METHODS = ("layer-enumeration", "column-generation", "max-convolution", "successive-greedy", "greedy")
+PACKAGE = Path(moeplace.__file__).parent
+METHODS = ("layer-enumeration", "column-generation", "max-convolution", "successive-greedy", "greedy", "local-search")
+PLACES = {"stations": 2, "users": 3, "capacity": 40}
+TOKENS, LAYERS, EXPERTS, TOP_K = 4, 2, 4, 2
 
-for name in ("tiny_two_models_two_sizes", "tiny_sum_adds_up", "small_l02e06k4_s3_u40_c090_seed2"):
-    instance = moeplace.load(name)
-    for method in METHODS:
-        solution, certificate = certified(instance, method)
-        moeplace.check(instance, solution, certificate)
-generate(Scenario(layers=2, experts=4, top_k=2, expert_bytes=1000, stations=2, users=3, tokens=20))
+
+def methods() -> None:
+    """Run every method that has inner loops, and verify what it proves."""
+    instances = [
+        moeplace.load(n) for n in ("tiny_two_models_two_sizes", "tiny_sum_adds_up", "small_l02e06k4_s3_u40_c090_seed2")
+    ]
+    # One expert a token; experts of three sizes.
+    for layers, experts, top_k, sizes in ((2, 4, 1, "equal"), (6, 4, 2, "mixed")):
+        shape = {"layers": layers, "experts": experts, "top_k": top_k, "expert_bytes": 1000, "sizes": sizes}
+        instances.append(generate(Scenario(**shape, **PLACES, tokens=40)))
+    for instance in instances:
+        for method in METHODS:
+            solution, certificate = certified(instance, method)
+            moeplace.check(instance, solution, certificate)
+        form = saving_form(instance)
+        layer = form.layers[0]
+        layer.value_function(np.zeros((len(instance.servers), layer.n_experts), dtype=bool), 0, nodes=9)
+        bound = ConcaveBound(form, threads=1)
+        looks = iter(range(20))
+        bound.improve(lambda looks=looks: next(looks, None) is None, lambda _, found: None)
+        assert verify(instance, bound.best.certificate()).ok
+
+
+def traces() -> None:
+    """Import a trace in each form that a compiled loop reads."""
+    rng = np.random.default_rng(1)
+    table = [
+        {"request": f"r{r}", "token": t, "layer": layer, "experts": rng.permutation(EXPERTS)[:TOP_K].tolist()}
+        for r in range(2)
+        for t in range(TOKENS)
+        for layer in range(LAYERS)
+    ]
+    shape = {"layers": LAYERS, "experts": EXPERTS, "top_k": TOP_K, "expert_bytes": 1000}
+    with tempfile.TemporaryDirectory() as folder:
+        text = [f"{r['request']},{r['token']},{r['layer']},{' '.join(map(str, r['experts']))}\n" for r in table]
+        (lists := Path(folder) / "lists.csv").write_text("request,token,layer,experts\n" + "".join(text))
+        text = [f"{r['request']},{r['layer']},{e}\n" for r in table for e in r["experts"]]
+        (single := Path(folder) / "single.csv").write_text("request,layer,expert\n" + "".join(text))
+        (lines := Path(folder) / "lines.jsonl").write_text("".join(json.dumps(r) + "\n" for r in table))
+        pq.write_table(pa.Table.from_pylist(table), columns := Path(folder) / "columns.parquet")
+        for path in (lists, single, lines, columns):
+            import_traces([path], Scenario(**shape, **PLACES))
+
+
+def missing() -> list[str]:
+    """Return the inner loops that nothing above has compiled."""
+    loops = {
+        (path.parent, f"{path.stem}.{name}-")
+        for path in PACKAGE.rglob("*.py")
+        for name in re.findall(r"^@compiled\ndef (\w+)", path.read_text(), re.MULTILINE)
+    }
+    kept = {(path.parent.parent, path.name) for path in PACKAGE.rglob("__pycache__/*.nbi")}
+    return sorted(
+        start for folder, start in loops if not any(at == folder and name.startswith(start) for at, name in kept)
+    )
+
+
+if __name__ == "__main__":
+    methods()
+    traces()
+    print("not reached:", ", ".join(missing()) or "nothing")

@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from moeplace.base.documents import InstanceReference, Named, NonNegative, Positive, parse
 from moeplace.base.errors import InputError
-from moeplace.base.files import read_json, write_bytes
+from moeplace.base.files import Saved, read_json
 
 LARGEST_UNIT = 2**16 - 1
 
@@ -136,7 +136,7 @@ class Trusted(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
     source: str
 
 
-class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
+class Certificate(Saved, Struct, frozen=True, forbid_unknown_fields=True):
     """A certificate document.
 
     Attributes
@@ -163,16 +163,6 @@ class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
     def to_json(self) -> bytes:
         """Return the document."""
         return msgspec.json.encode(self) + b"\n"
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the document, gzip where the name ends in ``.gz``; whole or not at all.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
-        write_bytes(path, self.to_json())
 
 
 def read_certificate(path: str | os.PathLike[str]) -> Certificate:

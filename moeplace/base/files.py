@@ -267,5 +267,22 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     write_whole(path, write)
 
 
+class Saved:
+    """What is written as a document: ``save`` for whatever has ``to_json``."""
+
+    __slots__ = ()
+    to_json: Callable[..., bytes]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the document, gzip where the name ends in ``.gz``; whole or not at all.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written.
+        """
+        write_bytes(path, self.to_json())
+
+
 def _packed(path: str | os.PathLike[str], data: bytes) -> bytes:
     return gzip.compress(data, compresslevel=9, mtime=0) if str(path).lower().endswith(".gz") else data

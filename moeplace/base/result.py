@@ -5,13 +5,12 @@ The gap conventions (formulation, section 5) live here and nowhere else.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moeplace.base.documents import InstanceReference, Termination
-from moeplace.base.files import write_bytes
+from moeplace.base.files import Saved
 
 if TYPE_CHECKING:
     from moeplace.base.certificates import Certificate
@@ -148,13 +147,12 @@ WARNINGS = (SOLVER_FAILURE, REFUSED_CLAIM, NOTHING_FITS)
 """Names in a solution's ``details`` under which a sentence says what a person should know before using it."""
 
 
-class Written:
+class Written(Saved):
     """What the solutions of all problems have beside the keys of their documents."""
 
     __slots__ = ()
     objective: Any
     details: dict[str, int | float | str]
-    to_json: Callable[..., bytes]
 
     @property
     def gap(self) -> float | None:
@@ -166,13 +164,3 @@ class Written:
     def warnings(self) -> list[str]:
         """What a person should know before using this, a sentence each."""
         return [str(self.details[name]) for name in WARNINGS if name in self.details]
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the solution document, whole or not at all.
-
-        Raises
-        ------
-        OutputError
-            The file cannot be written.
-        """
-        write_bytes(path, self.to_json())

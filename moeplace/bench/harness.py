@@ -203,7 +203,7 @@ def opened(
     """
     check_folder(folder)
     notes: list[str] = []
-    with _locked(folder):
+    with locked(folder):
         if (folder / RUN).exists():
             earlier = read_plan(folder)
             try:
@@ -252,7 +252,16 @@ def check_folder(folder: Path, suites: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Make a run directory where it is missing, and keep other processes from writing to it.
+
+    Raises
+    ------
+    InputError
+        Another process is at work there.
+    OutputError
+        It cannot be written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file: IO[str] = (folder / LOCK).open("a+")

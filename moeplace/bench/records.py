@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -398,6 +398,21 @@ def read_plan(folder: Path) -> Run:
         raise error if error.file else error.in_file(str(file)) from None
 
 
+class Line(Protocol):
+    """A line of ``records.jsonl``: no two have the same key; ``solution`` is the path of a document, or None."""
+
+    @property
+    def key(self) -> str:
+        """What it goes by."""
+
+    @property
+    def solution(self) -> str | None:
+        """Where its solution document is."""
+
+
+L = TypeVar("L", bound=Line)
+
+
 def read_records(path: Path) -> tuple[list[Record], int]:
     """Read the records of a run and the length in bytes of the whole lines.
 
@@ -406,19 +421,24 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     InputError
         A line before the last is damaged, or a run is recorded twice.
     """
+    return read_lines(path, Record, _contradiction)
+
+
+def read_lines(path: Path, kind: type[L], contradiction: Callable[[L], str | None]) -> tuple[list[L], int]:
+    """Read records of a kind, as :func:`read_records` does; a contradiction in one is said as a text."""
     try:
         data = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=str(path)) from None
     whole = data.rfind(b"\n") + 1  # what follows was being written when the harness ended
-    records: list[Record] = []
+    records: list[L] = []
     lines: dict[str, int] = {}
     for number, line in enumerate(data[:whole].splitlines(), start=1):
         try:
-            record = msgspec.json.decode(line, type=Record)
+            record = msgspec.json.decode(line, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise _no_record(line, number, error).in_file(str(path)) from None
-        if (wrong := _contradiction(record)) is not None:
+            raise _no_record(line, kind, number, error).in_file(str(path)) from None
+        if (wrong := contradiction(record)) is not None:
             raise InputError(f"no record: {wrong}", place=f"line {number}", file=str(path))
         if record.key in lines:
             said = f"the run {record.key} stands in line {lines[record.key]} already"
@@ -428,10 +448,10 @@ def read_records(path: Path) -> tuple[list[Record], int]:
     return records, whole
 
 
-def _no_record(line: bytes, number: int, error: Exception) -> InputError:
+def _no_record(line: bytes, kind: type[Any], number: int, error: Exception) -> InputError:
     """Say what is wrong with a line; the decoder is quick, and :func:`parse` knows what was found."""
     try:
-        parse(json.loads(line), Record)
+        parse(json.loads(line), kind)
     except InputError as better:
         return InputError(f"no record: {better}", place=f"line {number}")
     except (ValueError, RecursionError):
@@ -451,6 +471,11 @@ def _contradiction(record: Record) -> str | None:
     for number in (record.bound_ns, *(number for _, *point in record.trajectory for number in point)):
         if number is not None and abs(number) >= _LARGEST:
             return f"expected a cost or bound below 2**64, found {show(number)}"
+    return wrong_solution(record)
+
+
+def wrong_solution(record: Line) -> str | None:
+    """Return what is wrong with the path of a record's solution document: it must be where those of a run are."""
     if record.solution is not None and not re.fullmatch(rf"{SOLUTIONS}/\w[\w.-]*", record.solution):
         return f"solution: expected a file in {SOLUTIONS}, found {show(record.solution)}"
     return None
@@ -523,24 +548,28 @@ def without_result(record: Record, status: RunStatus, message: str) -> Record:
     )
 
 
-class RecordWriter:
+class LineWriter(Generic[L]):
     """Appends records to a run directory, each on the disk before :meth:`add` returns.
 
     Parameters
     ----------
     folder : Path
         The run directory. A torn last line is cut off.
+    kind : type
+        Of the records.
+    contradiction : callable
+        As :func:`read_lines` takes it.
 
     Attributes
     ----------
-    records : list of Record
+    records : list
         What is in the file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: type[L], contradiction: Callable[[L], str | None]) -> None:
         self._folder = folder
         self._path = folder / RECORDS
-        self.records, self._size = read_records(self._path)
+        self.records, self._size = read_lines(self._path, kind, contradiction)
         self._keys = {record.key for record in self.records}
         with _writing(self._path):
             self._file = self._path.open("ab", buffering=0)
@@ -550,7 +579,7 @@ class RecordWriter:
             for left in solutions.glob(".*"):  # half-written when the harness was killed
                 left.unlink()
 
-    def add(self, record: Record, solution: bytes | None = None) -> None:
+    def add(self, record: L, solution: bytes | None = None) -> None:
         """Write a record, and before it the solution document it names.
 
         Raises
@@ -581,6 +610,13 @@ class RecordWriter:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class RecordWriter(LineWriter[Record]):
+    """Appends the records of a benchmark."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, Record, _contradiction)
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -420,6 +420,12 @@ def add_one(group, count, member, near, best, expert):
 
 
 @compiled
+def sort(values):
+    """Sort in place, ascending: compiled once for all loops that do."""
+    values.sort()
+
+
+@compiled
 def terms(items, group, count, server_near, low):
     """Return the saving of one server's experts as terms: sets ``[T, K]`` padded with their first, and weights.
 
@@ -430,6 +436,7 @@ def terms(items, group, count, server_near, low):
     weight = np.empty(n_rows * width, np.int64)
     n = 0
     at = np.empty(width, np.int64)
+    chosen = np.empty(width, np.int64)
     for r in range(n_rows):
         g = group[r]
         s = server_near[g]
@@ -450,7 +457,9 @@ def terms(items, group, count, server_near, low):
                 break
             following = s if k == size - 1 else min(s, low[g, at[k + 1]])
             if following > here:
-                chosen = np.sort(at[: k + 1])
+                for j in range(k + 1):
+                    chosen[j] = at[j]
+                sort(chosen[: k + 1])
                 for j in range(width):
                     sets[n, j] = chosen[j] if j <= k else chosen[0]
                 weight[n] = count[r] * (following - here)
@@ -459,8 +468,11 @@ def terms(items, group, count, server_near, low):
 
 
 @compiled
-def share(sets, weight, t, state, scale, sign, alone, pair):
-    """Add a term to (or take it from) what its undecided experts are credited with; return what it adds for sure."""
+def share(sets, weight, t, state, scale, alone, pair):
+    """Add a term to what its undecided experts are credited with (or take it away: a negative scale).
+
+    Returns what it adds for sure.
+    """
     m = 0
     for k in range(sets.shape[1]):
         e = sets[t, k]
@@ -468,7 +480,7 @@ def share(sets, weight, t, state, scale, sign, alone, pair):
             if state[e] < 0:
                 return 0
             m += state[e] == 0
-    whole = sign * scale * weight[t]
+    whole = scale * weight[t]
     if m == 0:
         return whole
     for j in range(sets.shape[1]):
@@ -490,10 +502,10 @@ def fix(sets, weight, start, member, e, to, state, scale, alone, pair):
     """Decide (or release) an expert, see :func:`branch`; return the change of what is sure."""
     change = 0
     for j in range(start[e], start[e + 1]):
-        change += share(sets, weight, member[j], state, scale, -1, alone, pair)
+        change += share(sets, weight, np.int64(member[j]), state, -scale, alone, pair)
     state[e] = to
     for j in range(start[e], start[e + 1]):
-        change += share(sets, weight, member[j], state, scale, 1, alone, pair)
+        change += share(sets, weight, np.int64(member[j]), state, scale, alone, pair)
     return change
 
 
@@ -514,61 +526,81 @@ def branch(sets, weight, start, member, found, scale, limit):
     chosen = np.zeros((n_experts + 1, n_experts), np.bool_)
     better = np.zeros(n_experts + 1, np.bool_)
     left = np.full(n_experts + 1, -1, np.int64)
-    state = np.zeros(n_experts, np.int8)  # 1: chosen, -1: excluded
+    state = np.zeros(n_experts, np.int8)
+    taken, released, excluded = np.int64(1), np.int64(0), np.int64(-1)  # for literals ``fix`` would be compiled anew
     alone = np.zeros(n_experts, np.int64)
     pair = np.zeros((n_experts, n_experts), np.int64)
     sure = 0
     for t in range(len(weight)):
-        sure += share(sets, weight, t, state, scale, 1, alone, pair)
+        sure += share(sets, weight, t, state, scale, alone, pair)
     path = np.empty(n_experts, np.int64)
     # What a subtree may reach with each number of experts, by depth; the first line is of no limit.
     bound = np.full((n_experts + 2, n_experts + 1), np.iinfo(np.int64).max, np.int64)
     upto = np.zeros((n_experts, n_experts), np.int64)
+    undecided = np.empty(n_experts, np.int64)
+    largest = np.empty(n_experts, np.int64)
     depth, size, nodes = 0, 0, 0
     while True:
         # A node: experts path[:depth] are decided, ``size`` of them chosen.
         going = nodes < limit
         nodes += 1
-        undecided = np.flatnonzero(state == 0)
-        k_most = len(undecided)
+        k_most = 0
+        for e in range(n_experts):
+            if state[e] == 0:
+                undecided[k_most] = e
+                k_most += 1
         pending = False
         if going:
             value = sure // scale
             if value > best[size]:
                 best[size] = value
-                chosen[size] = state == 1
+                for e in range(n_experts):
+                    chosen[size, e] = state[e] == 1
                 better[size] = True
             for i in range(k_most):
                 e = undecided[i]
                 total = alone[e]
                 upto[i, 0] = total
-                largest = np.sort(pair[e][undecided])
+                for j in range(k_most):
+                    largest[j] = pair[e, undecided[j]]
+                sort(largest[:k_most])
                 for k in range(1, k_most):
                     total += largest[k_most - k]
                     upto[i, k] = total
-            bound[depth + 1] = -1
+            for k in range(n_experts + 1):
+                bound[depth + 1, k] = -1
             for k in range(1, k_most + 1):
-                top = np.sort(upto[:k_most, k - 1])
-                reach = min((sure + top[k_most - k :].sum()) // scale, bound[depth, size + k])
+                for i in range(k_most):
+                    largest[i] = upto[i, k - 1]
+                sort(largest[:k_most])
+                total = sure
+                for i in range(k_most - k, k_most):
+                    total += largest[i]
+                reach = min(total // scale, bound[depth, size + k])
                 bound[depth + 1, size + k] = reach
                 pending |= reach > best[size + k]
         else:
-            left = np.maximum(left, bound[depth])
+            for k in range(n_experts + 1):
+                left[k] = max(left[k], bound[depth, k])
         if pending:
-            e = undecided[np.argmax(upto[:k_most, k_most - 1])]
+            at = 0
+            for i in range(1, k_most):
+                if upto[i, k_most - 1] > upto[at, k_most - 1]:
+                    at = i
+            e = undecided[at]
             path[depth] = e
             depth += 1
             size += 1
-            sure += fix(sets, weight, start, member, e, 1, state, scale, alone, pair)
+            sure += fix(sets, weight, start, member, e, taken, state, scale, alone, pair)
             continue
         # Back to the last expert that was not yet left out, and leave it out.
         while depth > 0 and state[path[depth - 1]] < 0:
             depth -= 1
-            sure += fix(sets, weight, start, member, path[depth], 0, state, scale, alone, pair)
+            sure += fix(sets, weight, start, member, path[depth], released, state, scale, alone, pair)
         if depth == 0:
             return best, chosen, better, left
         size -= 1
-        sure += fix(sets, weight, start, member, path[depth - 1], -1, state, scale, alone, pair)
+        sure += fix(sets, weight, start, member, path[depth - 1], excluded, state, scale, alone, pair)
 
 
 @compiled

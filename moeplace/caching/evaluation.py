@@ -57,11 +57,20 @@ def latency_ns(instance: Instance, placement: Placement) -> int:
     )
 
 
-def loading_ns(instance: Instance, placement: Placement) -> int:
-    """Return what loading costs that a placement asks for, token-ns: (C2) over all that is new on its server."""
+def loading_ns(instance: Instance, placement: Placement, held: Bool | None = None) -> int:
+    """Return what loading costs that a placement asks for, token-ns: (C2) over all that is new on its server.
+
+    Parameters
+    ----------
+    instance : Instance
+    placement : Placement
+    held : bool array [N, I], optional
+        What the servers hold, where that is not what the instance says.
+    """
     if instance.load_block_ns is None or not instance.n_blocks:
         return 0
-    new = placement.cached if instance.holds is None else placement.cached & ~instance.holds
+    held = instance.holds if held is None else held
+    new = placement.cached if held is None else placement.cached & ~held
     counts = np.add.reduceat(new.astype(np.int64), instance.block_start[:-1], axis=1)
     return sum((counts * instance.load_block_ns).ravel().tolist())
 
@@ -185,6 +194,16 @@ class Evaluation:
         """Return a percentile, over users, of a user's mean latency per token, ns; None without demands."""
         values = list(self.user_latency_ns.values())
         return float(np.percentile(values, percent)) if values else None
+
+    @property
+    def requests(self) -> tuple[int, int]:
+        """Expert requests, in all and those that leave home (:class:`Hits`); exact below 2**53."""
+        return int(self._expert_tokens.sum()), int(self._away_tokens[0])
+
+    @property
+    def row_tokens(self) -> tuple[int, int]:
+        """Tokens of all rows, and of those that leave home in part, likewise."""
+        return int(self._row_tokens.sum()), int(self._away_tokens[1])
 
     @property
     def hits(self) -> Hits | None:

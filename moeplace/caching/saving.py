@@ -35,6 +35,7 @@ import numpy.typing as npt
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.stop import Stop
+from moeplace.caching.evaluation import cost_ns
 from moeplace.caching.heuristics.closure import LARGEST, corners
 from moeplace.caching.heuristics.covering import cover
 from moeplace.caching.instance import Instance
@@ -422,7 +423,10 @@ class SavingForm:
 
 
 def held_by(instance: Instance, start: Placement | None, stop: Stop) -> Bool:
-    """Return a writable copy of a placement's matrix; without one, of a first one that covers, mostly the empty one.
+    """Return a writable copy of a placement's matrix; without one, of a first one.
+
+    It is the empty one or, where demands have no cloud, one that covers; or what the servers hold now, where that is a
+    placement and costs less because nothing has to be loaded.
 
     Raises
     ------
@@ -431,7 +435,13 @@ def held_by(instance: Instance, start: Placement | None, stop: Stop) -> Bool:
     MethodError
         None was found in time.
     """
-    return (start or cover(instance, stop)).cached.copy()
+    if start is None:
+        start = cover(instance, stop)
+        if instance.holds is not None and instance.load_block_ns is not None:
+            now = Placement(instance.holds)
+            if now.fits(instance) and cost_ns(instance, now) < cost_ns(instance, start):
+                start = now
+    return start.cached.copy()
 
 
 def saving_form(

@@ -27,6 +27,7 @@ import scipy.sparse as sp
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import NoSolutionError
+from moeplace.base.text import number
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.reading import NO_LIMIT
@@ -40,8 +41,6 @@ class Sets(NamedTuple):
     ----------
     pairs : list of (server, item)
         Pairs that can save something, or that a requirement may need.
-    price : list of int
-        What loading costs for each pair, token-ns: (C2).
     members : list of list of int
         The servers of each radius set.
     covers : list of (radius set, item)
@@ -50,18 +49,29 @@ class Sets(NamedTuple):
         The covers that each term needs.
     weight : list of int
         ``W`` of each term, token-ns.
+    """
+
+    pairs: list[tuple[int, int]]
+    members: list[list[int]]
+    covers: list[tuple[int, int]]
+    terms: list[list[int]]
+    weight: list[int]
+
+
+class Sides(NamedTuple):
+    """What an algebraic model has beside capacities and terms; without it, its optimum is still a bound.
+
+    Attributes
+    ----------
+    price : list of int
+        What loading costs for each of the pairs, token-ns: (C2).
     required : list of list of (server, item)
         For each requirement of :attr:`Instance.coverage` its pairs, of which one must be held: (C1).
     crowds : list of (slots, list of (server, item))
         Of the pairs of a server and a block, where there are more than the server has slots: at most so many are held.
     """
 
-    pairs: list[tuple[int, int]]
     price: list[int]
-    members: list[list[int]]
-    covers: list[tuple[int, int]]
-    terms: list[list[int]]
-    weight: list[int]
     required: list[list[tuple[int, int]]]
     crowds: list[tuple[int, list[tuple[int, int]]]]
 
@@ -182,23 +192,16 @@ class AggregatedProblem:
         NoSolutionError
             A requirement that no server can meet.
         """
-        instance = self.instance
-        required = requirements(instance)
         variable = self.useful.copy()
-        for pairs in required:
-            variable[tuple(zip(*pairs, strict=True))] = True
-        load = instance.load_ns(slice(0, instance.n_items))
+        for places in requirements(self.instance):
+            variable[tuple(zip(*places, strict=True))] = True
         need, begin = self.covers[1].tolist(), self.term_start.tolist()
-        pairs = [(n, i) for n, i in np.argwhere(variable).tolist()]
         return Sets(
-            pairs=pairs,
-            price=[0] * len(pairs) if load is None else load[variable].tolist(),
+            pairs=[(n, i) for n, i in np.argwhere(variable).tolist()],
             members=[np.flatnonzero(radius).tolist() for radius in self.radius],
             covers=[(radius, item) for radius, item in self.covers[0].tolist()],
             terms=[need[a:b] for a, b in itertools.pairwise(begin)],
             weight=self.term_weight.tolist(),
-            required=required,
-            crowds=crowds(instance, pairs),
         )
 
     def satisfied(self, placement: Placement) -> tuple[Bool, Bool]:
@@ -270,6 +273,22 @@ def _aggregate(instance: Instance) -> AggregatedProblem:
     )
 
 
+def sides(instance: Instance, pairs: list[tuple[int, int]]) -> Sides:
+    """Return what a model with variables for these (server, item) pairs must keep, and what they cost.
+
+    Raises
+    ------
+    NoSolutionError
+        A requirement that no server can meet.
+    """
+    load = instance.load_ns(slice(0, instance.n_items))
+    return Sides(
+        price=[0] * len(pairs) if load is None else [int(load[pair]) for pair in pairs],
+        required=requirements(instance),
+        crowds=crowds(instance, pairs),
+    )
+
+
 def fits_alone(instance: Instance) -> Bool:
     """Return whether an otherwise empty server has room and a slot for an item, bool [N, I]."""
     fits: Bool = instance.item_bytes[None, :] <= instance.capacity_bytes[:, None]
@@ -293,9 +312,10 @@ def requirements(instance: Instance) -> list[list[tuple[int, int]]]:
         servers = np.flatnonzero(coverage.reach[reach] & fits[:, item]).tolist()
         if not servers:
             model, layer, expert = instance.item_name(item)
+            size = number(int(instance.item_bytes[item]), "byte")
             raise NoSolutionError(
-                f"[{layer}, {expert}] of {model!r} ({int(instance.item_bytes[item])} bytes) fits on no server that "
-                f"those without a cloud reach{coverage.names(instance, reach)}"
+                f"[{layer}, {expert}] of {model!r} ({size}) fits on no server that those without a cloud reach"
+                f"{coverage.names(instance, reach)}"
             )
         found.append([(n, item) for n in servers])
     return found

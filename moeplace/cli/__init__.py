@@ -37,6 +37,7 @@ COMMANDS = {
     "import": "Make an instance of measured routing traces, all or a part.",
     "score": "Apply a placement to another instance with the same servers.",
     "placement": "Write a placement as scripts and serving engines read it.",
+    "replay": "Compare policies over windows of drifting traffic, resumable.",
     "bench": "Run methods over suites of instances, resumable.",
     "best-known": "Improve the best known values by what a run has found.",
     "report": "Write tables, pictures and a page of what was run.",

@@ -200,7 +200,6 @@ def _show(problem: Problem, instance: Any, solution: Any, output: str | None, ti
     if solution.parameters:
         lines.append(("parameters", ", ".join(f"{key}={value}" for key, value in solution.parameters.items())))
     lines.append(("ended", ended(solution, time_limit)))
-    lines += [("warning", warning) for warning in solution.warnings]
     lines += view.summary(instance, solution)
     lines += (view.proof or _plain_proof(view))(instance, solution)
     if solution.guarantee:

@@ -17,6 +17,7 @@ from moeplace.base.certificates import Certificate
 from moeplace.base.documents import BestKnown
 from moeplace.base.errors import InputError
 from moeplace.bench.records import Record, Run
+from moeplace.bench.replays import ReplayRecord, ReplayRun
 from moeplace.caching.document import InstanceDocument
 from moeplace.caching.solution import Solution
 
@@ -28,6 +29,8 @@ DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
     "certificate": ("Certificate of moeplace, version 1", Certificate),
     "run": ("run.json of a run directory of moeplace, version 1", Run),
     "record": ("A line of records.jsonl of a run directory of moeplace, version 1", Record),
+    "replay": ("run.json of a replay directory of moeplace, version 1", ReplayRun),
+    "replay_record": ("A line of records.jsonl of a replay directory of moeplace, version 1", ReplayRecord),
     "best_known": ("Best known values of a set of instances, by instance name", dict[str, BestKnown]),
 }
 """Title and type of every document that has a schema, by the schema's name."""

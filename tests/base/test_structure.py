@@ -93,6 +93,14 @@ def test_imports_go_down_only(graph: dict[str, set[str]]) -> None:
     assert EXCEPTIONS - wrong == set(), "exceptions that are needed no longer: take them off the list"
 
 
+def test_methods_import_nothing_from_each_other(graph: dict[str, set[str]]) -> None:
+    rooms = {f"moeplace.{problem}.methods" for problem in PROBLEMS}
+    for name, targets in graph.items():
+        room = name.rpartition(".")[0]
+        if room in rooms:
+            assert not {target for target in targets if target.startswith(f"{room}.")}, name
+
+
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     """Return the groups of modules that import each other, by Tarjan's algorithm."""
     index: dict[str, int] = {}

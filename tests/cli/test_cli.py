@@ -186,7 +186,7 @@ def test_warnings_and_an_overrun_are_said(run: Run) -> None:
     out, err = run("solve", "toy.json", "--method", "odd_methods:overclaiming", "-o", "out.json")
     said = "method odd_methods:overclaiming claims the bound 4000001, but its own placement costs 4000000"
     assert err == f"warning: {said}; the claim is not taken\n"
-    assert re.search(f"^warning +{said}", out, flags=re.MULTILINE), out
+    assert "warning" not in out  # once, where both are seen
     run("check", "toy.json", "out.json")
     _, err = run("solve", "toy.json", "--method", "odd_methods:overclaiming", "--json")
     assert err.startswith("warning: ")

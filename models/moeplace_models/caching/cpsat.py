@@ -30,7 +30,7 @@ from ortools.sat.python import cp_model
 from moeplace.base.arrays import common_unit
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
-from moeplace.caching.terms import AggregatedProblem, aggregate
+from moeplace.caching.terms import AggregatedProblem, aggregate, sides
 
 MOST = 2**61
 """What the amounts of a sum are at the most, in its unit."""
@@ -94,7 +94,8 @@ def build(instance: Instance) -> CachingModel:
         A requirement that no server can meet.
     """
     problem = aggregate(instance)
-    pairs, price, members, covers, terms, weight, required, crowds = problem.sets()
+    pairs, members, covers, terms, weight = problem.sets()
+    price, required, crowds = sides(instance, pairs)
     size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
     unit = common_unit(weight + price, MOST)
     saved, paid = [-(-w // unit) for w in weight], [ns // unit for ns in price]
@@ -104,7 +105,10 @@ def build(instance: Instance) -> CachingModel:
     a = [model.new_bool_var(f"a[{radius},{i}]") for radius, i in covers]
     b = [model.new_bool_var(f"b[{t}]") if len(needs) > 1 else a[needs[0]] for t, needs in enumerate(terms)]
 
-    model.maximize(cp_model.LinearExpr.weighted_sum([*b, *x.values()], [*saved, *(-ns for ns in paid)]))  # (1)
+    loads = [(variable, -ns) for variable, ns in zip(x.values(), paid, strict=True) if ns]
+    model.maximize(
+        cp_model.LinearExpr.weighted_sum([*b, *(v for v, _ in loads)], [*saved, *(ns for _, ns in loads)])
+    )  # (1)
     for n, room in enumerate(capacity):  # (2)
         held = [i for m, i in pairs if m == n]
         v = common_unit([size[i] for i in held], MOST)

@@ -33,7 +33,7 @@ from typing import Any
 import pyomo.environ as pyo
 
 from moeplace.caching.instance import Instance
-from moeplace.caching.terms import aggregate
+from moeplace.caching.terms import aggregate, sides
 
 
 def build(instance: Instance, *, rlt: bool = True) -> Any:
@@ -55,7 +55,8 @@ def build(instance: Instance, *, rlt: bool = True) -> Any:
     NoSolutionError
         A requirement that no server can meet.
     """
-    pairs, price, members, covers, terms, weight, required, crowds = aggregate(instance).sets()
+    pairs, members, covers, terms, weight = aggregate(instance).sets()
+    price, required, crowds = sides(instance, pairs)
     size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
 
     model = pyo.ConcreteModel(name="milp")

@@ -36,7 +36,7 @@ import pyomo.environ as pyo
 
 from moeplace.base.documents import UNREACHABLE
 from moeplace.caching.instance import Instance
-from moeplace.caching.terms import crowds, requirements
+from moeplace.caching.terms import requirements, sides
 
 CLOUD, DEVICE = "cloud", "device"
 
@@ -85,8 +85,8 @@ def build(instance: Instance) -> Any:
     model.y = pyo.Var([(d, i, p) for (d, i), where in places.items() for p in where], bounds=(0, 1))
     x, y = model.x, model.y
 
-    load = instance.load_ns(slice(0, instance.n_items))
-    loading = 0 if load is None else pyo.quicksum(int(load[pair]) * x[pair] for pair in pairs if load[pair])
+    price, _, limited = sides(instance, pairs)
+    loading = pyo.quicksum(ns * x[pair] for pair, ns in zip(pairs, price, strict=True) if ns)
 
     def latency(d: int, i: int) -> Any:
         return pyo.quicksum(t[d][p] * y[d, i, p] for p in places[d, i])
@@ -124,8 +124,6 @@ def build(instance: Instance) -> Any:
     @model.Constraint(range(len(required)))
     def held_somewhere(_: Any, c: int) -> Any:  # (6)
         return pyo.quicksum(x[pair] for pair in required[c]) >= 1
-
-    limited = crowds(instance, pairs)
 
     @model.Constraint(range(len(limited)))
     def slots(_: Any, k: int) -> Any:  # (7)

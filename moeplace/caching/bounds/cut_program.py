@@ -22,11 +22,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from threadpoolctl import threadpool_limits
+from scipy.linalg import LinAlgError
+from scipy.linalg.lapack import dpotrf, dpotrs
+from threadpoolctl import ThreadpoolController
 
 from moeplace.base.arrays import Bool, Int64
 
@@ -193,7 +196,7 @@ def maximise(
     Optimum or None
         None where there was no time. Where the equations could not be solved any further, the last point.
     """
-    with threadpool_limits(1, "blas"):  # other threads have the other cores
+    with _libraries().limit(limits=1, user_api="blas"):  # other threads have the other cores
         program = _Program(constants, gradients, columns, size, capacity, tuning.shortened, sides)
         point = program.start()
         gap = point.gap()
@@ -328,17 +331,17 @@ class _Program:
             if self.sides is not None:
                 diagonal[cuts : cuts + len(point.short[j])] += point.short[j] / point.spare[j]
             matrix[np.diag_indices_from(matrix)] += diagonal
-            factor = cho_factor(matrix, overwrite_a=True, check_finite=False)
+            factor = _factored(matrix)
             priced = (scaled.reshape(-1, *shape) * self.size[None, :, i]).sum(axis=2)
             counts = np.ones(len(w))
             counts[cuts:] = 0
-            solved = cho_solve(factor, np.column_stack((counts, priced)), check_finite=False)
+            solved = _solved(factor, np.column_stack((counts, priced)))
             level, total = solved[:, 0], solved[:cuts, 1:].sum(axis=0)
             # What a change of the prices makes of the weights when their sum must not change.
             apart = solved[:, 1:] - np.outer(level / level[:cuts].sum(), total)
             outer -= priced.T @ apart
             layers.append((factor, scaled, level, total, apart))
-        prices_factor = cho_factor(outer, overwrite_a=True, check_finite=False)
+        prices_factor = _factored(outer)
 
         def solve(change: list[Float]) -> _Point:
             at_zero, at_one, room, *rest = change
@@ -353,13 +356,13 @@ class _Program:
                 if lacks:
                     lines[-1][self.cuts[j] : self.cuts[j] + len(lacks[j])] -= lacks[j] / point.spare[j]
                 right += apart.T @ lines[-1]
-            prices = cho_solve(prices_factor, right, check_finite=False)
+            prices = _solved(prices_factor, right)
             x = (pull - self.size * prices[:, None]) * inverse
             t, below, weights = np.zeros(len(lines)), [], []
             short: list[Float] = []
             spare: list[Float] = []
             for j, (line, (factor, scaled, level, total, apart)) in enumerate(zip(lines, layers, strict=True)):
-                free = cho_solve(factor, line, check_finite=False)
+                free = _solved(factor, line)
                 n = self.cuts[j]
                 t[j] = -(free[:n].sum() + total @ prices) / level[:n].sum()
                 weights.append(free - level * (free[:n].sum() / level[:n].sum()) + apart @ prices)
@@ -386,6 +389,28 @@ class _Program:
             )
 
         return solve
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Return the thread pools of the libraries that are loaded. Looking for them takes longer than a small program."""
+    return ThreadpoolController()
+
+
+def _factored(matrix: Float) -> Float:
+    """Return the Cholesky factor of a matrix: LAPACK's, as scipy's ``cho_factor`` has it, without its preparations."""
+    factor, info = dpotrf(matrix, lower=0, clean=0, overwrite_a=1)
+    if info:
+        raise LinAlgError(f"not positive definite: dpotrf says {info}")
+    return cast(Float, factor)
+
+
+def _solved(factor: Float, right: Float) -> Float:
+    """Solve the equations of a factored matrix."""
+    solution, info = dpotrs(factor, right, lower=0)
+    if info:
+        raise LinAlgError(f"dpotrs says {info}")
+    return cast(Float, solution)
 
 
 def _reach(point: _Point, step: _Point, share: float) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import numpy as np
 from moeplace.base.arrays import Bool
 from moeplace.base.documents import INT64_MAX, UNREACHABLE
 from moeplace.base.stop import Stop, stopping
+from moeplace.caching.heuristics.dealing import Dealt, deal_layers
 from moeplace.caching.heuristics.servers import by_gain
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.instance import Instance
@@ -82,10 +83,33 @@ def pooled_placement(instance: Instance, enumerated: int) -> Bool:
 
 
 class Climb:
-    """The neighbourhoods of :func:`local_search` on one plan."""
+    """The neighbourhoods of :func:`local_search` on one plan.
 
-    def __init__(self, plan: WorkingPlacement, stop: Stop, report: Callable[[int], None], enumerated: int) -> None:
+    Parameters
+    ----------
+    plan : WorkingPlacement
+    stop : Stop
+    report : callable
+        Told of the saving whenever it is larger than ever.
+    enumerated : int
+        Most experts of a layer whose sets are all tried.
+
+    Attributes
+    ----------
+    dealt : Dealt or None
+        How layers were dealt out, where that was a beginning.
+    """
+
+    def __init__(
+        self,
+        plan: WorkingPlacement,
+        stop: Stop,
+        report: Callable[[int], None],
+        enumerated: int,
+    ) -> None:
         self.plan, self.stop, self.report, self.enumerated = plan, stop, report, enumerated
+        self.covering = plan.held.copy()
+        self.dealt: Dealt | None = None
         self.sizes = np.array([layer.size for layer in plan.form.layers], dtype=np.int64)
         self.servers = list(range(len(plan.held)))
         self.settled: list[object] = [None] * len(self.sizes)
@@ -101,10 +125,13 @@ class Climb:
             self.attempt(self.another_beginning)
 
     def another_beginning(self) -> None:
-        """Go to what one pool of all servers' storage would hold."""
-        instance = self.plan.form.instance
-        if instance.coverage is None:
-            self.plan.restore(pooled_placement(instance, self.enumerated))
+        """Go to what one pool of all servers' storage would hold, or to layers dealt out where all must be held."""
+        plan = self.plan
+        if plan.form.instance.coverage is None:
+            plan.restore(pooled_placement(plan.form.instance, self.enumerated))
+        else:
+            self.dealt = deal_layers(plan, self.covering, self.enumerated, self.stop)
+            plan.restore(self.dealt.held)
 
     def to_local_optimum(self) -> None:
         """Improve the plan until no neighbourhood does."""

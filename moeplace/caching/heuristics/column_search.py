@@ -12,11 +12,14 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.heuristics.climb import Climb
-from moeplace.caching.heuristics.columns import Column, ColumnPool, Float
-from moeplace.caching.heuristics.pricing import peeled, price
+from moeplace.caching.heuristics.columns import ColumnPool, Float
+from moeplace.caching.heuristics.pricing import price_layers
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import SavingForm
+
+TURNS = (3, 1)
+"""Checkpoints that columns and bound have in turn, where they share one thread."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,9 @@ class ColumnSearch:
         self.stop = CheckpointStop(search)
         self.generator = np.random.default_rng(seed)
         self.plan = WorkingPlacement(form, search.placement.cached.copy(), threads)
-        self.climb = Climb(self.plan, self.stop, self._found, enumerated)
         self.pool = ColumnPool(form)
         self.pool.add_plan(self.plan)
+        self.climb = Climb(self.plan, self.stop, self._found, enumerated)
         self.held, self.saving = self.plan.held.copy(), self.plan.saving
         self.prices: Float = np.zeros(len(self.capacity))
         self.details: dict[str, int | float | str] = {"kicks": 0, "columns": 0, "merges": 0}
@@ -135,9 +138,13 @@ class ColumnSearch:
         """
         if not self.form.layers or not len(self.capacity):
             return
-        self.prices = self._first_prices()
-        self._price_out()
-        done = 0
+        done, priced = 0, False
+        if (dealt := self.climb.dealt) is None:
+            self.prices, priced = self._first_prices(), True
+            self._price_out()
+        else:  # columns have been priced already, and kicks find better placements sooner
+            self.pool.add_all(dealt.pool)
+            self.prices = dealt.prices
         while not self.stop and (kicks is None or done < kicks):
             for _ in range(self.tuning.between):
                 if self.stop or (kicks is not None and done >= kicks):
@@ -147,8 +154,11 @@ class ColumnSearch:
                 done += 1
                 self.details["kicks"] = done
             self._update_prices()
-            if self._merge():
+            if self._merge() or not priced:
+                priced = True
                 self._price_out()
+        if not priced:
+            self._price_out()
         self._offer(force=True)
 
     def begin(self) -> None:
@@ -188,7 +198,7 @@ class ColumnSearch:
             if self.stop:
                 return False
             i = layer_of[int(self.form.instance.block_start[oracle.block])]
-            floor = oracle.masks(self._best_column(i).part)
+            floor = oracle.masks(self.pool.best(i, self.prices).part)
             if i not in self._tuned:
                 self._tuned.add(i)
                 oracle.tune(price)
@@ -202,17 +212,9 @@ class ColumnSearch:
 
     def _price_round(self) -> bool:
         """Price every layer at prices half way to the master's; say whether a column is new."""
-        news = False
-        for i, layer in enumerate(self.form.layers):
-            starts = [peeled(layer, self.capacity, self.prices)[0], self._part(i), self._best_column(i).part]
-            seen: set[bytes] = set()
-            for start in starts:
-                if self.stop:
-                    return False
-                if (key := start.tobytes()) not in seen:
-                    seen.add(key)
-                    for part, saving in price(layer, start, self.capacity, self.prices, self.enumerated):
-                        news |= self.pool.add(i, part, saving)
+        news = price_layers(self.pool, self._part, self.capacity, self.prices, self.enumerated, self.stop)
+        if news is None:
+            return False
         self.details["columns"] = len(self.pool)
         return self._update_prices() or news
 
@@ -250,10 +252,7 @@ class ColumnSearch:
         self.details["merges"] = int(self.details["merges"]) + 1
         before = self.saving
         if found is not None:
-            held = np.zeros_like(self.held)
-            for i, at in enumerate(found.tolist()):
-                held[:, self.form.layers[i].items] = columns[at].part
-            self.plan.restore(held)
+            self.plan.restore(self.pool.placement(found))
             self._keep()
             self.climb.to_local_optimum()
             self._keep()
@@ -290,10 +289,6 @@ class ColumnSearch:
 
     def _part(self, i: int) -> Bool:
         return np.ascontiguousarray(self.held[:, self.form.layers[i].items])
-
-    def _best_column(self, i: int) -> Column:
-        cost = self.prices * self.form.layers[i].size
-        return max(self.pool.columns[i], key=lambda c: c.saving - float(cost @ c.usage))
 
     def _first_prices(self) -> Float:
         """Return what the last bytes of each server are worth, the others fixed: the slope of its value functions."""

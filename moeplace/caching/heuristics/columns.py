@@ -70,6 +70,12 @@ class ColumnPool:
             return False
         return True
 
+    def add_all(self, other: ColumnPool) -> None:
+        """Add the columns of another pool of the same form."""
+        for i, found in enumerate(other.columns):
+            for column in found:
+                self.add(i, column.part, column.saving)
+
     def add_plan(self, plan: WorkingPlacement) -> Int64:
         """Add all layers of a placement; return the numbers of the columns that take its place."""
         return np.array([self._place(plan, i) for i in range(len(self.form.layers))], dtype=np.int64)
@@ -92,6 +98,19 @@ class ColumnPool:
         """Return the column of a layer that takes the same bytes as this one, if there is one."""
         at = self._at[i].get(part.sum(axis=1).tobytes())
         return None if at is None else self.columns[i][at]
+
+    def best(self, i: int, prices: Float) -> Column:
+        """Return the column of a layer that saves most for its bytes at some prices."""
+        cost = prices * self.form.layers[i].size
+        return max(self.columns[i], key=lambda c: c.saving - float(cost @ c.usage))
+
+    def placement(self, chosen: Int64) -> Bool:
+        """Return what the servers hold with one column of each layer, by their numbers in :meth:`table`."""
+        held = np.zeros((len(self.form.instance.servers), self.form.instance.n_items), dtype=np.bool_)
+        columns = self.listed()
+        for layer, at in zip(self.form.layers, chosen.tolist(), strict=True):
+            held[:, layer.items] = columns[at].part
+        return held
 
     def listed(self) -> list[Column]:
         """Return all columns in the order of :meth:`table`."""

@@ -160,8 +160,8 @@ def _solved(instance: Instance, required: Sequence[Sequence[tuple[int, int]]], s
 
     sizes = {i: size[i] for _, i in pairs}
     none = (
-        f"{number(len(sizes), 'expert')} of {sum(sizes.values())} bytes must be held on servers that those without a "
-        "cloud reach: their bytes alone would fit, but no way to place them does"
+        f"{number(len(sizes), 'expert')} of {number(sum(sizes.values()), 'byte')} must be held on servers that those "
+        "without a cloud reach: their bytes alone would fit, but no way to place them does"
     )
     # Whether there is one is all that is asked: everything costs 0, and a bound of 1 says that there is none.
     search = Incumbent(None, cost=lambda _: 0, fits=lambda found: found.fits(instance), stop=stop, ceiling=1, none=none)
@@ -189,7 +189,8 @@ def _weigh(instance: Instance, coverage: Coverage, tuning: Tuning) -> None:
         if needed > room:
             raise NoSolutionError(
                 f"{_experts(instance, items, tuning)} must be held on {_servers(instance, servers, tuning)}: "
-                f"{needed} bytes, they have {room}, {needed - room} bytes are short (proven by counting)"
+                f"{number(needed, 'byte')}, they have {number(room)}: {number(needed - room, 'byte')} short "
+                "(proven by counting)"
             )
         limits = instance.layer_slots[servers]
         if (limits == NO_LIMIT).any():
@@ -199,7 +200,7 @@ def _weigh(instance: Instance, coverage: Coverage, tuning: Tuning) -> None:
                 own = items[instance.item_block[items] == block]
                 raise NoSolutionError(
                     f"{_experts(instance, own, tuning)} must be held on {_servers(instance, servers, tuning)}: "
-                    f"{slots} slots for the layer, {experts - slots} are short (proven by counting)"
+                    f"{number(slots, 'slot')} for the layer: {experts - slots} short (proven by counting)"
                 )
 
 
@@ -232,13 +233,14 @@ def _cut(instance: Instance, coverage: Coverage, required: Sequence[Sequence[tup
     for c in stuck:
         servers |= coverage.reach[coverage.reach_of[c]]
     short = len(required) - int(network.optimal_flow())
-    full = any(first_server + n in reached for n in range(len(instance.servers)))
-    least = short * int(instance.item_bytes[items].min())
-    what = f"{number(short, 'place')} ({least} bytes)" if full else f"{number(short, 'slot')} of a layer"
-    verb = "is" if short == 1 else "are"
+    by_bytes = any(first_server + n in reached for n in size)
+    by_slots = any(node in reached and first_server + n not in reached for (n, _), node in layer.items())
+    least = number(short * int(instance.item_bytes[items].min()), "byte")
+    what = number(short, "slot of a layer", "slots of a layer") if not by_bytes else number(short, "place")
+    what += f" ({least})" if not by_slots else " (slots and bytes together)" if by_bytes else ""
     return (
         f"{_experts(instance, items, tuning)} must be held on {_servers(instance, servers, tuning)}: "
-        f"{what} {verb} short (proven by a maximum flow)"
+        f"{what} short (proven by a maximum flow)"
     )
 
 

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from moeplace.base.arrays import Bool, Int32, Int64
-from moeplace.caching.heuristics.columns import Float
+from moeplace.base.stop import Stop
+from moeplace.caching.heuristics.columns import ColumnPool, Float
 from moeplace.caching.saving import Layer
+
+
+def price_layers(
+    pool: ColumnPool, own: Callable[[int], Bool], capacity: Int64, prices: Float, enumerated: int, stop: Stop
+) -> bool | None:
+    """Price every layer from three beginnings: peeled, its own, and the best column; say whether a column is new.
+
+    Parameters
+    ----------
+    pool : ColumnPool
+        Gets what is found.
+    own : callable
+        What the servers hold of a layer now.
+    capacity, prices, enumerated
+        As for :func:`price`.
+    stop : Stop
+        Ends it: None.
+    """
+    news = False
+    for i, layer in enumerate(pool.form.layers):
+        starts = [peeled(layer, capacity, prices)[0], own(i), pool.best(i, prices).part]
+        seen: set[bytes] = set()
+        for start in starts:
+            if stop:
+                return None
+            if (key := start.tobytes()) not in seen:
+                seen.add(key)
+                for part, saving in price(layer, start, capacity, prices, enumerated):
+                    news |= pool.add(i, part, saving)
+    return news
 
 
 def price(layer: Layer, part: Bool, capacity: Int64, prices: Float, enumerated: int) -> list[tuple[Bool, int]]:

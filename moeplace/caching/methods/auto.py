@@ -10,14 +10,14 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
-from moeplace.caching.bounds.proving import EVERYTHING, prices_exactly, prove
+from moeplace.caching.bounds import proving
+from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
 from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
+from moeplace.caching.heuristics import column_search
 from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.instance import Instance
-from moeplace.caching.methods import column_generation
-from moeplace.caching.methods.column_generation import IMPORTS
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
 
@@ -32,12 +32,17 @@ class Tuning:
         Constraint rows of the aggregated model up to which CP-SAT is given the time that is left.
     kicks : int
         Kicks before CP-SAT has a single thread for itself.
-    columns : moeplace.caching.methods.column_generation.Tuning
+    turns : tuple of int
+        Checkpoints that columns and bound have in turn, where they share one thread.
+    columns : moeplace.caching.heuristics.column_search.Tuning
+    proving : moeplace.caching.bounds.proving.Tuning
     """
 
     exact_rows: int = 200_000
     kicks: int = 8
-    columns: column_generation.Tuning = column_generation.USUAL
+    turns: tuple[int, int] = column_search.TURNS
+    columns: column_search.Tuning = column_search.USUAL
+    proving: proving.Tuning = proving.USUAL
 
 
 USUAL = Tuning()
@@ -100,8 +105,8 @@ def pick(
     """Pick methods for a search's instance and run them, as :func:`auto` does."""
     form = saving_form(instance)
     search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
-    columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns.columns)
-    small = prices_exactly(instance, tuning.columns.proving)
+    columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns)
+    small = prices_exactly(instance, tuning.proving)
     at_once = threads > 1 and not small  # a small instance is proven from a good placement
     if not at_once:
         search.run(lambda: search.attempt("the first climb", columns.begin))
@@ -112,7 +117,7 @@ def pick(
     method = "layer-enumeration" if small else "column-generation"
     most = max((model.experts for model in instance.models), default=0)
     because = (
-        f"layers of {most} experts, up to {tuning.columns.proving.exact_experts} are enumerated"
+        f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
         if small
         else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
     )
@@ -121,12 +126,12 @@ def pick(
         search.attempt("cpsat", lambda: improve_model("cpsat", instance, search, seed=seed, threads=1))
 
     def prove_in(threads: int) -> None:
-        search.attempt("the proof", lambda: prove(form, search, tuning.columns.proving, threads))
+        search.attempt("the proof", lambda: prove(form, search, tuning.proving, threads))
 
     def last() -> bool:
         return (
             not search.ended
-            and form.most_terms <= tuning.columns.proving.most_terms
+            and form.most_terms <= tuning.proving.most_terms
             and aggregated_rows(instance) <= tuning.exact_rows
         )
 
@@ -159,12 +164,12 @@ def pick(
         elif not search.ended:
             search.run(improve(None))
     elif last():
-        search.run(improve(tuning.kicks), lambda: prove_in(1), turns=tuning.columns.turns)
+        search.run(improve(tuning.kicks), lambda: prove_in(1), turns=tuning.turns)
         if not search.ended:
             tried.append("cpsat")
             search.run(solve)
     else:
-        search.run(improve(None), lambda: prove_in(1), turns=tuning.columns.turns)
+        search.run(improve(None), lambda: prove_in(1), turns=tuning.turns)
     if tried:
         because += "; what ended without a proof was followed by cpsat"
     outcome = search.outcome()

@@ -18,16 +18,13 @@ from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import proving
 from moeplace.caching.bounds.by_layers import CachingLayers
-from moeplace.caching.bounds.proving import EVERYTHING, prices_exactly, prove
-from moeplace.caching.bounds.proving import IMPORTS as PROVING
+from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
 from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.heuristics import column_search
 from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
-
-IMPORTS = (*PROVING, "moeplace.layers.master")
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Tuning:
     proving : moeplace.caching.bounds.proving.Tuning
     """
 
-    turns: tuple[int, int] = (3, 1)
+    turns: tuple[int, int] = column_search.TURNS
     columns: column_search.Tuning = column_search.USUAL
     proving: proving.Tuning = proving.USUAL
 
@@ -108,23 +105,32 @@ def generate(
     form = saving_form(instance)
     search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
     details: dict[str, int | float | str] = {}
+    small = prices_exactly(instance, tuning.proving)
+    # What only covers is far from good: the bound, whose turns are long, waits for a first climb.
+    waiting = threads == 1 and not small and instance.coverage is not None
+    columns: list[ColumnSearch] = []
 
-    def columns(exact: CachingLayers | None) -> None:
+    def begin() -> None:
+        exact = CachingLayers(form, search, threads, tuning.proving.layers) if small else None
         found = ColumnSearch(
             form, search, seed=seed, started=started, enumerated=enumerated, exact=exact, tuning=tuning.columns
         )
+        columns.append(found)
         found.begin()
-        found.improve(kicks)
-        details.update(found.details)
 
-    if prices_exactly(instance, tuning.proving):
-        exact = tuning.proving.layers
-        search.run(
-            lambda: search.attempt("column-generation", lambda: columns(CachingLayers(form, search, threads, exact)))
-        )
+    def improve() -> None:
+        if not columns:
+            begin()
+        columns[0].improve(kicks)
+        details.update(columns[0].details)
+
+    if waiting:
+        search.run(lambda: search.attempt("column-generation", begin))
+    if small:
+        search.run(lambda: search.attempt("column-generation", improve))
     else:
         search.run(
-            lambda: search.attempt("column-generation", lambda: columns(None)),
+            lambda: search.attempt("column-generation", improve),
             lambda: search.attempt("the proof", lambda: prove(form, search, tuning.proving, max(1, threads - 1))),
             turns=tuning.turns if threads == 1 else None,
         )

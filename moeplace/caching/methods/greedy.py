@@ -83,7 +83,7 @@ def greedy(
 
     Where demands have no cloud, an expert that must be held and is not yet gains more than anything else, so every run
     begins with them; where a run gets stuck before all have a place it counts for nothing, and there is one more, by
-    gain, from a first placement that covers.
+    gain, from a first placement that covers (or from what is held now, where loading costs something).
 
     What is claimed for a monotone submodular saving (top-1, or ``sum``; free loading, and a cloud behind everybody):
 
@@ -111,7 +111,7 @@ def greedy(
         runs = (
             [(False, begin, ())] + [(True, begin, ())] * (not one_size) + [(True, begin, chosen) for chosen in starts]
         )
-        if begin is not covering and instance.coverage is not None:
+        if begin is not covering and covering.any():
             runs.insert(0, (False, covering, ()))
         best: WorkingPlacement | None = None
         evaluations = 0

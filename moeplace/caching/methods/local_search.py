@@ -38,7 +38,8 @@ def local_search(
 
     Without a start it climbs twice and keeps the better end: from servers filled one after the other, and from
     one pool of all servers' storage dealt out to them (:func:`pooled_placement`), which sees sets of experts that
-    no single server has room for.
+    no single server has room for. Where demands have no cloud, the first begins with what only covers, and the second
+    with whole layers dealt to servers (:mod:`moeplace.caching.heuristics.dealing`).
 
     The neighbourhoods, all valued exactly and taken only when the saving grows:
 
@@ -52,6 +53,7 @@ def local_search(
     kicks : int
         Times out of a local optimum: a few servers are emptied and filled in random order, and the climb begins
         again; the better placement is kept. (Clearing a few layers instead was tried: it led to less in equal time.)
+        What must be held and nobody else holds stays, and two of the servers swap what they hold of some layers.
     enumerate : int
         Most experts of a layer whose sets are all tried where a server is filled.
     """

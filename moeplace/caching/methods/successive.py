@@ -22,7 +22,8 @@ from moeplace.caching.saving import KERNELS, held_by, saving_form
         imports=KERNELS,
         seeded=lambda parameters: parameters.get("order") == "random",
         summary="One server at a time: a value function for each layer, the exact knapsack over layers, repeated.",
-        guarantee="top-1 or sum: 1/2 of the best saving; one server and exact value functions: optimal; else none",
+        guarantee="top-1 or sum, a cloud, free loading: 1/2 of the best saving; one server and exact value functions:"
+        " optimal; else none",
     )
 )
 def successive_greedy(
@@ -70,10 +71,10 @@ def successive_greedy(
 
     Notes
     -----
-    Where the saving is monotone submodular (top-1, or ``sum``) and each server is solved exactly, one pass gives 1/2
-    of the best saving, as greedy over the parts of a partition does (Fisher, Nemhauser, Wolsey 1978). For
-    ``latency_model`` "max" and rows of several experts no constant holds: of two servers with room for one expert
-    each, neither gains anything alone from a pair that is only used together.
+    Where the saving is monotone submodular (top-1, or ``sum``; free loading, and a cloud behind everybody) and each
+    server is solved exactly, one pass gives 1/2 of the best saving, as greedy over the parts of a partition does
+    (Fisher, Nemhauser, Wolsey 1978). For ``latency_model`` "max" and rows of several experts no constant holds: of two
+    servers with room for one expert each, neither gains anything alone from a pair that is only used together.
     """
     if nodes < 0:
         raise InputError(f"nodes must be at least 0, found {nodes}")
