@@ -446,3 +446,54 @@ def slower(document: dict[str, Any]) -> dict[str, Any]:
     """Let every server begin empty, and load slowly."""
     servers = [{k: v for k, v in server.items() if k != "holds"} for server in document["servers"]]
     return document | {"servers": [server | {"load_bytes_per_s": 10**6} for server in servers]}
+
+
+def crowded(seed: int) -> Instance:
+    """One layer of seven experts, rows of up to four, two servers with slots for two or three."""
+    rng = np.random.default_rng(seed)
+    demands = [
+        {"user": f"u{n}", "model": "m", "tokens": 10**6, "device_ns": 0, "server_ns": times, "cloud_ns": 9}
+        for n, times in enumerate([[1, 5], [5, 1], [2, 2], [1, None]])
+    ]
+    return Instance.from_document(
+        {
+            "format": "moeplace/instance",
+            "version": 2,
+            "name": "crowded",
+            "latency_model": "max",
+            "models": [{"name": "m", "layers": 1, "experts": 7, "top_k": 4, "expert_bytes": 1}],
+            "servers": [
+                {"name": f"s{n}", "capacity_bytes": 7, "layer_slots": int(rng.integers(2, 4))} for n in range(2)
+            ],
+            "demands": demands,
+            "activations": {
+                "demand": [d for d in range(4) for _ in range(12)],
+                "layer": [0] * 48,
+                "experts": [rng.permutation(7)[: rng.integers(1, 5)].tolist() for _ in range(48)],
+                "count": rng.integers(1, 50, 48).tolist(),
+            },
+        }
+    )
+
+
+def test_few_slots_make_the_quick_bound_stronger_and_never_false() -> None:
+    stronger = 0
+    for seed in range(8):
+        instance = crowded(seed)
+        (layer,) = saving_form(instance).layers
+        sets = [
+            [np.isin(np.arange(7), chosen) for k in range(slots + 1) for chosen in itertools.combinations(range(7), k)]
+            for slots in instance.layer_slots.tolist()
+        ]
+        best = max(layer.saving_ns(np.stack(held)) for held in itertools.product(*sets))
+        oracle, price = LayerOracle(aggregate(instance), 0, scale=1 << 10), np.zeros(2, dtype=np.int64)
+        for schedule in ((), ((0.1, 1.0, 20),), ((0.01, 0.3, 40),), ((0.003, 0.1, 40),)):
+            oracle.tune(price, schedule)
+            assert oracle.bound(price) >= best << 10, (seed, schedule)
+            found = oracle.best(price)
+            assert (found.worth, found.bound) == (best << 10, best << 10), (seed, schedule)
+            assert oracle.best(price, nodes=1).bound <= oracle.bound(price), seed
+        with_room = oracle.bound(price)
+        oracle._hit = oracle._mass
+        stronger += with_room < oracle.bound(price)
+    assert stronger == 8

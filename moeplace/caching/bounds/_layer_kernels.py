@@ -16,15 +16,15 @@ from moeplace.layers._hash_kernels import place, rehash  # noqa: F401
 
 @compiled
 def smooth(
-    radius, term_radius, member, length, weight, price, load, covers, within, temperature, rate, part, n_experts, usage,
-    steps,
+    radius, term_radius, member, length, weight, price, load, covers, within, temperature, rate, part, share_out,
+    n_experts, usage, steps,
 ):  # fmt: skip
     """Move shares by entropic mirror descent on the smoothed bound of a layer; all in floats, none of it a proof.
 
     ``part [T, K]``: each member's part of the weight, changed in place. ``usage [2, N]`` gets the expected number of
     experts on each server at the last point, and its variance. ``load [E, N]``, no rows where loading is free,
     ``covers [E, 2**N]``, none where every mask may be taken, ``within [Q]``, nothing where room does not count: as
-    :func:`room_mass` has it. Returns the smoothed bound there.
+    :func:`room_mass` has it, with ``share_out [T, K, K]``, changed in place. Returns the smoothed bound there.
     """
     n_radii = len(radius)
     n_servers = len(price)
@@ -54,7 +54,7 @@ def smooth(
                 for j in range(length[t]):
                     for k in range(length[t]):
                         if k != j:
-                            more = part[t, j] * weight[t] / (length[t] - 1)
+                            more = part[t, j] * weight[t] * share_out[t, j, k]
                             beside[member[t, j], term_radius[t], member[t, k]] += more
             for e in range(n_experts):
                 for q in range(n_radii):
@@ -114,11 +114,21 @@ def smooth(
             for j in range(length[t]):
                 felt[j] = hit[member[t, j], q]
                 if len(within):
-                    some = 0.0
+                    some, whole = 0.0, 0.0
                     for k in range(length[t]):
                         if k != j:
-                            some += counted[member[t, j], q, member[t, k]]
-                    felt[j] *= some / (length[t] - 1)
+                            some += counted[member[t, j], q, member[t, k]] * share_out[t, j, k]
+                    # What does not count is free: let it have more.
+                    for k in range(length[t]):
+                        if k != j:
+                            if counted[member[t, j], q, member[t, k]] > 0.0:
+                                share_out[t, j, k] = max(
+                                    SMALLEST, share_out[t, j, k] * (1.0 - rate * hit[member[t, j], q])
+                                )
+                            whole += share_out[t, j, k]
+                    for k in range(length[t]):
+                        share_out[t, j, k] /= whole
+                    felt[j] *= some
                 low = min(low, felt[j])
             total = 0.0
             for j in range(length[t]):
@@ -241,11 +251,12 @@ def pair_changes(radius, begin, mask, owner, term_start, term, term_radius, memb
 
 
 @compiled
-def room_mass(term_radius, member, length, share, within, n_experts, n_radii):
+def room_mass(term_radius, member, length, share, share_out, within, n_experts, n_radii):
     """Return what of the first mass can be hit within the room, int64 ``[E, Q]``.
 
     At most ``within[q]`` experts are within radius set ``q``. So of what is booked with an expert, shared out once more
-    over the other members of its terms, only the parts of ``within[q] - 1`` others count: the largest.
+    over the other members of its terms (``share_out [T, K, K]``, in floats), only the parts of ``within[q] - 1`` others
+    count: the largest.
     """
     beside = np.zeros((n_experts, n_radii, n_experts), np.int64)
     mass = np.zeros((n_experts, n_radii), np.int64)
@@ -255,12 +266,14 @@ def room_mass(term_radius, member, length, share, within, n_experts, n_radii):
             mass[member[t, 0], q] += share[t, 0, 0]
             continue
         for i in range(m):
-            each = share[t, 0, i] // (m - 1)
-            left = share[t, 0, i] - each * (m - 1)
-            for k in range(m):
+            left = share[t, 0, i]
+            last = m - 1 if i < m - 1 else m - 2
+            for k in range(last):
                 if k != i:
-                    beside[member[t, i], q, member[t, k]] += each + left
-                    left = 0
+                    own = min(left, max(0, int(share[t, 0, i] * share_out[t, i, k])))
+                    beside[member[t, i], q, member[t, k]] += own
+                    left -= own
+            beside[member[t, i], q, member[t, last]] += left
     for e in range(n_experts):
         for q in range(n_radii):
             order = np.sort(beside[e, q])

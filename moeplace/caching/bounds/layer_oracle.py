@@ -172,6 +172,9 @@ class LayerOracle:
         self.slot_price: Int64 = np.zeros(len(self.servers), dtype=np.int64)
         within = (self._radius[:, None] >> np.arange(len(self.servers)) & 1) @ self.room
         self._within: Int64 = within if self._slots is not None else np.zeros(0, dtype=np.int64)
+        # Of what is booked with one member of a term, the parts of the others; nothing without slots.
+        even = 1 / np.maximum(1, length - 1)[:, None, None] * (1 - np.eye(width))
+        self._beside: Float = even if self._slots is not None else np.zeros((0, width, width))
         self._shared()
 
     @property
@@ -243,7 +246,7 @@ class LayerOracle:
             kernels().smooth(
                 self._radius, self._term_radius, self._member, self._length, self._weight / unit,
                 (price if slots is None else price + slots.price) / unit, self._load / unit, self._covers, self._within,
-                temperature, rate, self._part, len(self.experts), mine, steps if slots is None else 1,
+                temperature, rate, self._part, self._beside, len(self.experts), mine, steps if slots is None else 1,
             )  # fmt: skip
             if slots is not None:
                 slots.move(mine, temperature, unit)
@@ -409,8 +412,8 @@ class LayerOracle:
         if self._slots is not None:
             self.slot_price = np.rint(self._slots.price).astype(np.int64)
             self._hit = kernels().room_mass(
-                self._term_radius, self._member, self._length, self._share, self._within, len(self.experts),
-                len(self._radius),
+                self._term_radius, self._member, self._length, self._share, self._beside, self._within,
+                len(self.experts), len(self._radius),
             )  # fmt: skip
 
     def _mask_price(self, price: Int64) -> Int64:

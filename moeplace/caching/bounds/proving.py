@@ -63,7 +63,8 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
     value their layers on so many threads.
 
     Where demands have no cloud, layers that are not priced exactly always come after the concave bound, and begin with
-    its prices: on DeepSeek-V2-Lite's layers that was three times as fast as their own descent, to a better bound.
+    its prices: on DeepSeek-V2-Lite's layers that was three times as fast as their own descent, to a better bound. Not
+    so where slots limit a layer, of which the concave bound knows little.
     """
 
     def report(saving_bound: int, found: ConcaveResult) -> None:
@@ -73,7 +74,8 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
     layers = tuning.layers
     by_layers = form.most_terms <= tuning.most_terms and refuses(form.instance, tuning.most_cells_later, layers) is None
     small = prices_exactly(form.instance, tuning)
-    priced = form.instance.coverage is not None and not small
+    slots = any((layer.slots < layer.n_experts).any() for layer in form.layers)
+    priced = form.instance.coverage is not None and not small and not slots
     at_once = by_layers and not priced and refuses(form.instance, tuning=layers) is None
     if at_once:
         CachingLayers(form, search, threads, layers).proof().run()
