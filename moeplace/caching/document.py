@@ -37,8 +37,8 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True):
         return range(self.layers) if self.layer_index is UNSET else self.layer_index
 
 
+# Experts of one model, as [layer, expert].
 Experts = list[Annotated[list[NonNegative], Meta(min_length=2, max_length=2)]]
-"""Experts of one model, as [layer, expert]."""
 
 
 class Holding(Struct, frozen=True, forbid_unknown_fields=True):
