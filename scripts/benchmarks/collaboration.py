@@ -30,7 +30,7 @@ from moeplace import Evaluation, Instance, Placement, Solution
 from moeplace.caching.replay import POLICIES, Order, Payment
 from moeplace.caching.replay import replay as replayed
 
-SHARES: Final = (30, 35, 40, 50, 70)
+SHARES: Final = (30, 40, 50)
 """Memory of one GPU, percent of the model; all GPUs together have four times that."""
 
 SECONDS: Final = 60.0

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from active_instances import brute_force as active_brute_force
 from cases import REALDATA, ROOT, SCRIPTS
-from random_instances import brute_force
+from random_instances import brute_force, brute_force_2
 
 import moeplace
 from moeplace import Instance, load
@@ -37,18 +37,19 @@ def builders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_sets_are_there() -> None:
-    assert set_names() == ["tiny", "small", "medium", "large", "real", "active"]
+    assert set_names() == ["tiny", "small", "medium", "large", "real", "collaboration", "active"]
     assert len(instance_files("tiny")) == 8
     assert 20 <= len(instance_files("small")) <= 24
     assert len(instance_files("medium")) == 17
     assert len(instance_files("large")) == 11
     assert len(instance_files("real")) == 9
+    assert len(instance_files("collaboration")) == 21
     assert len(instance_files("active")) == 40
 
 
 def test_an_unknown_set_is_named() -> None:
     with pytest.raises(
-        moeplace.InputError, match=r"no set of instances 'huge'; there are tiny, small, medium, large, real, active"
+        moeplace.InputError, match=r"no set of instances 'huge'; there are tiny, small, medium, large, real, coll"
     ):
         instance_files("huge")
 
@@ -88,6 +89,22 @@ def test_every_record_is_proven(set_name: str) -> None:
 @pytest.mark.parametrize("path", instance_files("tiny"), ids=instance_name)
 def test_tiny_optimum_is_brute_force(path: Path) -> None:
     assert brute_force(load(path)) == best_known("tiny")[instance_name(path)].latency_ns
+
+
+@needs_scripts
+@pytest.mark.usefixtures("builders")
+def test_instances_without_a_cloud_are_rebuilt_bit_for_bit_and_those_by_hand_are_solved(tmp_path: Path) -> None:
+    from instance_sets import collaboration
+
+    records = best_known("collaboration")
+    shipped = {instance_name(path): path for path in instance_files("collaboration")}
+    for document in collaboration.documents():
+        path = tmp_path / "rebuilt.json"
+        Instance.from_document(document).save(path)
+        assert path.read_bytes() == shipped[document["name"]].read_bytes(), document["name"]
+        if "_tiny_" in document["name"]:
+            assert brute_force_2(document) == records[document["name"]].latency_ns, document["name"]
+        assert records[document["name"]].optimal, document["name"]
 
 
 def test_records_of_active_experts_are_points_of_the_front() -> None:
