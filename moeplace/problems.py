@@ -30,7 +30,10 @@ class _Ours(NamedTuple):
     where: str
 
 
-OURS = {"caching": _Ours("moeplace/instance", "moeplace/solution", "moeplace.caching.problem:PROBLEM")}
+OURS = {
+    "caching": _Ours("moeplace/instance", "moeplace/solution", "moeplace.caching.problem:PROBLEM"),
+    "serverless": _Ours("moeplace/serverless", "moeplace/serverless-solution", "moeplace.serverless.problem:PROBLEM"),
+}
 """Our own problems: formats of instances and solutions, and where the problem is."""
 
 TRACES = (".csv", ".npz", ".npy", ".jsonl", ".parquet", ".tsv")

@@ -9,18 +9,34 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, Literal, get_type_hints
 
 import msgspec
 
 from moeplace.base.certificates import Certificate
-from moeplace.base.documents import BestKnown
+from moeplace.base.documents import BestKnown, NonNegative
 from moeplace.base.errors import InputError
+from moeplace.base.plain import Objective, PlainSolution
 from moeplace.bench.records import Record, Run
 from moeplace.caching.document import InstanceDocument
 from moeplace.caching.solution import Solution
+from moeplace.serverless import document as serverless
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+
+def _plain_solution(form: str, decision: type[msgspec.Struct], numbers: dict[str, type]) -> type[msgspec.Struct]:
+    """Return the type of a solution document in the common envelope: decision and numbers where they stand in it."""
+    objective = msgspec.defstruct("Objective", list(numbers.items()), bases=(Objective,), frozen=True, kw_only=True)
+    own = {"format": Literal[form], "objective": objective}
+    envelope = [field for field in msgspec.structs.fields(PlainSolution) if field.name not in ("decision", "numbers")]
+    optional: Any = msgspec.field  # its overloads know no field of which either may be unset
+    fields = [
+        (f.name, own.get(f.name, f.type), optional(default=f.default, default_factory=f.default_factory))
+        for f in envelope
+    ]
+    return msgspec.defstruct("Solution", [*fields[:3], *get_type_hints(decision).items(), *fields[3:]], kw_only=True)
+
 
 DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
     "instance": ("Instance file of moeplace, versions 1 and 2", InstanceDocument),
@@ -29,6 +45,13 @@ DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
     "run": ("run.json of a run directory of moeplace, version 1", Run),
     "record": ("A line of records.jsonl of a run directory of moeplace, version 1", Record),
     "best_known": ("Best known values of a set of instances, by instance name", dict[str, BestKnown]),
+    "serverless": ("Instance file of the serverless problem of moeplace, version 1", serverless.InstanceDocument),
+    "serverless_solution": (
+        "Solution file of the serverless problem of moeplace, version 1",
+        _plain_solution(
+            "moeplace/serverless-solution", serverless.Deployment, {"ttft_ns": NonNegative, "tpot_ns": NonNegative}
+        ),
+    ),
 }
 """Title and type of every document that has a schema, by the schema's name."""
 

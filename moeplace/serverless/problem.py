@@ -1,0 +1,45 @@
+"""The serverless problem, as everything that serves every problem takes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moeplace.base.plain import plain_problem
+from moeplace.serverless.checking import recompute
+from moeplace.serverless.cost import cost, numbers, reference, refuses
+from moeplace.serverless.document import Deployment
+from moeplace.serverless.instance import Instance
+from moeplace.serverless.shown import VIEW
+
+METHOD_ORDER = ("auto", "layers", "milp", "cpsat", "local-search", "remoe", "best-split", "all-remote", "all-local")
+"""The order in which methods are listed; others follow by name."""
+
+
+def _sizes(instance: Instance) -> dict[str, Any]:
+    return {
+        "layers": instance.layers,
+        "experts": instance.experts,
+        "rows": sum(len(rows.count) for rows in instance.rows),
+        "main_specs": len(instance.main_specs),
+        "remote_specs": len(instance.remote_specs),
+        "tokens_in": instance.request.tokens_in,
+        "tokens_out": instance.request.tokens_out,
+    }
+
+
+PROBLEM = plain_problem(
+    name="serverless",
+    instance_format="moeplace/serverless",
+    solution_format="moeplace/serverless-solution",
+    instance_type=Instance,
+    decision_type=Deployment,
+    from_document=Instance.from_document,
+    cost=cost,
+    refuses=refuses,
+    recompute=recompute,
+    reference=reference,
+    numbers=numbers,
+    method_order=METHOD_ORDER,
+    view=VIEW,
+    sizes=_sizes,
+)
