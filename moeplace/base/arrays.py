@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -46,3 +47,17 @@ def row_keys(columns: Iterable[np.ndarray]) -> Int64:
 def hash_salt(n: int) -> Int64:
     """Return fixed odd numbers whose sums tell vectors apart nearly always (exactly where it matters)."""
     return (np.random.default_rng(20260101).integers(0, 2**62, n) * 2 + 1).astype(np.int64)
+
+
+def common_unit(values: Sequence[int], most: int) -> int:
+    """Return the greatest common divisor, doubled until the values in that unit sum to ``most`` or less.
+
+    Examples
+    --------
+    >>> common_unit([40, 60], 5), common_unit([40, 60], 4), common_unit([], 1)
+    (20, 40, 1)
+    """
+    unit = math.gcd(*values) or 1
+    while sum(values) // unit > most:
+        unit *= 2
+    return unit

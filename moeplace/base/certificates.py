@@ -1,7 +1,7 @@
 """What proves a bound, as a document: format ``moeplace/certificate`` version 1 (docs/certificates.md).
 
-A bound rests either on a *cut*, which anybody can verify with the instance at hand, or on the proof of a solver, which
-is named. This module holds the document and nothing that makes or verifies one.
+A bound rests either on a *cut* or on *prices*, which anybody can verify with the instance at hand, or on the proof of a
+solver, which is named. This module holds the document and nothing that makes or verifies one.
 """
 
 from __future__ import annotations
@@ -91,6 +91,20 @@ class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag
     price_unit: Positive
 
 
+class Prices(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="prices"):
+    """Prices of budgets that layers share; each layer then costs at least the least it can with its use paid. No trust.
+
+    Attributes
+    ----------
+    prices : list of int
+        One for each budget, of a unit of it, in units of ``1 / unit`` of what is minimised.
+    unit : int
+    """
+
+    prices: list[Annotated[int, Meta(ge=0)]]
+    unit: Positive
+
+
 class Trusted(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="trusted"):
     """The word of a solver.
 
@@ -112,17 +126,17 @@ class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
         Name and hash of the instance that it is for.
     bound_ns : int
         The lower bound on the cost of every placement, token-ns, that is proven.
-    proof : Cut or Trusted
+    proof : Cut, Prices or Trusted
     """
 
     format: Literal["moeplace/certificate"]
     version: Literal[1]
     instance: InstanceReference
     bound_ns: NonNegative
-    proof: Cut | Trusted
+    proof: Cut | Prices | Trusted
 
     @classmethod
-    def make(cls, instance: Named, bound_ns: int, proof: Cut | Trusted) -> Certificate:
+    def make(cls, instance: Named, bound_ns: int, proof: Cut | Prices | Trusted) -> Certificate:
         """Make a certificate for an instance."""
         reference = InstanceReference(instance.name, instance.sha256)
         return cls("moeplace/certificate", 1, reference, bound_ns, proof)

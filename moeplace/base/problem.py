@@ -173,6 +173,10 @@ class Problem:
         ``(instance)``: what a run's document says of the instance's size, by its keys.
     method_order : sequence of str
         The order in which methods are listed; others follow by name.
+    models : str, optional
+        Entry point group of its formulations. Left out where no model is exported.
+    model_limit : callable
+        ``(instance, name)``: why a formulation of the instance is not built, or None.
     from_values : callable, optional
         ``(instance, values)``: the decision that the values of an exported model's variables mean, by their names;
         raises an InputError where they mean none of this instance. Left out where no model is exported.
@@ -198,5 +202,7 @@ class Problem:
     remarks: Callable[[Any], Mapping[str, str]] = lambda instance: {}
     sizes: Callable[[Any], Mapping[str, Any]] = lambda instance: {}
     method_order: Sequence[str] = ()
+    models: str | None = None
+    model_limit: Callable[[Any, str], str | None] = lambda instance, name: None
     from_values: Callable[[Any, Mapping[str, float]], Any] | None = None
     view: View = field(default_factory=View)

@@ -2,7 +2,8 @@
 
 A method is a function ``(instance, *, time_limit, seed, threads, start, progress, **parameters)`` that returns
 a decision (caching: a ``Placement``) or an :class:`~moeplace.base.result.Outcome`. It is found by its name in the entry
-point group ``moeplace.methods``, or as ``module:function``. A formulation is found in ``moeplace.models``.
+point group ``moeplace.methods``, or as ``module:function``. A formulation is found in ``moeplace.models``. (These are
+caching's groups; other problems have their own.)
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ M = TypeVar("M", bound=Callable[..., Any])
 
 METHODS = "moeplace.methods"
 """The entry point group of caching's methods; each problem has its own."""
+
+MODELS = "moeplace.models"
+"""The entry point group of caching's formulations; each problem has its own."""
 
 ORDER = [
     "auto", "layer-enumeration", "column-generation", "milp", "cpsat", "milp-textbook", "local-search",
@@ -117,12 +121,18 @@ def find_method(name: str, group: str = METHODS, order: Sequence[str] = ORDER) -
     raise InputError(said + did_you_mean(name, known))
 
 
-def find_formulation(name: str) -> Callable[..., Any]:
-    """Return the function that builds an algebraic model, by its name in ``moeplace.models``."""
-    for entry in installed("moeplace.models"):
+def find_formulation(name: str, group: str = MODELS) -> Callable[..., Any]:
+    """Return the function that builds an algebraic model, by its name in a problem's entry point group.
+
+    Raises
+    ------
+    InputError
+        There is no such formulation.
+    """
+    for entry in installed(group):
         if entry.name == name:
             return _load(entry)
-    known = ", ".join(sorted(entry.name for entry in installed("moeplace.models")))
+    known = ", ".join(sorted(entry.name for entry in installed(group)))
     raise InputError(f"no model {name!r}; there are {known}")
 
 

@@ -5,23 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from moeplace.base.arrays import Bool
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError, MethodLimitError
-from moeplace.base.files import write_whole
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import find_formulation
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.terms import aggregate
-from moeplace.solvers.decoding import Decoding
-
-FORMATS: Final = {".mps": "mps", ".lp": "cpxlp"}
-"""Forms of an exported model, by the ending of the file's name, and Pyomo's names for them."""
+from moeplace.solvers.decoding import INTEGRAL, Decoding
+from moeplace.solvers.exporting import check_ending, write_model
 
 MOST_ROWS = 500_000
 """Constraint rows above which a model is not built: it would take tens of seconds and gigabytes."""
@@ -99,8 +96,6 @@ def decoding(instance: Instance, x: Mapping[tuple[int, int], Any]) -> Decoding:
 
 
 _X = re.compile(r"x[(\[_](\d+)[_,](\d+)[)\]_]?")
-INTEGRAL: Final = 1e-4
-"""How far from 0 or 1 a solver may leave a binary variable: ten times the tolerance that Gurobi and CPLEX have."""
 
 
 def placement_of_values(instance: Instance, values: Mapping[str, float]) -> Placement:
@@ -161,17 +156,8 @@ def export(instance: Instance, model: str, path: str | Path) -> None:
     MethodLimitError
         The model would be larger than is built.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f"the name must end in .mps or .lp, found {suffix or 'no ending'!r}", file=str(path))
+    check_ending(path)
     build = find_formulation(model)
     if reason := refuses(model)(instance):
         raise MethodLimitError(model, reason)
-    built = build(instance)
-    if not hasattr(built, "component_data_objects"):
-        raise InputError(f"{model} is not an algebraic model that MPS or LP can hold; milp and milp-textbook are")
-
-    def write(temporary: Path) -> None:
-        built.write(str(temporary), format=FORMATS[suffix], io_options={"symbolic_solver_labels": True})
-
-    write_whole(path, write)
+    write_model(build(instance), model, path)

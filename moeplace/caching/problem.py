@@ -8,7 +8,7 @@ from typing import Any
 from moeplace.base.certificates import Certificate
 from moeplace.base.documents import parse
 from moeplace.base.problem import Problem
-from moeplace.base.registry import METHODS, ORDER
+from moeplace.base.registry import METHODS, MODELS, ORDER
 from moeplace.base.result import NOTHING_FITS, Finished, relative_gap, saving_ratio
 from moeplace.caching import checking
 from moeplace.caching.evaluation import latency_ns
@@ -71,6 +71,12 @@ def _from_values(instance: Instance, values: Mapping[str, float]) -> Placement:
     return placement_of_values(instance, values)
 
 
+def _model_limit(instance: Instance, name: str) -> str | None:
+    from moeplace.caching.formulations import refuses
+
+    return refuses(name)(instance)
+
+
 def _sizes(instance: Instance) -> dict[str, Any]:
     return {
         "latency_model": instance.latency_model,
@@ -105,6 +111,8 @@ PROBLEM = Problem(
     remarks=_remarks,
     sizes=_sizes,
     method_order=ORDER,
+    models=MODELS,
+    model_limit=_model_limit,
     from_values=_from_values,
     view=VIEW,
 )

@@ -144,7 +144,9 @@ def _failure(name: str, failure: BaseException) -> int:
     try:
         raise failure
     except click.ClickException as error:
-        _complain(name, f"{' '.join(error.format_message().split())} (see {name} --help)")
+        context = getattr(error, "ctx", None)  # says with --as PROBLEM which options are meant
+        path = context.command_path if context else name
+        _complain(name, f"{' '.join(error.format_message().split())} (see {path} --help)")
         return 2
     except MoeplaceError as error:
         if os.environ.get("MOEPLACE_DEBUG") and error.__cause__ is not None:

@@ -46,6 +46,7 @@ SECTIONS = {
 
 @click.command(
     cls=sectioned(SECTIONS),
+    others={},
     epilog="The same options give the same file everywhere. docs/scenarios.md explains the latencies, the names and "
     "suite files. Exit codes: 0 done, 2 bad usage or input (nothing is written).",
 )

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from moeplace.base.errors import InputError
 from moeplace.base.text import numbers, one_line
 from moeplace.caching.scenarios.suites import Scenario, check_effect
+from moeplace.cli.by_problem import ByProblem
 from moeplace.cli.options import file_name
 from moeplace.scenarios.topology import Links
 
@@ -21,13 +22,13 @@ LINKS = "Links and computing"
 """The heading of the options that are the fields of a scenario's links."""
 
 
-def sectioned(sections: dict[str, tuple[str, ...]]) -> type[click.Command]:
+def sectioned(sections: dict[str, tuple[str, ...]]) -> type[ByProblem]:
     """Return a command class whose many options are listed under headings, in that order.
 
     Those under :data:`LINKS`, which few need, are listed by ``--help-links`` alone.
     """
 
-    class Sectioned(click.Command):
+    class Sectioned(ByProblem):
         def get_params(self, ctx: click.Context) -> list[click.Parameter]:
             *own, help_option = super().get_params(ctx)
             return [*own, _help_links, help_option]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from moeplace.base.arrays import Bool
+
+INTEGRAL: Final = 1e-4
+"""How far from 0 or 1 a solver may leave a binary variable: ten times the tolerance that Gurobi and CPLEX have."""
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,18 @@ Model::
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from ortools.sat.python import cp_model
 
+from moeplace.base.arrays import common_unit
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.terms import AggregatedProblem, aggregate
+
+MOST = 2**61
+"""What the amounts of a sum are at the most, in its unit."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def build(instance: Instance) -> CachingModel:
     problem = aggregate(instance)
     useful, members, covers, terms, weight = problem.sets()
     size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
-    unit = _unit(weight)
+    unit = common_unit(weight, MOST)
 
     model = cp_model.CpModel()
     x = {(n, i): model.new_bool_var(f"x[{n},{i}]") for n, i in useful}
@@ -92,7 +95,7 @@ def build(instance: Instance) -> CachingModel:
     model.maximize(cp_model.LinearExpr.weighted_sum(b, [-(-w // unit) for w in weight]))  # (1)
     for n, room in enumerate(capacity):  # (2)
         held = [i for m, i in useful if m == n]
-        v = _unit([size[i] for i in held])
+        v = common_unit([size[i] for i in held], MOST)
         model.add(cp_model.LinearExpr.weighted_sum([x[n, i] for i in held], [size[i] // v for i in held]) <= room // v)
     for p, (radius, i) in enumerate(covers):  # (3)
         model.add_bool_or([~a[p], *(x[n, i] for n in members[radius] if (n, i) in x)])
@@ -101,11 +104,3 @@ def build(instance: Instance) -> CachingModel:
             for p in needs:
                 model.add_implication(b[t], a[p])
     return CachingModel(model, x, a, b, problem, unit)
-
-
-def _unit(values: list[int]) -> int:
-    """Return the greatest common divisor, doubled until the sum of the values in that unit is at most 2**61."""
-    unit = math.gcd(*values) or 1
-    while sum(values) // unit > 2**61:
-        unit *= 2
-    return unit
