@@ -21,6 +21,7 @@ from moeplace.bench.records import Record, Run
 from moeplace.caching.document import InstanceDocument
 from moeplace.caching.solution import Solution
 from moeplace.serverless import document as serverless
+from moeplace.serverless.certificate import ServerlessCertificate
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -51,6 +52,10 @@ DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
         _plain_solution(
             "moeplace/serverless-solution", serverless.Deployment, {"ttft_ns": NonNegative, "tpot_ns": NonNegative}
         ),
+    ),
+    "serverless_certificate": (
+        "Certificate of the serverless problem of moeplace, version 1",
+        ServerlessCertificate,
     ),
 }
 """Title and type of every document that has a schema, by the schema's name."""

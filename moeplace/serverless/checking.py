@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from moeplace.serverless.document import Choices, Deployment
+from moeplace.serverless.document import Choices, Deployment, LayerChoice
 from moeplace.serverless.instance import Instance
 
 
@@ -46,6 +46,27 @@ def recompute(instance: Instance, decision: Deployment) -> tuple[list[str], int 
     _over("limits.tpot_ns", every, limits.tpot_ns * out, f"ns for {out} output tokens", wrong)
     _memory(instance, said, wrong)
     return wrong, value
+
+
+def recompute_numbers(instance: Instance, decision: Deployment) -> dict[str, int]:
+    """Return both times of a deployment that is one, ns; the second rounded up."""
+    said, layers = decision.deployment, range(instance.model.layers)
+    unused = dict.fromkeys(layers, 0)
+    first = sum(_first(instance, said, layer, unused) for layer in layers)
+    every = sum(_every(instance, said, layer, unused) for layer in layers)
+    whole, rest = divmod(every, instance.request.tokens_out)
+    return {"ttft_ns": instance.platform.cold_ns + first, "tpot_ns": whole + (rest > 0)}
+
+
+def recompute_reference(instance: Instance) -> int | None:
+    """Return the cost of the cheapest deployment without remote experts, or None where none is within the limits."""
+    costs = []
+    for main in instance.main_specs:
+        local = Deployment(Choices(main, [LayerChoice(None, [])] * instance.model.layers))
+        wrong, value = recompute(instance, local)
+        if not wrong and value is not None:
+            costs.append(value)
+    return min(costs, default=None)
 
 
 def _misfits(instance: Instance, said: Choices) -> list[str]:

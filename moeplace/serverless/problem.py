@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from moeplace.base.documents import parse
 from moeplace.base.plain import plain_problem
-from moeplace.serverless.checking import recompute
+from moeplace.serverless.certificate import ServerlessCertificate
+from moeplace.serverless.checking import recompute, recompute_numbers, recompute_reference
 from moeplace.serverless.cost import cost, numbers, reference, refuses
 from moeplace.serverless.document import Deployment
 from moeplace.serverless.instance import Instance
 from moeplace.serverless.shown import VIEW
+from moeplace.serverless.verification import verify
 
 METHOD_ORDER = ("auto", "layers", "milp", "cpsat", "local-search", "remoe", "best-split", "all-remote", "all-local")
 """The order in which methods are listed; others follow by name."""
+
+
+def _read_certificate(document: object) -> ServerlessCertificate:
+    return parse(document, ServerlessCertificate)
 
 
 def _sizes(instance: Instance) -> dict[str, Any]:
@@ -39,6 +46,10 @@ PROBLEM = plain_problem(
     recompute=recompute,
     reference=reference,
     numbers=numbers,
+    recompute_numbers=recompute_numbers,
+    recompute_reference=recompute_reference,
+    verify=verify,
+    read_certificate=_read_certificate,
     method_order=METHOD_ORDER,
     view=VIEW,
     sizes=_sizes,

@@ -197,7 +197,7 @@ def test_bad_input_is_one_line(run: Callable[..., tuple[str, str]]) -> None:
         ("solve", "lunch.json", "--start", "cached.json"): 'cached.json: format: expected "choices/solution"',
         ("solve", "lunch.json", "--start", "x.sol"): "x.sol: choices has no exported model that a solver's file could",
         ("solve", "lunch.json", "--method", "greedy"): "no method 'greedy'; there are auto, brute-force, cpsat, layers",
-("export", "lunch.json", "--model", "milp", "-o", "x.mps"): "lunch.json: choices has no algebraic model",
+        ("export", "lunch.json", "--model", "milp", "-o", "x.mps"): "lunch.json: choices has no algebraic model",
         ("methods", "--problem", "chioces"): "no problem 'chioces'; there are caching, ",
     }.items():
         out, err = run(*args, code=2)

@@ -51,7 +51,7 @@ class SpecBounds:
         self.nothing = largest_cost(instance)
         self.bound = dict.fromkeys(instance.main_specs, 0)
         self._lock = threading.Lock()
-        search.prove(0, source)  # nothing costs less, and where the incumbent costs nothing nobody asks further
+        search.prove(0, source)  # nothing costs less; and where the incumbent costs nothing, nobody asks further
 
     def prove(self, main: int, bound: int) -> None:
         """Take a proven bound of one specification; ``nothing`` says that it holds no deployment."""
@@ -59,7 +59,11 @@ class SpecBounds:
             self.bound[main] = max(self.bound[main], bound)
             least = min(self.bound.values())
         # What is above the incumbent proves no more than that nothing better is there.
-        self.search.prove(min(least, self.search.latency_ns), self.source)
+        self._told(min(least, self.search.latency_ns))
+
+    def _told(self, bound: int) -> None:
+        """Report the smallest bound."""
+        self.search.prove(bound, self.source)
 
     def done(self, main: int) -> bool:
         """Return whether nothing that is worth looking for is left at a specification."""
