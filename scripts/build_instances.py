@@ -7,8 +7,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from instance_sets import real, small, tiny
+from instance_sets import real, serverless, small, tiny
 
 from moeplace import Instance
 from moeplace.base.errors import MoeplaceError
@@ -18,11 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 SUITES = ("medium", "large")
 """Sets that ``instances/SET/suite.toml`` describes."""
 
+FROM_RAW_DATA = ("real", "serverless")
+
+ZIPPED_NAMES = ("gpt-oss-20b_short", "gpt-oss-20b_long", "deepseek-v2-lite_short", "deepseek-v2-lite_long")
+"""Of the serverless set, whose instances have rows by layers."""
+
 ZIPPED_ROWS = 50_000
 """Instances with more activation rows than this are written as ``.json.gz``."""
 
 
-def instances(set_name: str, realdata: Path, only: list[str]) -> Iterator[Instance]:
+def instances(set_name: str, realdata: Path, only: list[str]) -> Iterator[Any]:
     """Yield the instances of a set; with ``only``, those of these names (all where it is empty)."""
     if set_name in SUITES:
         path = ROOT / "instances" / set_name / "suite.toml"
@@ -33,6 +39,8 @@ def instances(set_name: str, realdata: Path, only: list[str]) -> Iterator[Instan
         for recipe in real.RECIPES:
             if not only or recipe.name in only:
                 yield real.make(recipe, realdata)
+    elif set_name == "serverless":
+        yield from serverless.instances(realdata, only)
     else:
         for document in tiny.documents() if set_name == "tiny" else small.documents():
             if not only or document["name"] in only:
@@ -42,25 +50,26 @@ def instances(set_name: str, realdata: Path, only: list[str]) -> Iterator[Instan
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Build a shipped instance set again, bit for bit.")
-    parser.add_argument("set", choices=["tiny", "small", *SUITES, "real"])
+    parser.add_argument("set", choices=["tiny", "small", *SUITES, *FROM_RAW_DATA])
     parser.add_argument("instances", nargs="*", help="names (default: all of the set)")
     parser.add_argument(
         "--realdata",
         type=Path,
         default=ROOT.parent / "shared" / "realdata",
-        help="folder with the raw traces, positions and networks (set real only)",
+        help="folder with the raw traces, positions and networks (sets real and serverless only)",
     )
     parser.add_argument("-o", "--output", type=Path, help="folder to write to (default: instances/SET)")
     options = parser.parse_args(arguments)
     output = options.output or ROOT / "instances" / options.set
-    if options.set == "real" and not options.realdata.is_dir():
+    if options.set in FROM_RAW_DATA and not options.realdata.is_dir():
         print(f"{options.realdata}: no such folder; --realdata names the one with the raw data", file=sys.stderr)
         return 2
     output.mkdir(parents=True, exist_ok=True)
     built = set()
     try:
         for instance in instances(options.set, options.realdata, options.instances):
-            ending = ".json.gz" if options.set in SUITES or len(instance.rows) > ZIPPED_ROWS else ".json"
+            large = options.set in SUITES or len(instance.rows) > ZIPPED_ROWS or instance.name.startswith(ZIPPED_NAMES)
+            ending = ".json.gz" if large else ".json"
             path = output / (instance.name + ending)
             instance.save(path)
             built.add(instance.name)

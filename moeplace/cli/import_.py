@@ -71,7 +71,7 @@ def fold(value: str) -> tuple[int, int]:
 
 @click.command(
     cls=sectioned(TRACE_SECTIONS),
-    others={},
+    others={"serverless": "moeplace.cli.serverless:import_serverless"},
     epilog="docs/importing.md describes the formats, what is refused and what is dropped. Exit codes: 0 done, 2 bad "
     "usage or input (nothing is written), 130 interrupted.",
 )
