@@ -36,11 +36,11 @@ def instances_folder() -> Path:
 
 
 def set_names() -> list[str]:
-    """Return the names of the sets: generated ones from the smallest instances to the largest, then the real one.
+    """Return the names of the sets: generated ones from the smallest instances to the largest, the real one, others.
 
     Examples
     --------
-    >>> set_names()
+    >>> set_names()[:5]
     ['tiny', 'small', 'medium', 'large', 'real']
     """
     found = {folder.name for folder in instances_folder().iterdir() if any(folder.glob("*.json*"))}

@@ -33,7 +33,8 @@ def instances(sets: tuple[str, ...], as_json: bool) -> None:
     sized = ["model", "servers", "demands", "layers", "experts", "rows"] if sets else []
     table = screen.table("set", "instance", *sized, "file", "gap", right=",".join([*sized[1:], "file", "gap"]))
     for known in found:
-        cells = [known["latency_model"], *(f"{known[key]:,}" for key in _COUNTS)] if sets else []
+        counts = (f"{known[key]:,}" if key in known else NOTHING for key in _COUNTS)  # problems have sizes of their own
+        cells = [known.get("latency_model", NOTHING), *counts] if sets else []
         gap = NOTHING if known["bound_ns"] is None else gap_percent(known["gap"])
         table.add_row(known["set"], one_line(known["name"]), *cells, size(known["file_bytes"]), gap)
     proven = sum(known["optimal"] for known in found)

@@ -24,13 +24,11 @@ def _read_certificate(document: object) -> ServerlessCertificate:
 
 def _sizes(instance: Instance) -> dict[str, Any]:
     return {
+        "models": 1,
         "layers": instance.layers,
-        "experts": instance.experts,
+        "items": instance.layers * instance.experts,
         "rows": sum(len(rows.count) for rows in instance.rows),
-        "main_specs": len(instance.main_specs),
-        "remote_specs": len(instance.remote_specs),
-        "tokens_in": instance.request.tokens_in,
-        "tokens_out": instance.request.tokens_out,
+        "tokens": instance.request.tokens_in + instance.request.tokens_out,
     }
 
 

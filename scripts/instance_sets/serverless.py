@@ -56,11 +56,11 @@ RECIPES: Final = (
     Recipe("gpt2-moe_long_loose", "gpt2-moe", 128, 400, 60 * S, 1000 * MS, 2),
     Recipe("gpt2-moe_long_tight", "gpt2-moe", 128, 400, 4100 * MS, 84 * MS, 2),
     Recipe("gpt-oss-20b_short_loose", "gpt-oss-20b", 128, 50, 60 * S, 1000 * MS),
-    Recipe("gpt-oss-20b_short_tight", "gpt-oss-20b", 128, 50, 6800 * MS, 66 * MS),
+    Recipe("gpt-oss-20b_short_tight", "gpt-oss-20b", 128, 50, 7400 * MS, 80 * MS),
     Recipe("gpt-oss-20b_long_loose", "gpt-oss-20b", 128, 380, 60 * S, 1000 * MS, 2),
-    Recipe("gpt-oss-20b_long_tight", "gpt-oss-20b", 128, 380, 7 * S, 68 * MS, 2),
+    Recipe("gpt-oss-20b_long_tight", "gpt-oss-20b", 128, 380, 7750 * MS, 80 * MS, 2),
     Recipe("deepseek-v2-lite_short_loose", "deepseek-v2-lite", 128, 50, 60 * S, 1000 * MS, 2),
-    Recipe("deepseek-v2-lite_long_tight", "deepseek-v2-lite", 128, 400, 8 * S, 130 * MS, 1),
+    Recipe("deepseek-v2-lite_long_loose", "deepseek-v2-lite", 128, 400, 60 * S, 1000 * MS, 1),
 )
 """The instances of models; the one by hand is :func:`toy`."""
 

@@ -21,8 +21,10 @@ from moeplace.caching.document import layout
 from moeplace.caching.scenarios.suites import generate, read_suite
 from moeplace.comparing import improved
 from moeplace.library import best_known, instance_files, instance_name, instances_folder, set_names
+from moeplace.problems import find_problem
 
-FILES = instance_files()
+CACHING = ("tiny", "small", "medium", "large", "real")
+FILES = [path for name in CACHING for path in instance_files(name)]
 
 needs_scripts = pytest.mark.skipif(not SCRIPTS.is_dir(), reason="the builders are in the checkout only")
 
@@ -33,17 +35,18 @@ def builders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_sets_are_there() -> None:
-    assert set_names() == ["tiny", "small", "medium", "large", "real"]
+    assert set_names()[:5] == [*CACHING]
     assert len(instance_files("tiny")) == 8
     assert 20 <= len(instance_files("small")) <= 24
     assert len(instance_files("medium")) == 17
     assert len(instance_files("large")) == 11
     assert len(instance_files("real")) == 9
+    assert len(instance_files("serverless")) == 11
 
 
 def test_an_unknown_set_is_named() -> None:
     with pytest.raises(
-        moeplace.InputError, match=r"no set of instances 'huge'; there are tiny, small, medium, large, real"
+        moeplace.InputError, match=r"no set of instances 'huge'; there are tiny, small, medium, large, real, "
     ):
         instance_files("huge")
 
@@ -65,6 +68,20 @@ def test_instance_loads_and_fits_its_record(path: Path) -> None:
     assert (record.bound_method is None) == (record.bound_ns is None)
     if record.bound_ns is not None:
         assert record.bound_ns <= record.latency_ns
+
+
+@pytest.mark.parametrize("path", instance_files("serverless"), ids=instance_name)
+def test_a_serverless_instance_loads_and_fits_its_record(path: Path) -> None:
+    instance = load(path)
+    assert instance.name == instance_name(path)
+    record = best_known("serverless")[instance.name]
+    assert record.sha256 == instance.sha256
+    assert record.bound_ns is not None
+    assert record.bound_ns <= record.latency_ns
+    assert record.optimal == (record.bound_ns == record.latency_ns)
+    assert record.latency_ns - record.bound_ns <= record.latency_ns // 50, "the gap is at most 2 %"
+    reference = find_problem("serverless").reference(instance)
+    assert reference is None or record.latency_ns <= reference
 
 
 @pytest.mark.parametrize("set_name", set_names())
