@@ -93,3 +93,19 @@ def test_a_start_of_a_file_is_taken(run: Any) -> None:
     start, out = (moeplace.read_solution(name) for name in ("start.json", "out.json"))
     assert out.value <= start.value == start.reference
     assert solve(moeplace.load("toy.json"), LAYERS, start=start).value == out.value
+
+
+def test_plot_deployment(run: Any) -> None:
+    Path("toy.json").write_text(json.dumps(toy()))
+    run("solve", "toy.json", "--method", "moeplace.serverless.methods.baselines:all_remote", "-o", "out.json")
+    for picture in ("out.png", "out.svg"):
+        run("plot", "deployment", "toy.json", "out.json", "-o", picture)
+        assert Path(picture).stat().st_size > 5000
+    tiny = str(Path(__file__).resolve().parents[2] / "instances" / "tiny" / "tiny_sum_adds_up.json")
+    _, err = run("plot", "deployment", tiny, "out.json", "-o", "no.png", code=2)
+    assert "is an instance of caching, not of serverless" in err
+    Path("none.json").write_text(json.dumps(toy(limits={"tpot_ns": 5}, name="none")))
+    _, err = run("plot", "deployment", "none.json", "out.json", "-o", "no.png", code=2)
+    assert "out.json: " in err
+    assert err.count("\n") == 1
+    assert not Path("no.png").exists()

@@ -35,14 +35,16 @@ def test_like_prompts_predict_better_than_the_mean_and_the_mean_than_nothing() -
         vectors = TextVectors(texts[:150], components)
         history = History(vectors.history, shares[:150])
         tree, queries = PromptTree(history, branches=4, leaf=40), vectors.of(texts[150:])
+        equal, of_all = history.equal(), history.mean()
+        predicted = {
+            "equal": [equal] * 50,
+            "mean": [of_all] * 50,
+            "nearest": [history.nearest(vector) for vector in queries],
+            "tree": [tree.nearest(vector) for vector in queries],
+        }
         mean = {
-            name: np.mean([divergence(predict(v), t) for v, t in zip(queries, shares[150:], strict=True)])
-            for name, predict in (
-                ("equal", lambda _, shares=history.equal(): shares),
-                ("mean", lambda _, shares=history.mean(): shares),
-                ("nearest", history.nearest),
-                ("tree", tree.nearest),
-            )
+            name: np.mean([divergence(p, t) for p, t in zip(found, shares[150:], strict=True)])
+            for name, found in predicted.items()
         }
         assert mean["nearest"] < 0.3 * mean["mean"], mean
         assert mean["tree"] < 0.5 * mean["mean"], mean
