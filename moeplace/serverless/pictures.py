@@ -46,6 +46,7 @@ def deployment(instance: Instance, chosen: Deployment, title: str) -> Figure:
     grid = figure.add_gridspec(1, 4, width_ratios=(max(8, instance.experts) / 8, 1, 1, 1))
     experts, memory, first, every = (figure.add_subplot(cell) for cell in grid)
     experts.imshow(colour, aspect="auto", interpolation="none")
+    experts.grid(False)
     experts.set(xlabel="experts in falling use", ylabel="layer", title="remote, by replica")
     at = np.arange(layers)
     remote = [0 if choice.spec is None else instance.specs[choice.spec].mb for choice in chosen.layers]
