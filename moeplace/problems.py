@@ -35,6 +35,7 @@ OURS = {
     "active-experts": _Ours(
         "moeplace/active-experts", "moeplace/active-experts-solution", "moeplace.active.problem:PROBLEM"
     ),
+    "serverless": _Ours("moeplace/serverless", "moeplace/serverless-solution", "moeplace.serverless.problem:PROBLEM"),
 }
 """Our own problems: formats of instances and solutions, and where the problem is."""
 

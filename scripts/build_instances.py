@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from instance_sets import active, collaboration, real, small, tiny
+from instance_sets import active, collaboration, real, serverless, small, tiny
 
 from moeplace import Instance
 from moeplace.base.errors import MoeplaceError
@@ -19,8 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SUITES = ("medium", "large")
 """Sets that ``instances/SET/suite.toml`` describes."""
 
-MEASURED = ("real", "collaboration", "active")
+MEASURED = ("real", "collaboration", "active", "serverless")
 """Sets that need the raw traces."""
+
+ZIPPED_NAMES = ("gpt-oss-20b_short", "gpt-oss-20b_long", "deepseek-v2-lite_short", "deepseek-v2-lite_long")
+"""Of the serverless set, whose instances have rows by layers."""
 
 ZIPPED_ROWS = 15_000
 """Instances with more activation rows than this are written as ``.json.gz``."""
@@ -36,6 +39,9 @@ def instances(set_name: str, realdata: Path, only: list[str]) -> Iterator[Any]:
         return
     if set_name == "active":
         yield from (made for made in active.instances(realdata) if not only or made.name in only)
+        return
+    if set_name == "serverless":
+        yield from serverless.instances(realdata, only)
         return
     written = {"tiny": tiny, "small": small, "collaboration": collaboration}
     for document in written[set_name].documents() if set_name in written else ():
@@ -69,7 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for instance in instances(options.set, options.realdata, options.instances):
             large = isinstance(instance, Instance) and len(instance.rows) > ZIPPED_ROWS
-            ending = ".json.gz" if options.set in SUITES or large else ".json"
+            zipped = options.set in SUITES or large or instance.name.startswith(ZIPPED_NAMES)
+            ending = ".json.gz" if zipped else ".json"
             path = output / (instance.name + ending)
             instance.save(path)
             built.add(instance.name)

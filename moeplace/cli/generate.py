@@ -47,7 +47,10 @@ SECTIONS = {
 
 @click.command(
     cls=sectioned(SECTIONS),
-    others={"active-experts": "moeplace.cli.generate_active:generate_active"},
+    others={
+        "active-experts": "moeplace.cli.generate_active:generate_active",
+        "serverless": "moeplace.cli.serverless:generate_serverless",
+    },
     epilog="The same options give the same file everywhere. docs/scenarios.md explains the latencies, the names and "
     "suite files. Exit codes: 0 done, 2 bad usage or input (nothing is written).",
 )

@@ -71,7 +71,10 @@ def fold(value: str) -> tuple[int, int]:
 
 @click.command(
     cls=sectioned(TRACE_SECTIONS),
-    others={"active-experts": "moeplace.cli.import_active:import_active"},
+    others={
+        "active-experts": "moeplace.cli.import_active:import_active",
+        "serverless": "moeplace.cli.serverless:import_serverless",
+    },
     epilog="docs/importing.md describes the formats, what is refused and what is dropped. Exit codes: 0 done, 2 bad "
     "usage or input (nothing is written), 130 interrupted.",
 )

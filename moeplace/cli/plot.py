@@ -72,6 +72,29 @@ def placement_map(instance: str, solution: str, output: str) -> None:
 
 @plot.command()
 @instance_argument
+@click.argument("solution", type=file_name, metavar="SOLUTION")
+@output_option
+def deployment(instance: str, solution: str, output: str) -> None:
+    """Draw a serverless deployment: local and remote experts, memory, times against limits."""
+    from moeplace.problems import check_same_problem, find_problem, load_with_problem, read_solution
+    from moeplace.serverless.pictures import deployment as draw
+
+    _check(output, instance, solution)
+    problem, loaded = load_with_problem(instance)
+    if problem.name != "serverless":
+        raise InputError(f"is an instance of {problem.name}, not of serverless", file=instance)
+    chosen = read_solution(solution)
+    try:
+        check_same_problem(find_problem("serverless"), chosen)
+        decision = problem.decision(loaded, chosen)
+    except InputError as error:
+        raise error.in_file(solution) from None
+    by = f" by {chosen.method}" if chosen.method else ""
+    _save(output, lambda: draw(loaded, decision, f"{loaded.name}{by}: {problem.view.short(loaded, chosen.value)}"))
+
+
+@plot.command()
+@instance_argument
 @click.option("--methods", default="local-search,greedy,popular", show_default=True, metavar="A,B,C")
 @click.option(
     "--factors", default=FACTORS, show_default=True, metavar="F,F,...", help="Capacities are multiplied by these."

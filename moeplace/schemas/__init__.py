@@ -24,8 +24,11 @@ from moeplace.bench.records import Record, Run
 from moeplace.bench.replays import ReplayRecord, ReplayRun
 from moeplace.caching.document import InstanceDocument
 from moeplace.caching.solution import Solution
+from moeplace.serverless import document as serverless
+from moeplace.serverless.certificate import ServerlessCertificate
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
 
 DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
     "instance": ("Instance file of moeplace, versions 1 and 2", InstanceDocument),
@@ -40,6 +43,15 @@ DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
     "active_experts_solution": (
         "Solution of active experts of moeplace, version 1",
         document_type(SOLUTION_FORMAT, Choice, ActiveObjective),
+    ),
+    "serverless": ("Instance of serverless deployment of moeplace, version 1", serverless.InstanceDocument),
+    "serverless_solution": (
+        "Solution of serverless deployment of moeplace, version 1",
+        document_type(serverless.SOLUTION_FORMAT, serverless.Deployment, serverless.Objective),
+    ),
+    "serverless_certificate": (
+        "Certificate of serverless deployment of moeplace, version 1",
+        ServerlessCertificate,
     ),
 }
 """Title and type of every document that has a schema, by the schema's name."""

@@ -190,7 +190,7 @@ def test_bad_input_is_one_line(run: Callable[..., tuple[str, str]]) -> None:
     Path("odd.json").write_text(json.dumps(LUNCH | {"format": "chioces/instance"}))
     Path("bad.json").write_text(json.dumps(LUNCH | {"use": [[[1, 1]]]}))
     for args, said in {
-        ("info", "odd.json"): '"moeplace/active-experts" or "choices/instance", found "chioces/',
+        ("info", "odd.json"): '"moeplace/serverless" or "choices/instance", found "chioces/',
         ("solve", "bad.json"): "bad.json: use: expected [3, 2] options",
         ("check", "lunch.json", "cached.json"): 'format: expected "choices/solution", found "moeplace/solution"',
         ("check", str(caching), "out.json"): 'format: expected "moeplace/solution", found "choices/solution"',
@@ -198,7 +198,11 @@ def test_bad_input_is_one_line(run: Callable[..., tuple[str, str]]) -> None:
         ("solve", "lunch.json", "--start", "x.sol"): "x.sol: choices has no exported model that a solver's file could",
         ("solve", "lunch.json", "--method", "greedy"): "no method 'greedy'; there are auto, brute-force, cpsat, layers",
         ("export", "lunch.json", "--model", "milp", "-o", "x.mps"): "lunch.json: choices has no algebraic model",
-        ("methods", "--problem", "chioces"): "no problem 'chioces'; there are caching, active-experts, choices",
+        (
+            "methods",
+            "--problem",
+            "chioces",
+        ): "no problem 'chioces'; there are caching, active-experts, serverless, ",
     }.items():
         out, err = run(*args, code=2)
         assert out == "", args
@@ -218,7 +222,7 @@ def test_a_broken_problem_hides_no_other(run: Callable[..., tuple[str, str]], mo
     Path("broken-1.dist-info").mkdir()
     Path("broken-1.dist-info/entry_points.txt").write_text("[moeplace.problems]\nbroken = no_such_module:PROBLEM\n")
     monkeypatch.syspath_prepend(Path.cwd())
-    assert problem_names() == ["caching", "active-experts", "broken", "choices"]
+    assert problem_names() == ["caching", "active-experts", "serverless", "broken", "choices"]
     run("solve", "lunch.json")
     Path("odd.json").write_text('{"format": "odd"}')
     _, err = run("info", "odd.json", code=2)

@@ -24,7 +24,7 @@ from moeplace.caching.document import layout
 from moeplace.caching.scenarios.suites import generate, read_suite
 from moeplace.comparing import improved
 from moeplace.library import best_known, instance_files, instance_name, instances_folder, set_names
-from moeplace.problems import problem_of_document
+from moeplace.problems import find_problem, problem_of_document
 
 FILES = instance_files()
 
@@ -37,7 +37,7 @@ def builders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_sets_are_there() -> None:
-    assert set_names() == ["tiny", "small", "medium", "large", "real", "collaboration", "active"]
+    assert set_names() == ["tiny", "small", "medium", "large", "real", "collaboration", "active", "serverless"]
     assert len(instance_files("tiny")) == 8
     assert 20 <= len(instance_files("small")) <= 24
     assert len(instance_files("medium")) == 17
@@ -45,6 +45,7 @@ def test_the_sets_are_there() -> None:
     assert len(instance_files("real")) == 9
     assert len(instance_files("collaboration")) == 21
     assert len(instance_files("active")) == 40
+    assert len(instance_files("serverless")) == 11
 
 
 def test_an_unknown_set_is_named() -> None:
@@ -74,6 +75,16 @@ def test_instance_loads_and_fits_its_record(path: Path) -> None:
     assert (record.bound_method is None) == (record.bound_ns is None)
     if record.bound_ns is not None:
         assert record.bound_ns <= record.latency_ns
+
+
+@pytest.mark.parametrize("path", instance_files("serverless"), ids=instance_name)
+def test_a_serverless_instance_is_known_to_two_percent(path: Path) -> None:
+    instance = load(path)
+    record = best_known("serverless")[instance.name]
+    assert record.bound_ns is not None
+    assert record.latency_ns - record.bound_ns <= record.latency_ns // 50, "the gap is at most 2 %"
+    reference = find_problem("serverless").reference(instance)
+    assert reference is None or record.latency_ns <= reference
 
 
 @pytest.mark.parametrize("set_name", set_names())

@@ -41,6 +41,9 @@ def test_the_instances_of_the_library_are_valid(path: Any) -> None:
     if document["format"] == "moeplace/active-experts":
         validator("active_experts").validate(document)
         return
+    if document["format"] == "moeplace/serverless":
+        validator("serverless").validate(document)
+        return
     rows = document["activations"]
     document["activations"] = {key: column[:MOST_ROWS] for key, column in rows.items()}
     validator("instance").validate(document)

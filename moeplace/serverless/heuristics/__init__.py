@@ -1,0 +1,1 @@
+"""Searches that methods share: they return deployments and prove nothing."""

@@ -1,0 +1,266 @@
+#!/usr/bin/env python3
+"""Measure the serverless problem: methods on the shipped set, stages of the pipeline, limits, prediction and regret.
+
+    python scripts/benchmarks/serverless.py methods|limits|prediction|regret [-o FOLDER]
+
+Writes CSV files, and for ``limits`` a picture, into the folder; docs/benchmarks/serverless.md says what they hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from moeplace import load
+from moeplace.base.errors import MoeplaceError
+from moeplace.base.stop import Stop
+from moeplace.library import instance_files
+from moeplace.serverless.bounds.alphas import Tuning as AscentTuning
+from moeplace.serverless.checking import recompute
+from moeplace.serverless.document import Deployment
+from moeplace.serverless.incumbents import serverless_incumbent
+from moeplace.serverless.instance import Instance
+from moeplace.serverless.methods.layers import Tuning, solve_layers
+from moeplace.serverless.prediction import (
+    History,
+    PromptTree,
+    TextVectors,
+    divergence,
+    shares_of,
+    token_rows,
+    whole_tokens,
+)
+from moeplace.serverless.scenarios.assembly import served
+from moeplace.serverless.scenarios.platforms import read_platform
+from moeplace.solving import solve
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = Path("gpt-oss-20b_expertfingerprinting") / "prompts.npz"
+
+METHODS: Sequence[tuple[str, str, dict[str, Any]]] = (
+    ("layers", "layers", {}),
+    ("local-search", "local-search", {}),
+    ("remoe", "remoe", {}),
+    ("remoe, every main memory", "remoe", {"worst_case": False}),
+    ("remoe, exact remote memory", "remoe", {"fit": False}),
+    ("remoe, fewest replicas", "remoe", {"grow": False}),
+    ("remoe, the paper's tail", "remoe", {"tail": 0.75}),
+    ("remoe, only by use and LPT", "remoe", {"worst_case": False, "fit": False}),
+    ("best-split", "best-split", {}),
+    ("all-remote", "all-remote", {}),
+    ("all-local", "all-local", {}),
+)
+"""Label, method and parameters; the pipeline with stages switched off."""
+
+HELD_OUT = 100
+LAYERS = (0, 4, 8, 12, 16, 20)
+"""Layers of the model that regret is measured on: plans of all 24 would take hours."""
+
+
+def write(path: Path, fields: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write a CSV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row)
+            print(row, flush=True)
+
+
+def methods(output: Path, time_limit: float, only: str) -> None:
+    """Run every method on every shipped instance."""
+
+    def rows() -> Iterable[dict[str, Any]]:
+        for path in instance_files("serverless"):
+            if only and only not in path.name:
+                continue
+            instance = load(path)
+            for label, method, parameters in METHODS:
+                began = time.perf_counter()
+                row: dict[str, Any] = {"instance": instance.name, "method": label}
+                try:
+                    found = solve(instance, method, time_limit=time_limit, **parameters)
+                    row |= {"cost": found.value, "bound": found.bound, "gap": found.gap}
+                    row["ended"] = found.status.termination
+                except MoeplaceError as error:
+                    row["ended"] = str(error)[:60]
+                yield row | {"seconds": round(time.perf_counter() - began, 2)}
+
+    write(output / "methods.csv", ("instance", "method", "cost", "bound", "gap", "seconds", "ended"), rows())
+
+
+def limits(output: Path) -> None:
+    """Solve one shape over limits, and over its main memory; draw both."""
+    path = next(path for path in instance_files("serverless") if path.name.startswith("gpt2-moe_short_loose"))
+    document = load(path).document
+    found: list[dict[str, Any]] = []
+    for tpot_ms in (72, 74, 76, 78, 80, 84, 88, 92, 96, 100, 110):
+        changed = copy.deepcopy(document)
+        changed["limits"] = {"ttft_ns": 60 * 10**9, "tpot_ns": tpot_ms * 10**6}
+        found += _solved(changed, "limit", tpot_ms, ("layers", "remoe", "best-split", "all-local"))
+    for index, spec in enumerate(document["specs"]):
+        if index in document["main_specs"] and spec["mb"] % 200 == 0:
+            changed = copy.deepcopy(document)
+            changed["main_specs"] = [index]
+            found += _solved(changed, "memory", spec["mb"], ("layers", "best-split", "all-local"))
+    write(output / "limits.csv", ("over", "x", "method", "cost"), found)
+    _draw(output / "limits.svg", found)
+
+
+def _solved(document: dict[str, Any], over: str, x: int, names: Sequence[str]) -> list[dict[str, Any]]:
+    instance, rows = Instance.from_document(document), []
+    for name in names:
+        try:
+            rows.append({"over": over, "x": x, "method": name, "cost": solve(instance, name).value})
+        except MoeplaceError:
+            continue
+    return rows
+
+
+def _draw(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    titles = (("memory", "main memory, MB"), ("limit", "limit of each output token, ms"))
+    for axis, (over, label) in zip(axes, titles, strict=True):
+        for name in sorted({row["method"] for row in rows}):
+            points = sorted(
+                (row["x"], row["cost"] / 1e14) for row in rows if (row["over"], row["method"]) == (over, name)
+            )
+            axis.plot([x for x, _ in points], [cost for _, cost in points], marker=".", label=name)
+        axis.set(xlabel=label, ylabel="cost, µUSD")
+        axis.legend(frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _split(realdata: Path) -> tuple[Any, Any, Any, Any]:
+    """Return texts and shares of the history and of the held-out prompts."""
+    with np.load(realdata / PROMPTS, allow_pickle=False) as file:
+        texts, counts, tokens = file["prompt"], file["counts"].astype(np.int64), file["tokens"]
+    order = np.random.default_rng(1).permutation(len(texts))
+    test, train = order[:HELD_OUT], order[HELD_OUT:]
+    return (
+        texts[train].tolist(),
+        shares_of(counts[train]),
+        texts[test].tolist(),
+        (shares_of(counts[test]), tokens[test]),
+    )
+
+
+def predictors(texts: Sequence[str], shares: Any, asked: Sequence[str]) -> dict[str, Any]:
+    """Return the predictions of every method for the asked prompts, with its mean search time in ms."""
+    found: dict[str, Any] = {}
+    words = TextVectors(texts, None)
+    components = TextVectors(texts, 60)
+    history, reduced = History(words.history, shares), History(components.history, shares)
+    tree = PromptTree(reduced, branches=4, leaf=60)
+    queries = {"words": words.of(asked), "components": components.of(asked)}
+    for name, kind, predict in (
+        ("equal shares", "words", lambda _: history.equal()),
+        ("mean of the history", "words", lambda _: history.mean()),
+        ("15 nearest, TF-IDF", "words", history.nearest),
+        ("15 nearest, 60 components", "components", reduced.nearest),
+        ("tree of medoids, 60 components", "components", tree.nearest),
+    ):
+        began = time.perf_counter()
+        predicted = [predict(vector) for vector in queries[kind]]
+        found[name] = predicted, 1000 * (time.perf_counter() - began) / len(asked)
+    return found
+
+
+def prediction(output: Path, realdata: Path) -> None:
+    """Compare predictions with what came, over the held-out prompts."""
+    texts, shares, asked, (true, _) = _split(realdata)
+    rows = []
+    for name, (predicted, ms) in predictors(texts, shares, asked).items():
+        apart = [divergence(p, t) for p, t in zip(predicted, true, strict=True)]
+        rows.append({"method": name, "divergence": round(float(np.mean(apart)), 4), "search_ms": round(ms, 3)})
+    write(output / "prediction.csv", ("method", "divergence", "search_ms"), rows)
+
+
+def regret(output: Path, realdata: Path, prompts: int) -> None:
+    """Plan on predictions, run on what came: cost beside the plan in hindsight, and the limits that break."""
+    texts, shares, asked, (true, tokens) = _split(realdata)
+    model = served(model="gpt-oss-20b")
+    preset = read_platform("alibaba-fc").with_gpu(250)
+    memory = msgspec.structs.replace(preset.memory, main=[1024, 1280, 1536, 1792, 2048], remote=[512, 1024, 2048, 3072])
+    platform = msgspec.structs.replace(preset, memory=memory).document(len(LAYERS), model.expert_bytes, model.weights)
+
+    def request(shares: Any, out: int) -> Instance:
+        document = {
+            "format": "moeplace/serverless", "version": 1, "name": "request",
+            "model": {
+                "name": model.name, "layers": len(LAYERS), "experts": model.experts, "top_k": model.top_k,
+                "expert_bytes": model.expert_bytes, "token_bytes": model.token_bytes,
+            },
+            "request": {
+                "tokens_in": 128, "tokens_out": out, "prefill": whole_tokens(shares, 128, model.top_k),
+                "decode": token_rows(shares, out, model.top_k),
+            },
+            **platform,
+            "limits": {"ttft_ns": 7_450_000_000, "tpot_ns": 63_000_000},
+        }  # fmt: skip
+        return Instance.from_document(document)
+
+    def plan(instance: Instance) -> Deployment | None:
+        search = serverless_incumbent(instance, None, Stop(None), 0.0, None)
+        solve_layers(
+            instance, search, None, 0.002, Tuning(ascent=AscentTuning(steps=150, later=60, every=30), rounds=1)
+        )
+        held: Deployment | None = search.placement
+        return held
+
+    predicted = predictors(texts, shares, asked)
+    rows = []
+    for i in range(prompts):
+        out = min(100, int(tokens[i]))
+        came = request(true[i][list(LAYERS)], out)
+        best = plan(came)
+        least = None if best is None else recompute(came, best)[1]
+        for name, (found, _) in [("hindsight", ([], 0)), *predicted.items()]:
+            made = best if name == "hindsight" else plan(request(found[i][list(LAYERS)], out))
+            row: dict[str, Any] = {"prompt": i, "method": name, "planned": int(made is not None)}
+            if made is not None:
+                wrong, cost = recompute(came, made)
+                kinds = sorted({line.partition(":")[0].partition("[")[0] for line in wrong})
+                row |= {"cost": cost, "hindsight": least, "broken": " ".join(kinds)}
+            rows.append(row)
+        if i % 10 == 9:
+            print(i + 1, flush=True)
+    write(output / "regret.csv", ("prompt", "method", "planned", "cost", "hindsight", "broken"), rows)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("part", choices=["methods", "limits", "prediction", "regret"])
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "benchmarks" / "serverless")
+    parser.add_argument("--realdata", type=Path, default=ROOT.parent / "shared" / "realdata")
+    parser.add_argument("--time-limit", type=float, default=300)
+    parser.add_argument("--only", default="", help="instances whose file names have this in them")
+    parser.add_argument("--prompts", type=int, default=HELD_OUT)
+    options = parser.parse_args()
+    if options.part == "methods":
+        methods(options.output, options.time_limit, options.only)
+    elif options.part == "limits":
+        limits(options.output)
+    elif options.part == "prediction":
+        prediction(options.output, options.realdata)
+    else:
+        regret(options.output, options.realdata, options.prompts)
+
+
+if __name__ == "__main__":
+    main()
