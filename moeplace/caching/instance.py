@@ -146,15 +146,18 @@ class Instance:
                 if isinstance(array, np.ndarray):
                     array.setflags(write=False)
             baseline = baseline_ns(instance)
-            most_loading = instance.most_loading_ns
+            # Heuristics begin with everything everywhere: it has to fit, though no placement may cost so much.
+            experts = np.diff(instance.block_start).tolist()
+            loads = [] if instance.load_block_ns is None else instance.load_block_ns.tolist()
+            everything = sum(ns * k for line in loads for ns, k in zip(line, experts, strict=True))
         if baseline > INT64_MAX:
             raise InputError(
                 f"the latency with empty servers is {baseline} token-ns; it must fit in 63 bits ({INT64_MAX})",
                 place="activations",
             )
-        if baseline + most_loading > INT64_MAX:
+        if baseline + everything > INT64_MAX:
             raise InputError(
-                f"the latency with empty servers and loading everything cost {baseline + most_loading} token-ns; "
+                f"the latency with empty servers and loading everything cost {baseline + everything} token-ns; "
                 f"together they must fit in 63 bits ({INT64_MAX})",
                 place="loading",
             )
