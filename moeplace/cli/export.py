@@ -19,11 +19,11 @@ def export(instance: str, model: str, output: str) -> None:
     from moeplace.problems import problem_of_file
     from moeplace.solvers.exporting import FORMATS, write_model
 
+    check_output(output, instance, endings=FORMATS)
     problem, read = problem_of_file(instance)
     if problem.models is None:
         raise InputError(f"{problem.name} has no algebraic model", file=instance)
     build = find_formulation(model, problem.models)
-    check_output(output, instance, endings=FORMATS)
     loaded = read()
     if reason := problem.model_limit(loaded, model):
         raise MethodLimitError(model, reason)

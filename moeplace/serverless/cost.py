@@ -1,20 +1,20 @@
-"""The exact cost of a deployment (S1) to (S3), and whether it is within the limits (S4).
+"""The exact cost of a deployment (V1) to (V3), and whether it is within the limits (V4).
 
 Write w for the main function's specification, R for the remote experts of a layer, y for their specification, R_1 ..
 R_z for their replicas, ``link(n) = ceil(n * token_bytes * 10^9 / link_bytes_per_s)``, ``P_v(n)`` for one expert's time
 for n prompt tokens at specification v (0 for none) and ``g_v`` for its time for an output token::
 
     PT_l = other_prefill + switch_prefill + max( sum over local k of P_w(N_k),  max_j Z_j )
-           with  Z_j = invoke + sum over k in R_j of (P_y(N_k) + 2 link(N_k))                                       (S1)
+           with  Z_j = invoke + sum over k in R_j of (P_y(N_k) + 2 link(N_k))                                       (V1)
     GT_l = sum over rows (S,c) of  c * ( other_decode + switch_decode
-                                         + max( |S - R| g_w,  |S & R| (g_y + 2 link(1) + invoke) ) )                (S2)
+                                         + max( |S - R| g_w,  |S & R| (g_y + 2 link(1) + invoke) ) )                (V2)
     cost = (PT + GT) (gpu_price gpu_mb + cpu_price mb_w)
-           + cpu_price * sum over l of mb_y ( sum_j Z_j + sum of c |S & R| (g_y + 2 link(1) + invoke) )             (S3)
+           + cpu_price * sum over l of mb_y ( sum_j Z_j + sum of c |S & R| (g_y + 2 link(1) + invoke) )             (V3)
 
     cold + PT <= ttft;   GT <= tpot * tokens_out;
     10^6 main_mb + bytes of local experts + token_bytes * tokens_out <= 10^6 mb_w;
     bytes of remote experts + token_bytes * their prefill tokens <= 10^6 mb_y for every layer;
-    token_bytes * prefill tokens of a replica <= payload;   z <= most_replicas                                      (S4)
+    token_bytes * prefill tokens of a replica <= payload;   z <= most_replicas                                      (V4)
 
 All in Python's integers. Source: Remoe (arXiv 2512.18674), equations (2), (3) and (5).
 """
@@ -83,7 +83,7 @@ class Evaluation:
     remote_cost : list of int
         What each layer's remote function costs, price units.
     cost : int
-        (S3), price units.
+        (V3), price units.
     local_bytes : int
         Of the local experts.
     """
@@ -117,7 +117,7 @@ def evaluate(instance: Instance, deployment: Deployment) -> Evaluation:
 
 
 def layer_times(instance: Instance, layer: int, main: int, choice: LayerChoice) -> tuple[int, int, int]:
-    """Return ``PT_l`` and ``GT_l`` (S1), (S2), ns, and what the layer's remote function costs (S3), price units."""
+    """Return ``PT_l`` and ``GT_l`` (V1), (V2), ns, and what the layer's remote function costs (V3), price units."""
     platform, tokens = instance.platform, instance.prefill[layer].tolist()
     remote = {k for replica in choice.replicas for k in replica}
     local = sum(prefill_ns(instance, main, n) for k, n in enumerate(tokens) if k not in remote)

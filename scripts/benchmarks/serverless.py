@@ -24,11 +24,11 @@ from moeplace.base.errors import MoeplaceError
 from moeplace.base.stop import Stop
 from moeplace.library import instance_files
 from moeplace.serverless.bounds.alphas import Tuning as AscentTuning
+from moeplace.serverless.bounds.proving import Tuning, solve_layers
 from moeplace.serverless.checking import recompute
 from moeplace.serverless.document import Deployment
 from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
-from moeplace.serverless.methods.layers import Tuning, solve_layers
 from moeplace.serverless.prediction import (
     History,
     PromptTree,

@@ -72,7 +72,9 @@ def test_without_a_cloud_with_loading_and_slots() -> None:
         alone = [demand["cloud_ns"] is None for demand in document["demands"]]
         assert frames.demands["cloud_ns"].isna().tolist() == alone, seed
     assert newer > 40
-    given = frames_of_a_pair()._replace(demands=pd.DataFrame({"user": ["u", "v"], "model": ["m", "m"]}))
+    given = frames_of_a_pair()._replace(
+        demands=pd.DataFrame({"user": ["u", "v"], "model": ["m", "m"], "cloud_ns": None})
+    )
     assert not Instance.from_frames(*given).has_cloud.any()
     columns = {"host": ["h", None], "load_bytes_per_s": [7.0, np.nan], "layer_slots": [None, 2]}
     found = Instance.from_frames(*given._replace(servers=given.servers.assign(**columns))).document()["servers"]

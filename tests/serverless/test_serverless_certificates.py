@@ -13,6 +13,7 @@ from serverless_instances import brute_force, random_document, toy
 from moeplace.base.certificates import Trusted
 from moeplace.base.errors import InputError
 from moeplace.base.stop import Stop
+from moeplace.serverless.bounds import proving
 from moeplace.serverless.bounds.alphas import UNIT, Multipliers, alpha_bound
 from moeplace.serverless.bounds.alphas import Tuning as AscentTuning
 from moeplace.serverless.bounds.by_alphas import AlphaBounds
@@ -23,7 +24,6 @@ from moeplace.serverless.cost import largest_cost
 from moeplace.serverless.heuristics import climb
 from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
-from moeplace.serverless.methods import layers
 from moeplace.serverless.plans import layer_tables
 from moeplace.serverless.problem import PROBLEM
 from moeplace.serverless.verification import verify
@@ -31,14 +31,14 @@ from moeplace.serverless.verification import verify
 FEW = AscentTuning(steps=40, later=20, every=10)
 
 
-def large(tuning: Any = None, **changes: Any) -> layers.Tuning:
+def large(tuning: Any = None, **changes: Any) -> proving.Tuning:
     """Return a tuning that takes every instance for a large one."""
-    return layers.Tuning(listed_experts=0, ascent=tuning or FEW, **changes)
+    return proving.Tuning(listed_experts=0, ascent=tuning or FEW, **changes)
 
 
-def solved(instance: Instance, tuning: layers.Tuning) -> Any:
+def solved(instance: Instance, tuning: proving.Tuning) -> Any:
     search = serverless_incumbent(instance, None, Stop(None), 0.0, None)
-    layers.solve_layers(instance, search, None, 0.0, tuning)
+    proving.solve_layers(instance, search, None, 0.0, tuning)
     return search
 
 

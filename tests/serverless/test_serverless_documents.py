@@ -14,8 +14,8 @@ import moeplace
 from moeplace import cli
 from moeplace.base.errors import NoSolutionError
 from moeplace.schemas import read_schema
+from moeplace.serverless.bounds.proving import Tuning, solve_layers
 from moeplace.serverless.instance import Instance
-from moeplace.serverless.methods.layers import Tuning, solve_layers
 from moeplace.solving import certified, solve
 
 LAYERS = "moeplace.serverless.methods.layers:layers"

@@ -1,4 +1,4 @@
-"""``cpsat``: all main specifications in one model for CP-SAT: (S1) to (S4) of the serverless problem, in integers.
+"""``cpsat``: all main specifications in one model for CP-SAT: (V1) to (V4) of the serverless problem, in integers.
 
 What is chosen stands in Booleans of its own, and products of a choice with times become implied rows.
 
@@ -21,7 +21,7 @@ Model, with ``r[l,k] = sum_j q[l,k,j]``::
     m[w] => t[l,i] >= g_w (|S_i| - sum_{k in S_i} r[l,k]);   s[l,y] => t[l,i] >= h_y sum_{k in S_i} r[l,k]         (6)
     gt[l] = sum_i c_i t[l,i];    s[l,y] => d[l] >= h_y sum_k D_k r[l,k]                                            (7)
     m[w] => c0 >= H_w sum_l (pt[l] + gt[l] + fixed_l);    s[l,y] => c[l] >= cpu_price mb_y (sum_j z[l,j] + d[l])   (8)
-    (S4) with m[w] or s[l,y] in front where it asks for one of them                                                (9)
+    (V4) with m[w] or s[l,y] in front where it asks for one of them                                                (9)
 """
 
 from __future__ import annotations

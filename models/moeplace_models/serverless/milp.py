@@ -1,4 +1,4 @@
-"""``milp``: deployments with one main specification ``w`` in Pyomo: (S1) to (S4) of the serverless problem.
+"""``milp``: deployments with one main specification ``w`` in Pyomo: (V1) to (V4) of the serverless problem.
 
 Sets: layers ``l``, experts ``k``, remote specifications ``y``, replicas ``j``, rows ``i`` of a layer with experts
 ``S_i`` and ``c_i`` tokens.

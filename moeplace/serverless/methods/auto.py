@@ -6,17 +6,19 @@ from dataclasses import replace
 
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
+from moeplace.base.stop import stopping
+from moeplace.serverless.bounds.proving import IMPORTS, USUAL, solve_layers
 from moeplace.serverless.document import Deployment
+from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
-from moeplace.serverless.methods import layers as by_layers
 
 
 @describe(
     MethodInfo(
         summary="Climbs first, then proves by layers: all plans of small layers, certified alphas of large ones.",
         exact=True,
-        guarantee=f"a proven bound; optimal, given time, up to {by_layers.USUAL.listed_experts} experts a layer",
-        imports=by_layers.IMPORTS,
+        guarantee=f"a proven bound; optimal, given time, up to {USUAL.listed_experts} experts a layer",
+        imports=IMPORTS,
         seeded=lambda parameters: False,
     )
 )
@@ -37,10 +39,11 @@ def auto(
     gap : float
         Stop at this proven gap.
     """
-    outcome = by_layers.layers(
-        instance, time_limit=time_limit, seed=seed, threads=threads, start=start, progress=progress, gap=gap
-    )
-    most = by_layers.USUAL.listed_experts
+    with stopping(time_limit) as stop:
+        search = serverless_incumbent(instance, start, stop, gap, progress)
+        search.run(lambda: search.attempt("layers", lambda: solve_layers(instance, search, start, gap)))
+        outcome = search.outcome()
+    most = USUAL.listed_experts
     because = (
         f"layers of {instance.experts} experts: up to {most} all plans are listed"
         if instance.experts <= most

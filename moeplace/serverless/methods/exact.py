@@ -23,7 +23,7 @@ _PROOF = "optimal when it ends before its limits; otherwise a proven bound, as f
 
 @describe(
     MethodInfo(
-        summary="The equations (S1) to (S4) in Pyomo, one model for each main specification, solved by HiGHS.",
+        summary="The equations (V1) to (V4) in Pyomo, one model for each main specification, solved by HiGHS.",
         exact=True,
         guarantee=_PROOF,
         limits=f"{MOST_VARIABLES:,} variables a model; costs of more than 1e9 units are proven to a relative 1e-9",
@@ -64,7 +64,7 @@ def milp(
 
 @describe(
     MethodInfo(
-        summary="The equations (S1) to (S4) with all main specifications in one model in integers, solved by CP-SAT.",
+        summary="The equations (V1) to (V4) with all main specifications in one model in integers, solved by CP-SAT.",
         exact=True,
         guarantee=_PROOF,
         limits=f"{MOST_VARIABLES:,} variables, costs below 2**60;"

@@ -5,7 +5,7 @@ mb_per_vcpu, most_vcpus)`` virtual CPUs, all rounded up::
 
     prefill_ns           = bytes / (gb_per_s_per_vcpu v)
     prefill_ns_per_token = 2 weights / (gflops_per_vcpu v)
-    decode_ns            = max of the two                                                                          (S5)
+    decode_ns            = max of the two                                                                          (V5)
 
 Whoever has measured times writes them into the instance instead.
 """
@@ -114,7 +114,7 @@ class PlatformFile(Struct, frozen=True, forbid_unknown_fields=True):
         }
 
     def _spec(self, mb: int, expert_bytes: int, weights: int) -> dict[str, int]:
-        """Return one specification with its times (S5)."""
+        """Return one specification with its times (V5)."""
         speed = self.speed
         cpus = min(Fraction(mb, self.memory.mb_per_vcpu), _exact(speed.most_vcpus))
         read = -(-expert_bytes // (_exact(speed.gb_per_s_per_vcpu) * cpus))  # 1 GB/s is one byte a ns
