@@ -1,6 +1,6 @@
 """Verifies a certificate by alphas, in Python's integers and from the document's own numbers.
 
-It shares the instance and the certificate's document with what it verifies, and no arithmetic: bound (B1), (B2) of the
+It shares the instance and the certificate's document with what it verifies, and no arithmetic: bound (V6), (V7) of the
 serverless page is computed here a second time, expert by expert and row by row.
 """
 

@@ -10,7 +10,7 @@ invoke`` and ``s_i = (1 - alpha_i) h - alpha_i g_w``::
                    + (H + p2) (base' + sum over rows i of count_i min over n of (f_i(n) - s_i n))
                    + sum over k in R of [ (H + p1) ((1 - alpha) a_k / z - alpha P_w(N_k))
                                           + (H + p2) sum over rows i with k of count_i s_i
-                                          + c (a_k + D_k h) - p3 bytes ]                                           (B1)
+                                          + c (a_k + D_k h) - p3 bytes ]                                           (V6)
     f_i(n) = max( (|S_i| - n) g_w, n h )
 
 The minimum over n is over whole numbers, so no row loses anything where its remote experts are as many as at that
@@ -18,10 +18,10 @@ minimum. The bracket is minimised over R by taking the experts with a negative o
 most as many as memory holds. The least over y and z (and over "no remote experts", which is exact) is the layer's::
 
     cost  >=  sum of the layers' least  -  p1 (ttft - cold)  -  p2 tpot tokens_out  -  p3 (bytes for local experts)
-                                                                                                                    (B2)
+                                                                                                                    (V7)
 
 Alphas are whole numbers of ``1 / 2**ALPHA_BITS``, prices are whole, and what is divided is rounded down: the bound is
-in integers. Good multipliers come from ascending a smoothed (B2) in floats.
+in integers. Good multipliers come from ascending a smoothed (V7) in floats.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def kernels() -> ModuleType:
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
-    """What (B1) and (B2) need.
+    """What (V6) and (V7) need.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Multipliers:
 
 
 def alpha_bound(instance: Instance, tables: Sequence[LayerTables], main: int, by: Multipliers) -> int:
-    """Return the bound (B2) of one main specification, rounded up, price units."""
+    """Return the bound (V7) of one main specification, rounded up, price units."""
     total = 0
     for table in tables:
         nothing, others = relaxations(instance, table, main, by)
@@ -98,7 +98,7 @@ class Relaxed:
     spec, replicas : int
         Position among the remote specifications; z.
     value : int
-        The least of (B1), in ``1 / UNIT`` price units.
+        The least of (V6), in ``1 / UNIT`` price units.
     brackets : list of int
         What each expert adds if it is remote, [E].
     taken : int
