@@ -128,7 +128,6 @@ class Evaluation:
         # Tokens by place; floats, since with times of zero the counts themselves may pass 2**63.
         self._expert_tokens = np.zeros(3)
         self._row_tokens = np.zeros(3)
-        self._away_tokens = np.zeros(2)
         for view in _views(instance):
             reach, where = _reach(instance, placement, view.demand)
             cost = view.tokens * _row_latency(instance, view, reach)
@@ -138,14 +137,22 @@ class Evaluation:
             slowest = np.maximum.reduceat(served, view.start)
             self._expert_tokens += np.bincount(served, weights=np.repeat(view.tokens, view.size), minlength=3)
             self._row_tokens += np.bincount(slowest, weights=view.tokens, minlength=3)
-            home = instance.server_ns[view.demand].min(initial=UNREACHABLE)
-            away = ((where == CLOUD) | ((where == EDGE) & (reach > home)))[view.item]
-            self._away_tokens[0] += np.repeat(view.tokens, view.size)[away].sum(dtype=np.float64)
-            self._away_tokens[1] += view.tokens[np.logical_or.reduceat(away, view.start)].sum(dtype=np.float64)
         self.latency_ns = sum(self.demand_ns.tolist())
         self.loading_ns = loading_ns(instance, placement)
         self.cost_ns = self.latency_ns + self.loading_ns
         self.saving_ns = instance.baseline_ns - self.cost_ns
+
+    @cached_property
+    def _away_tokens(self) -> npt.NDArray[np.float64]:
+        """Tokens of expert requests, and of rows, that leave home, float64 [2]."""
+        away_tokens = np.zeros(2)
+        for view in _views(self.instance):
+            reach, where = _reach(self.instance, self.placement, view.demand)
+            home = self.instance.server_ns[view.demand].min(initial=UNREACHABLE)
+            away = ((where == CLOUD) | ((where == EDGE) & (reach > home)))[view.item]
+            away_tokens[0] += np.repeat(view.tokens, view.size)[away].sum(dtype=np.float64)
+            away_tokens[1] += view.tokens[np.logical_or.reduceat(away, view.start)].sum(dtype=np.float64)
+        return away_tokens
 
     @cached_property
     def server_saving_ns(self) -> Int64:
