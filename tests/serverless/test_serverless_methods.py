@@ -13,6 +13,7 @@ from moeplace.base.errors import InputError, MethodError, NoSolutionError
 from moeplace.base.stop import Stop
 from moeplace.layers.merging import Tuning as MergeTuning
 from moeplace.layers.proof import Tuning as ProofTuning
+from moeplace.serverless.bounds import proving
 from moeplace.serverless.bounds.by_specs import SpecBounds
 from moeplace.serverless.checking import recompute
 from moeplace.serverless.cost import best_all_local, cost, layer_times
@@ -98,7 +99,7 @@ def test_limits_on_the_way_change_no_proof() -> None:
             instance = Instance.from_document(random_document(seed))
             best = brute_force(instance)
             search = serverless_incumbent(instance, None, Stop(None), 0.0, None)
-            layers.solve_layers(instance, search, None, 0.0, layers.Tuning(beginning=start, proof=proof))
+            proving.solve_layers(instance, search, None, 0.0, proving.Tuning(beginning=start, proof=proof))
             if best is None:
                 assert search.placement is None, seed
             else:
