@@ -419,6 +419,6 @@ VIEW = View(
     details=_details,
     info=_info,
     info_lines=_info_lines,
-    checked="names, capacities, latency, gap, status, hash",
+    checked="names, capacities, slots, coverage, latency, loading, gap, status, hash",
     lost="the placement names what the instance has not",
 )
