@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from moeplace.base.certificates import Certificate
+from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import parse
 from moeplace.base.result import Finished
 from moeplace.base.text import NOTHING
@@ -131,8 +131,8 @@ class View:
     lost: str = "the solution names what the instance has not"
 
 
-def _read_certificate(document: object) -> Certificate:
-    return parse(document, Certificate)
+def _read_certificate(document: object) -> AnyCertificate:
+    return parse(document, AnyCertificate)
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ class Problem:
     finish: Callable[[Any, Finished], Any]
     read_solution: Callable[[object], Any]
     decision: Callable[[Any, Any], Any]
-    check: Callable[[Any, Any, Certificate | None], Any]
-    read_certificate: Callable[[object], Certificate] = _read_certificate
+    check: Callable[[Any, Any, AnyCertificate | None], Any]
+    read_certificate: Callable[[object], AnyCertificate] = _read_certificate
     remarks: Callable[[Any], Mapping[str, str]] = lambda instance: {}
     sizes: Callable[[Any], Mapping[str, Any]] = lambda instance: {}
     method_order: Sequence[str] = ()

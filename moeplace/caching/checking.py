@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType
 
-from moeplace.base.certificates import Certificate
+from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import UNREACHABLE
 from moeplace.caching.document import Demand
 from moeplace.caching.instance import Instance
@@ -86,7 +86,7 @@ class Report:
         )
 
 
-def check(instance: Instance, solution: Solution, certificate: Certificate | None = None) -> Report:
+def check(instance: Instance, solution: Solution, certificate: AnyCertificate | None = None) -> Report:
     """Recompute everything a solution says.
 
     Parameters

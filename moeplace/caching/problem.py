@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moeplace.base.certificates import Certificate
+from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import parse
 from moeplace.base.problem import Problem
 from moeplace.base.registry import METHODS, MODELS, ORDER
 from moeplace.base.result import NOTHING_FITS, Finished, relative_gap, saving_ratio
 from moeplace.caching import checking
+from moeplace.caching.certificates import CachingCertificate
 from moeplace.caching.coverage import shortage
 from moeplace.caching.evaluation import cost_ns, loading_ns
 from moeplace.caching.instance import Instance
@@ -52,8 +53,12 @@ def _read_solution(document: object) -> Solution:
     return parse(document, Solution)
 
 
-def _check(instance: Instance, solution: Solution, certificate: Certificate | None) -> checking.Report:
+def _check(instance: Instance, solution: Solution, certificate: AnyCertificate | None) -> checking.Report:
     return checking.check(instance, solution, certificate)
+
+
+def _read_certificate(document: object) -> CachingCertificate:
+    return parse(document, CachingCertificate)
 
 
 def _remarks(instance: Instance) -> dict[str, str]:
@@ -112,6 +117,7 @@ PROBLEM = Problem(
     read_solution=_read_solution,
     decision=_decision,
     check=_check,
+    read_certificate=_read_certificate,
     remarks=_remarks,
     sizes=_sizes,
     method_order=ORDER,
