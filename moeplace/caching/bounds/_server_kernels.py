@@ -145,14 +145,14 @@ def book(member, length, weight, part, status, room, alive, count, pair, worth):
                 for b in range(n):
                     if a != b:
                         total += part[t, undecided[a], undecided[b]]
-            rest = weight[t]
+            rest, share = weight[t], weight[t] / total
             for a in range(n):
                 i = undecided[a]
                 for b in range(n):
                     if a == b or (a == n - 1 and b == n - 2):
                         continue
                     j = undecided[b]
-                    own = min(rest, max(0, int(weight[t] * (part[t, i, j] / total))))
+                    own = min(rest, max(0, int(share * part[t, i, j])))
                     pair[member[t, i], member[t, j]] += own
                     rest -= own
             pair[member[t, undecided[n - 1]], member[t, undecided[n - 2]]] += rest
@@ -161,24 +161,26 @@ def book(member, length, weight, part, status, room, alive, count, pair, worth):
 
 @compiled
 def largest(values, count, most):
-    """Return the sum of the ``most`` largest of the first ``count`` values, without those below 0."""
+    """Return the sum of the ``most`` largest of the first ``count`` values, which are positive."""
     if most <= 0:
         return 0
+    total = 0
     if most < count:
         order = np.sort(values[:count])
-        first = count - most
+        for i in range(count - most, count):
+            total += order[i]
     else:
-        order = values[:count]
-        first = 0
-    total = 0
-    for i in range(first, count):
-        total += max(0, order[i])
+        for i in range(count):
+            total += values[i]
     return total
 
 
 @compiled
-def bounded(pair, worth, status, room, row, some):
-    """Add to ``worth`` what the pairs of each undecided expert bring at most, and return what all of them do: (C7)."""
+def bounded(pair, worth, status, room, row, order):
+    """Add to ``worth`` what the pairs of each undecided expert bring at most, and return what all of them do: (C7).
+
+    ``order`` gets what the undecided experts are worth, ascending, those at the end that are counted.
+    """
     n_experts = len(worth)
     free = 0
     for e in range(n_experts):
@@ -186,13 +188,17 @@ def bounded(pair, worth, status, room, row, some):
             continue
         count = 0
         for j in range(n_experts):
-            if status[j] == 0 and j != e:
+            if pair[e, j] > 0:
                 row[count] = pair[e, j]
                 count += 1
         worth[e] += largest(row, count, room - 1)
-        some[free] = worth[e]
+        order[free] = worth[e]
         free += 1
-    return largest(some, free, room)
+    order[:free].sort()
+    total = 0
+    for i in range(max(0, free - room), free):
+        total += max(0, order[i])
+    return total, free
 
 
 @compiled
@@ -200,18 +206,20 @@ def search(
     # the layer at a server
     member, length, weight, gain, most, part,
     # the state of the search, changed in place
-    state, status, alive, count, room, value, branch, phase, bound, best,
+    state, status, trail, alive, count, room, value, begin, branch, phase, bound, best,
     # what is found, when all plans are asked for
     plan_value, plan_held,
     # parameters
-    every, fill, budget,
+    every, fill, slack, budget,
 ):  # fmt: skip
     """Depth-first search over which experts are held; may be called again to go on.
 
     The undecided expert that matters most is held first, then left out. ``state``: depth (-1 before the first call,
-    -2 when finished), threshold, plans found, worth of the best one, nodes, whether the node at this depth is new. A
-    node is left when its bound is below the threshold. With ``every`` the threshold stays and all plans go to the list;
-    otherwise the best plan goes to ``best`` and the threshold above it. ``fill``: plans that leave room are not asked for.
+    -2 when finished), threshold, plans found, worth of the best one, nodes, whether the node at this depth is new,
+    length of the trail (the experts decided, in order; those of the node at a depth and below begin at ``begin``). A
+    node is left when its bound is below the threshold, and an expert is decided where the bound of the other decision is.
+    With ``every`` the threshold stays and all plans go to the list; otherwise the best plan goes to ``best`` and the
+    threshold above it, by 1 and the ``slack``. ``fill``: plans that leave room are not asked for.
 
     Returns FINISHED, PAUSED after ``budget`` nodes, or FULL where the list must grow first.
     """
@@ -219,14 +227,13 @@ def search(
     pair = np.zeros((n_experts, n_experts), np.int64)
     worth = np.zeros(n_experts, np.int64)
     row = np.zeros(n_experts, np.int64)
-    some = np.zeros(n_experts, np.int64)
+    order = np.zeros(n_experts, np.int64)
     depth = state[0]
     if depth == -2:
         return FINISHED
     if depth == -1:
         depth = 0
         room[0] = most
-        value[0] = 0
         count[0] = len(length)
         for t in range(len(length)):
             alive[0, t] = t
@@ -243,62 +250,100 @@ def search(
             spent += 1
             state[4] += 1
             state[5] = 0
-            pair[:] = 0
-            for e in range(n_experts):
-                worth[e] = gain[e]
-            left, had = book(member, length, weight, part, status, room[depth], alive[depth], count[depth], pair, worth)
-            count[depth] = left
-            here = value[depth] + had
-            upper = here + bounded(pair, worth, status, room[depth], row, some)
-            # What is held so far is a plan. A list gets it where nothing more will be held: at the last choice.
-            at = -1
-            if upper >= state[1]:
-                heaviest, free = 0, 0
+            here, upper, free = 0, 0, 0
+            while True:
+                pair[:] = 0
+                worth[:] = gain
+                left, had = book(
+                    member, length, weight, part, status, room[depth], alive[depth], count[depth], pair, worth
+                )
+                count[depth] = left
+                here = value[depth] + had
+                rest, free = bounded(pair, worth, status, room[depth], row, order)
+                upper = here + rest
+                if upper < state[1] or (fill and free < room[depth]):
+                    upper = state[1] - 1
+                    break
+                # The last that is counted and the first that is not: what another decision would cost.
+                last = max(0, order[free - room[depth]]) if 0 < room[depth] <= free else 0
+                following = max(0, order[free - room[depth] - 1]) if room[depth] < free else 0
+                decided, inside = False, room[depth]
                 for e in range(n_experts):
                     if status[e] != 0:
                         continue
-                    free += 1
+                    if worth[e] <= last:
+                        if upper - last + worth[e] < state[1]:
+                            status[e] = -1
+                            decided = True
+                    if status[e] == 0 and worth[e] >= last and worth[e] > 0 and inside > 0:
+                        lost = worth[e] - following
+                        if fill and free == room[depth]:
+                            lost = upper - state[1] + 1  # nobody else is left
+                        if upper - lost < state[1]:
+                            status[e] = 1
+                            value[depth] += gain[e]
+                            inside -= 1
+                            decided = True
+                    if status[e] != 0:
+                        trail[state[6]] = e
+                        state[6] += 1
+                room[depth] = inside
+                if not decided:
+                    break
+            # What is held so far is a plan. A list gets it where nothing more will be held: at the last choice.
+            ends = free == 0 or room[depth] == 0
+            if every:
+                if ends and here >= state[1] and upper >= state[1]:
+                    plan_value[state[2]] = here
+                    for e in range(n_experts):
+                        plan_held[state[2], e] = 1 if status[e] > 0 else 0
+                    state[2] += 1
+            elif here > state[3]:
+                state[3], state[1] = here, here + 1 + slack
+                for e in range(n_experts):
+                    best[e] = 1 if status[e] > 0 else 0
+            at = -1
+            if upper >= state[1] and not ends:
+                heaviest = 0
+                for e in range(n_experts):
+                    if status[e] != 0:
+                        continue
                     weighs = worth[e]
                     for j in range(n_experts):
                         if status[j] == 0:
                             weighs += pair[j, e]
                     if at < 0 or weighs > heaviest:
                         at, heaviest = e, weighs
-                if fill and free < room[depth]:
-                    here, upper = state[1] - 1, state[1] - 1
-            ends = at < 0 or room[depth] == 0
-            if here >= state[1] and (ends or not every):
-                if every:
-                    plan_value[state[2]] = here
-                    for e in range(n_experts):
-                        plan_held[state[2], e] = 1 if status[e] > 0 else 0
-                    state[2] += 1
-                else:
-                    state[1] = here + 1
-                    for e in range(n_experts):
-                        best[e] = 1 if status[e] > 0 else 0
-                state[3] = max(state[3], here)
-            if upper >= state[1] and not ends:
                 branch[depth], phase[depth], bound[depth] = at, INCLUDED, upper
                 status[at] = 1
                 follow(alive, count, depth)
                 room[depth + 1] = room[depth] - 1
                 value[depth + 1] = value[depth] + gain[at]
+                begin[depth + 1] = state[6]
+                trail[state[6]] = at
+                state[6] += 1
                 depth += 1
                 state[5] = 1
                 continue
         # Go back to the last choice of which only one side is known.
-        depth -= 1
-        while depth >= 0 and phase[depth] == EXCLUDED:
-            status[branch[depth]] = 0
+        while depth >= 0:
+            while state[6] > begin[depth]:
+                state[6] -= 1
+                status[trail[state[6]]] = 0
             depth -= 1
+            if depth < 0 or phase[depth] == INCLUDED:
+                break
         if depth < 0:
             break
-        status[branch[depth]] = -1
+        at = branch[depth]
+        status[at] = -1
         phase[depth] = EXCLUDED
         follow(alive, count, depth)
         room[depth + 1] = room[depth]
         value[depth + 1] = value[depth]
+        begin[depth + 1] = state[6]
+        trail[state[6]] = at
+        state[6] += 1
         depth += 1
         state[5] = 1
     state[0] = -2
@@ -315,7 +360,10 @@ def follow(alive, count, depth):
 
 @compiled
 def exchanges(member, length, weight, gain, held):
-    """Return what a plan would gain by one expert in the place of another one, int64 ``[E, E]``: out, then in."""
+    """Return what a plan would gain by one expert in the place of another one, int64 ``[E, E]``: out, then in.
+
+    On the diagonal: what an expert that is not held brings without another one's place.
+    """
     n_experts = len(gain)
     table = np.zeros((n_experts, n_experts), np.int64)
     loss = np.zeros(n_experts, np.int64)
@@ -341,5 +389,36 @@ def exchanges(member, length, weight, gain, held):
                     table[member[t, i], which] -= weight[t]
     for a in range(n_experts):
         for b in range(n_experts):
-            table[a, b] += more[b] - loss[a]
+            table[a, b] += more[b] - (loss[a] if a != b else 0)
     return table
+
+
+@compiled
+def climb(member, length, weight, gain, most, held):
+    """Improve a plan, ``held [E]``, in place: put in what gains, then exchange experts while that gains."""
+    n_experts = len(gain)
+    room = most
+    for e in range(n_experts):
+        room -= held[e]
+    while True:
+        table = exchanges(member, length, weight, gain, held)
+        at, out, best = -1, -1, 0
+        for b in range(n_experts):
+            if held[b]:
+                continue
+            if room > 0:
+                # Instead of nothing: what it brings beside all that is held.
+                more = table[b, b]
+                if more > best:
+                    at, out, best = b, -1, more
+                continue
+            for a in range(n_experts):
+                if held[a] and table[a, b] > best:
+                    at, out, best = b, a, table[a, b]
+        if at < 0:
+            return
+        held[at] = 1
+        if out >= 0:
+            held[out] = 0
+        else:
+            room -= 1

@@ -27,6 +27,7 @@ from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.terms import AggregatedProblem, aggregate, fits_alone
 from moeplace.layers import merging, proof
+from moeplace.layers.oracle import Float, Schedule
 from moeplace.layers.proof import LayerProof
 
 SOURCE = "independent layers"
@@ -44,6 +45,10 @@ class Tuning:
         Savings are scaled up so far, at most 2**50.
     steps : int
         Most exchanges of one climb.
+    climbs, starts : int
+        Rounds in which plans are collected by climbing at prices, and from how many plans each time.
+    slacks : tuple of int
+        Parts of the gap that bounds may stay off in one round of cutting planes after the other.
     first_s : float
         Seconds that a layer's first share of the time has at least.
     server : moeplace.caching.bounds.server_oracle.Tuning
@@ -54,6 +59,10 @@ class Tuning:
     coarse: int = 1 << 40
     fine: int = 1 << 50
     steps: int = 1000
+    climbs: int = 100
+    starts: int = 3
+    slacks: tuple[int, ...] = (64, 64)
+    schedule: Schedule = ((0.1, 1.0, 20), (0.03, 0.5, 30), (0.01, 0.3, 30), (0.003, 0.3, 60))
     first_s: float = 0.2
     server: server_oracle.Tuning = server_oracle.USUAL
     oracle: layer_oracle.Tuning = layer_oracle.USUAL
@@ -252,13 +261,48 @@ class Layer:
             self._proof = LayerProof(
                 self.oracles, self.budget, self, total=self.total * self.scale, tuning=self._tuning.proof
             )
-            price = self._proof.descend(self._tuning.proof.schedule)
+            price = self._collect(np.zeros(len(self.budget)))
+            self._proof.combine([self._proof.pool.plans(i) for i in range(len(self.oracles))])
+            self._proof.tune(self._proof.sane(price), self._tuning.schedule)
         else:
             price = self._proof.price.astype(np.float64)
-        if not self.stop():
-            self._proof.minimise(price, self._tuning.proof.nodes)
+        for part in self._tuning.slacks:
+            if not self.stop():
+                for oracle in self.oracles:
+                    oracle.slack = self.gap * self.scale // (part * len(self.oracles))
+                self._proof.minimise(price, self._tuning.proof.nodes)
+                price = self._proof.price.astype(np.float64)
         if not self.stop():
             self._proof.enumerate()
+
+    def _collect(self, price: Float) -> Float:
+        """Collect plans by climbing at prices of the master problem over those collected; return its last prices."""
+        proof = self._proof
+        assert proof is not None
+        pool = proof.pool
+        for i, codes in enumerate(self.known()):
+            for code in codes:
+                pool.add(i, *self.oracles[i].plan(code), code)
+        for _ in range(self._tuning.climbs):
+            if self.stop():
+                break
+            whole = proof.sane(price)
+            new = 0
+            for i, oracle in enumerate(self.oracles):
+                before = pool.known(i)
+                plans = pool.plans(i)
+                worth = plans.value - plans.usage @ whole
+                for at in np.argsort(-worth, kind="stable")[: self._tuning.starts].tolist():
+                    code = oracle.climbed(plans.code[at], whole)
+                    pool.add(i, *oracle.plan(code), code)
+                new += pool.known(i) - before
+            master = proof.propose()
+            if master is None:
+                break
+            price = master[1]
+            if not new:
+                break
+        return price
 
     def consider(self, held: Bool) -> None:
         """Take a plan that is within all limits as the layer's best, if it is better."""
@@ -323,7 +367,7 @@ class Layer:
                 if not len(wanted) or not oracle.slots:
                     continue
                 if held[n].sum() < oracle.slots:
-                    table = np.zeros((1, oracle.n_experts), dtype=np.int64)
+                    table = np.diagonal(oracle.exchanges(held[n]))[None, :]
                     outs = np.array([-1])
                 else:
                     outs = np.flatnonzero((held[n] > 0) & ~needed[n])

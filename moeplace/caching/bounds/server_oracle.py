@@ -84,6 +84,11 @@ class ServerOracle:
         For each requirement of the layer (``B`` of them), the expert that must be on one of its servers; -1 where this
         server is none of them.
     tuning : Tuning
+
+    Attributes
+    ----------
+    slack : int
+        How far a bound may stay above the best plan found: where many plans are almost alike, all this is saved.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class ServerOracle:
         inside = self._member >= 0
         pairs = inside[:, :, None] & inside[:, None, :] & ~np.eye(member.shape[1], dtype=np.bool_)
         self._part: Float = pairs / np.maximum(1, pairs.sum(axis=(1, 2)))[:, None, None]
+        self.slack = 0
         # What is taken over from the descent; a bound asked for in between is that of these shares.
         self._taken = self._part.copy()
 
@@ -131,6 +137,13 @@ class ServerOracle:
         """Return what the value gains by one expert in the place of another one, int64 [E, E]: out, then in."""
         table: Int64 = kernels().exchanges(self._member, self._length, self._weight, -self._load, code)
         return table
+
+    def climbed(self, code: Int64, price: Int64) -> Int64:
+        """Return what exchanges make of a plan at prices."""
+        held = code.copy()
+        gain = self._gain(price)
+        kernels().climb(self._member, self._length, self._weight, gain, self.slots, held)
+        return held
 
     def smooth(self, price: Float, temperature: float, rate: float, steps: int = 1) -> Float:
         """Take some steps of mirror descent with the shares at prices (floats, scaled); see the engine's ``Tunable``."""
@@ -173,13 +186,13 @@ class ServerOracle:
         value, usage = self.plan(code)
         whole = self._price_of_all(price)
         worth = value - int(price @ usage)
-        search = _Search(self, price, worth + whole + 1, every=False)
+        search = _Search(self, price, worth + whole, every=False)
         bound = search.run(stop, nodes) - whole
         if search.worth > worth + whole:
             code = search.best.copy()
             value, usage = self.plan(code)
             worth = value - int(price @ usage)
-        return Priced(max(bound, worth), worth, value, usage, code, search.nodes)
+        return Priced(max(bound, worth), worth, value, usage, code, search.nodes, self.slack)
 
     def plans(
         self, price: Int64, least: int, *, stop: Callable[[], bool] = no_stop, most: int | None = None
@@ -225,14 +238,18 @@ class ServerOracle:
 class _Search:
     """The state of a depth-first search; see ``_server_kernels.search``. Worths are without the price of all."""
 
-    def __init__(self, oracle: ServerOracle, price: Int64, threshold: int, every: bool) -> None:
+    def __init__(self, oracle: ServerOracle, price: Int64, known: int, every: bool) -> None:
         n, terms = oracle.n_experts, len(oracle._weight)
         self._oracle, self._every = oracle, every
         self._gain = oracle._gain(price)
-        self._state = np.array([-1, threshold, 0, threshold - 1, 0, 0], dtype=np.int64)
+        # A list has all that is worth what is known; a search for the best looks for more.
+        threshold = known if every else known + 1 + oracle.slack
+        self._state = np.array([-1, threshold, 0, known, 0, 0, 0], dtype=np.int64)
         self._status = np.zeros(n, dtype=np.int64)
         self._alive = np.zeros((n + 1, terms), dtype=np.int32)
-        self._levels = [np.zeros(n + 1, dtype=np.int64) for _ in range(6)]  # count, room, value, branch, phase, bound
+        self._trail = np.zeros(n, dtype=np.int64)
+        # Of each depth: count, room, value, begin, branch, phase, bound.
+        self._levels = [np.zeros(n + 1, dtype=np.int64) for _ in range(7)]
         self.best = np.zeros(n, dtype=np.int64)
         entries = oracle.tuning.first_plans if every else 0
         self.plan_value = np.zeros(entries, dtype=np.int64)
@@ -250,7 +267,7 @@ class _Search:
 
     @property
     def worth(self) -> int:
-        """What the best plan found is worth, below the first threshold where there is none."""
+        """What the best plan found is worth, or what was known at first."""
         return int(self._state[3])
 
     @property
@@ -268,8 +285,8 @@ class _Search:
             oracle._member, oracle._length, oracle._weight, oracle._taken, self._status, oracle.slots, alive,
             len(alive), pair, worth,
         )  # fmt: skip
-        row, some = np.zeros((2, n), dtype=np.int64)
-        return int(had) + int(kernel.bounded(pair, worth, self._status, oracle.slots, row, some))
+        row, order = np.zeros((2, n), dtype=np.int64)
+        return int(had) + int(kernel.bounded(pair, worth, self._status, oracle.slots, row, order)[0])
 
     def run(self, stop: Callable[[], bool], nodes: int | None, most: int | None = None) -> int:
         """Search until it ends by itself or is stopped; return what no plan exceeds."""
@@ -280,11 +297,11 @@ class _Search:
             before = self.nodes
             status = kernel.search(
                 oracle._member, oracle._length, oracle._weight, self._gain, oracle.slots, oracle._taken,
-                self._state, self._status, self._alive, *self._levels, self.best, self.plan_value, self.plan_held,
-                self._every, self._every and oracle.fills, budget,
+                self._state, self._status, self._trail, self._alive, *self._levels, self.best, self.plan_value, self.plan_held,
+                self._every, self._every and oracle.fills, oracle.slack, budget,
             )  # fmt: skip
             if status == kernel.FINISHED:
-                return self.worth
+                return self.worth + oracle.slack
             if left is not None:
                 left -= self.nodes - before
             if status == kernel.FULL:
@@ -298,12 +315,13 @@ class _Search:
     def _open(self) -> int:
         """Return what no plan exceeds after a search that was stopped."""
         depth = int(self._state[0])
-        _, _, _, _, phase, bound = self._levels
+        *_, phase, bound = self._levels
         if depth == 0:
-            return max(self.worth, self.upper())
+            return max(self.worth + self._oracle.slack, self.upper())
         # The node that comes next, and the other sides of the choices above it.
         waiting = bound[:depth][phase[:depth] == kernels().INCLUDED]
-        return max(self.worth, int(bound[depth - 1]), int(waiting.max(initial=self.worth)))
+        least = self.worth + self._oracle.slack
+        return max(least, int(bound[depth - 1]), int(waiting.max(initial=least)))
 
     def _grow(self) -> None:
         """Make room for more plans."""
