@@ -1,8 +1,8 @@
 """The compiled loops of :mod:`moeplace.caching.bounds.server_oracle`, which alone imports them, when it runs.
 
-Names: ``E`` experts, ``T`` terms of up to ``K`` experts each (``member [T, K]``, padded with -1; ``length [T]``) with a
-``weight``; ``gain [E]`` is what an expert brings by itself, at prices. ``part [T, K, K]`` are shares in floats: how much
-of a term's weight is booked with each ordered pair of its experts; nothing on the diagonal. All that bounds is in
+Names: ``E`` experts, ``T`` terms of up to ``K`` experts each (``member [T, K]``, padded with -1; ``length [T]``) with
+a ``weight``; ``gain [E]`` is what an expert brings by itself, at prices. ``part [T, K, K]`` are shares in floats: how
+much of a term's weight is booked with each ordered pair of its experts; nothing on the diagonal. All that bounds is in
 integers.
 """
 
@@ -22,7 +22,7 @@ EXCLUDED = 2
 
 @compiled
 def soft_top(value, count, most, temperature, chosen):
-    """Choose up to ``most`` of the first ``count`` values that are positive, softly: ``chosen`` gets how likely each is."""
+    """Choose up to ``most`` of the first ``count`` values, the largest, softly: ``chosen`` gets how likely each is."""
     if most <= 0:
         chosen[:count] = 0.0
         return
@@ -111,12 +111,36 @@ def smooth(member, length, weight, gain, most, temperature, rate, part, chosen, 
 
 
 @compiled
-def book(member, length, weight, part, status, room, alive, count, pair, worth):
+def split(weight, part, length):
+    """Return the shares of terms of which nothing is decided, int64 ``[T, K, K]``; they add up to the weights."""
+    share = np.zeros(part.shape, np.int64)
+    for t in range(len(length)):
+        n, rest = length[t], weight[t]
+        if n == 1:
+            continue
+        total = 0.0
+        for i in range(n):
+            for j in range(n):
+                if i != j:
+                    total += part[t, i, j]
+        for i in range(n):
+            for j in range(n):
+                if i != j and not (i == n - 1 and j == n - 2):
+                    own = min(rest, max(0, int(weight[t] / total * part[t, i, j])))
+                    share[t, i, j] = own
+                    rest -= own
+        share[t, n - 1, n - 2] = rest
+    return share
+
+
+@compiled
+def book(member, length, weight, part, share, status, room, alive, count, pair, worth):
     """Book the terms that can still be had; return how many are left and what those are worth that are had.
 
     ``alive[:count]``: the terms to look at, in place reduced to those of which no expert is left out (``status`` -1)
-    and no more than ``room`` are undecided (0). A term of which one expert is undecided goes to ``worth``, one of more to ``pair``:
-    its weight in integers, in proportion to the parts of the pairs that are left, the last one taking what remains.
+    and no more than ``room`` are undecided (0). A term of which one expert is undecided goes to ``worth``, one of more
+    to ``pair``: its weight in integers, in proportion to the parts of the pairs that are left, the last one taking what
+    remains. That is ``share`` (:func:`split`) where nothing of it is decided.
     """
     left, had = 0, 0
     undecided = np.zeros(member.shape[1], np.int64)
@@ -139,20 +163,26 @@ def book(member, length, weight, part, status, room, alive, count, pair, worth):
             had += weight[t]
         elif n == 1:
             worth[member[t, undecided[0]]] += weight[t]
+        elif n == length[t]:
+            for i in range(n):
+                line = pair[member[t, i]]
+                for j in range(n):
+                    if i != j:
+                        line[member[t, j]] += share[t, i, j]
         else:
             total = 0.0
             for a in range(n):
                 for b in range(n):
                     if a != b:
                         total += part[t, undecided[a], undecided[b]]
-            rest, share = weight[t], weight[t] / total
+            rest, factor = weight[t], weight[t] / total
             for a in range(n):
                 i = undecided[a]
                 for b in range(n):
                     if a == b or (a == n - 1 and b == n - 2):
                         continue
                     j = undecided[b]
-                    own = min(rest, max(0, int(share * part[t, i, j])))
+                    own = min(rest, max(0, int(factor * part[t, i, j])))
                     pair[member[t, i], member[t, j]] += own
                     rest -= own
             pair[member[t, undecided[n - 1]], member[t, undecided[n - 2]]] += rest
@@ -204,7 +234,7 @@ def bounded(pair, worth, status, room, row, order):
 @compiled
 def search(
     # the layer at a server
-    member, length, weight, gain, most, part,
+    member, length, weight, gain, most, part, share,
     # the state of the search, changed in place
     state, status, trail, alive, count, room, value, begin, branch, phase, bound, best,
     # what is found, when all plans are asked for
@@ -217,7 +247,7 @@ def search(
     The undecided expert that matters most is held first, then left out. ``state``: depth (-1 before the first call,
     -2 when finished), threshold, plans found, worth of the best one, nodes, whether the node at this depth is new,
     length of the trail (the experts decided, in order; those of the node at a depth and below begin at ``begin``). A
-    node is left when its bound is below the threshold, and an expert is decided where the bound of the other decision is.
+    node is left when its bound is below the threshold, and an expert is decided where the other decision's bound is.
     With ``every`` the threshold stays and all plans go to the list; otherwise the best plan goes to ``best`` and the
     threshold above it, by 1 and the ``slack``. ``fill``: plans that leave room are not asked for.
 
@@ -255,7 +285,7 @@ def search(
                 pair[:] = 0
                 worth[:] = gain
                 left, had = book(
-                    member, length, weight, part, status, room[depth], alive[depth], count[depth], pair, worth
+                    member, length, weight, part, share, status, room[depth], alive[depth], count[depth], pair, worth
                 )
                 count[depth] = left
                 here = value[depth] + had
@@ -271,10 +301,9 @@ def search(
                 for e in range(n_experts):
                     if status[e] != 0:
                         continue
-                    if worth[e] <= last:
-                        if upper - last + worth[e] < state[1]:
-                            status[e] = -1
-                            decided = True
+                    if worth[e] <= last and upper - last + worth[e] < state[1]:
+                        status[e] = -1
+                        decided = True
                     if status[e] == 0 and worth[e] >= last and worth[e] > 0 and inside > 0:
                         lost = worth[e] - following
                         if fill and free == room[depth]:

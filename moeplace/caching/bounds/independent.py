@@ -1,17 +1,17 @@
 """Layers that share nothing: each is a problem of its own, with its own proof, incumbent and share of the time.
 
 With slots, a server's storage may hold whatever they let it hold of every layer. Then nothing couples the layers, and
-the best placement is the best plan of each. A layer whose terms ask for one server each, because its users have one that is near and
-all others are equally far, is taken apart further: its servers meet only in what must be held somewhere, and that is
-what prices are for (:mod:`moeplace.caching.bounds.server_oracle`). Other layers are searched as a whole
-(:mod:`moeplace.caching.bounds.layer_oracle`). Either way the proof is the engine's (:mod:`moeplace.layers.proof`).
+the best placement is the best plan of each. Where every term asks for one server, because its users have one that is
+near and all others are equally far, a layer is taken apart further: its servers meet only in what must be held
+somewhere, and that is what prices are for (:mod:`moeplace.caching.bounds.server_oracle`). The proof of a layer is the
+engine's (:mod:`moeplace.layers.proof`), with the servers as its layers and the requirements as its budgets.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,9 +19,8 @@ import numpy as np
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.workers import each
-from moeplace.caching.bounds import layer_oracle, server_oracle
+from moeplace.caching.bounds import server_oracle
 from moeplace.caching.bounds.by_layers import Units
-from moeplace.caching.bounds.layer_oracle import LayerOracle
 from moeplace.caching.bounds.server_oracle import ServerOracle
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
@@ -39,24 +38,26 @@ class Tuning:
 
     Attributes
     ----------
-    coarse : int
-        Units of the weights' sum above which layers are not taken.
+    most_cells : int
+        Terms times the square of the experts that a row asks for (16 bytes each are kept), above which an instance is
+        refused.
     fine : int
-        Savings are scaled up so far, at most 2**50.
+        Savings are scaled up so far, at most 2**50; an instance whose weights sum to more units is refused.
     steps : int
         Most exchanges of one climb.
     climbs, starts : int
         Rounds in which plans are collected by climbing at prices, and from how many plans each time.
     slacks : tuple of int
-        Parts of the gap that bounds may stay off in one round of cutting planes after the other.
+        One round of cutting planes after the other: which part of the gap the searches' bounds may stay off, together.
+    schedule : Schedule
+        The descent of the shares at the first prices.
     first_s : float
         Seconds that a layer's first share of the time has at least.
     server : moeplace.caching.bounds.server_oracle.Tuning
-    oracle : moeplace.caching.bounds.layer_oracle.Tuning
     proof : moeplace.layers.proof.Tuning
     """
 
-    coarse: int = 1 << 40
+    most_cells: int = 1 << 26
     fine: int = 1 << 50
     steps: int = 1000
     climbs: int = 100
@@ -65,7 +66,6 @@ class Tuning:
     schedule: Schedule = ((0.1, 1.0, 20), (0.03, 0.5, 30), (0.01, 0.3, 30), (0.003, 0.3, 60))
     first_s: float = 0.2
     server: server_oracle.Tuning = server_oracle.USUAL
-    oracle: layer_oracle.Tuning = layer_oracle.USUAL
     proof: proof.Tuning = field(
         default_factory=lambda: replace(
             proof.USUAL, most_plans=1 << 15, merging=replace(merging.USUAL, most_states=1 << 17)
@@ -97,11 +97,13 @@ def refuses(instance: Instance, tuning: Tuning = USUAL) -> str | None:
     if not independent(instance):
         return "its layers share the servers' storage"
     problem = aggregate(instance)
-    if Units.of(problem).total > tuning.coarse:
-        return f"its weights sum to more than {tuning.coarse:,} units"
-    if not all(_single(problem, block) is not None for block in _blocks(problem)):
-        return "servers are near to the same users"
-    return None
+    if Units.of(problem).total > tuning.fine:
+        return f"its weights sum to more than {tuning.fine:,} units"
+    if any(_single(problem, block) is None for block in _blocks(problem)):
+        return "several servers are near to the same users"
+    width = int(np.diff(problem.set_start).max(initial=1))
+    cells = problem.n_terms * width**2
+    return f"{cells:,} shares of terms, at most {tuning.most_cells:,} are kept" if cells > tuning.most_cells else None
 
 
 class IndependentLayers:
@@ -231,16 +233,15 @@ class Layer:
         self.budget = self._reach.sum(axis=1).astype(np.int64) - 1
         self.upper = self.total
         self.held: Bool = np.zeros((n_servers, n_experts), dtype=np.bool_)
-        self._value: int | None = None
+        self._value = -(1 << 62)
         self._proof: LayerProof | None = None
         self._until: float | None = None
         self.cut = False
-        self.exhausted = False
 
     @property
     def proven(self) -> bool:
         """Whether nothing is left to do."""
-        return self._value is not None and self.upper * self.scale == self._value
+        return self.upper * self.scale == self._value
 
     @property
     def gap(self) -> int:
@@ -261,9 +262,7 @@ class Layer:
             self._proof = LayerProof(
                 self.oracles, self.budget, self, total=self.total * self.scale, tuning=self._tuning.proof
             )
-            price = self._collect(np.zeros(len(self.budget)))
-            self._proof.combine([self._proof.pool.plans(i) for i in range(len(self.oracles))])
-            self._proof.tune(self._proof.sane(price), self._tuning.schedule)
+            price = self._collect(self._proof)
         else:
             price = self._proof.price.astype(np.float64)
         for part in self._tuning.slacks:
@@ -275,39 +274,44 @@ class Layer:
         if not self.stop():
             self._proof.enumerate()
 
-    def _collect(self, price: Float) -> Float:
-        """Collect plans by climbing at prices of the master problem over those collected; return its last prices."""
-        proof = self._proof
-        assert proof is not None
-        pool = proof.pool
+    def _collect(self, proof: LayerProof) -> Float:
+        """Collect plans by climbing at prices of the master problem over those collected; return good prices.
+
+        Climbing takes a hundredth of what a search takes, and proves nothing: the searches begin where it ends.
+        """
+        pool, sites = proof.pool, range(len(self.oracles))
         for i, codes in enumerate(self.known()):
             for code in codes:
                 pool.add(i, *self.oracles[i].plan(code), code)
+        price = np.zeros(len(self.budget))
         for _ in range(self._tuning.climbs):
             if self.stop():
-                break
-            whole = proof.sane(price)
-            new = 0
+                return price
+            whole, before = proof.sane(price), sum(map(pool.known, sites))
             for i, oracle in enumerate(self.oracles):
-                before = pool.known(i)
                 plans = pool.plans(i)
                 worth = plans.value - plans.usage @ whole
                 for at in np.argsort(-worth, kind="stable")[: self._tuning.starts].tolist():
                     code = oracle.climbed(plans.code[at], whole)
                     pool.add(i, *oracle.plan(code), code)
-                new += pool.known(i) - before
             master = proof.propose()
             if master is None:
                 break
             price = master[1]
-            if not new:
+            if sum(map(pool.known, sites)) == before:
                 break
+        proof.combine([pool.plans(i) for i in sites])
+        whole = proof.sane(price)
+        self.repair([pool.best(i, whole) for i in sites])
+        if not self.stop():
+            proof.tune(whole, self._tuning.schedule)
+            proof.bound(whole)
         return price
 
     def consider(self, held: Bool) -> None:
         """Take a plan that is within all limits as the layer's best, if it is better."""
         value = sum(oracle.plan(own.astype(np.int64))[0] for oracle, own in zip(self.oracles, held, strict=True))
-        if self._value is None or value > self._value:
+        if value > self._value:
             self._value, self.held = value, held.copy()
 
     # What the engine asks of a primal side.
@@ -316,7 +320,7 @@ class Layer:
     def value(self) -> int:
         """What the layer's best plan saves, scaled, and what is not worth a unit more."""
         self._whole.look()
-        return self._value + self.scale - 1 if self._value is not None else -self.scale
+        return self._value + self.scale - 1
 
     def stop(self) -> bool:
         """Return whether to end."""

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeplace.base.incumbent import Incumbent
-from moeplace.caching.bounds import by_layers, concave
+from moeplace.caching.bounds import by_layers, concave, independent
 from moeplace.caching.bounds.by_layers import IMPORTS as BY_LAYERS
 from moeplace.caching.bounds.by_layers import CachingLayers, refuses
 from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
+from moeplace.caching.bounds.independent import IndependentLayers
+from moeplace.caching.bounds.server_oracle import KERNELS as SERVERS
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import SavingForm
 from moeplace.layers.oracle import Float
 
-IMPORTS = (*BY_LAYERS, "moeplace.caching.bounds._concave_kernels")
+IMPORTS = (*BY_LAYERS, *SERVERS, "moeplace.caching.bounds._concave_kernels")
 """What is imported when something is proven."""
 
 EVERYTHING = "every server holding everything"
@@ -35,6 +37,7 @@ class Tuning:
         What is taken by layers once the concave bound is known (2 GiB of shares).
     layers : moeplace.caching.bounds.by_layers.Tuning
     concave : moeplace.caching.bounds.concave.Tuning
+    independent : moeplace.caching.bounds.independent.Tuning
     """
 
     exact_experts: int = 16
@@ -42,10 +45,16 @@ class Tuning:
     most_cells_later: int = 1 << 28
     layers: by_layers.Tuning = by_layers.USUAL
     concave: concave.Tuning = concave.USUAL
+    independent: independent.Tuning = independent.USUAL
 
 
 USUAL = Tuning()
 """What is used unless something else is asked for."""
+
+
+def apart(instance: Instance, tuning: Tuning = USUAL) -> bool:
+    """Return whether layers share nothing and each is its servers', so that each is proven by itself."""
+    return independent.refuses(instance, tuning.independent) is None
 
 
 def prices_exactly(instance: Instance, tuning: Tuning = USUAL) -> bool:
@@ -60,7 +69,8 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
 
     The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
     it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows. Both
-    value their layers on so many threads.
+    value their layers on so many threads. Layers that share nothing are proven one by one instead, where each is
+    its servers'.
 
     Where demands have no cloud, layers that are not priced exactly always come after the concave bound, and begin with
     its prices: on DeepSeek-V2-Lite's layers that was three times as fast as their own descent, to a better bound. Not
@@ -72,6 +82,9 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
             search.prove(found.bound_ns, "concave bound", found.certificate)
 
     layers = tuning.layers
+    if form.most_terms <= tuning.most_terms and apart(form.instance, tuning):
+        IndependentLayers(form.instance, search, threads, tuning.independent).run()
+        return
     by_layers = form.most_terms <= tuning.most_terms and refuses(form.instance, tuning.most_cells_later, layers) is None
     small = prices_exactly(form.instance, tuning)
     slots = any((layer.slots < layer.n_experts).any() for layer in form.layers)

@@ -3,23 +3,24 @@ r"""One server of one layer: which experts it should hold within its slots, prov
 Where every term of a layer asks for a single server (its users are near to that one and equally far from all others),
 the servers of the layer meet only in what must be held somewhere (C1). So the layer is itself a problem of *layers*
 (:mod:`moeplace.layers`): its servers. A plan is a set ``X`` of at most ``q`` experts, with the value ``f(X)`` of the
-terms within ``X``, less what loading costs; the budgets are the requirements. Expert ``e`` must be on one of the servers of ``R``,
-so all but one of them may go without: a server's plan uses a unit of the requirement's ``|R| - 1`` where it does not
-hold ``e``. At prices ``p`` of the requirements the best plan is ``max of f(X) + c(X)``, ``c_e = sum of p over the
-requirements of e - load_e``, less all these prices.
+terms within ``X``, less what loading costs; the budgets are the requirements. An expert that must be on one of the
+servers ``R`` may be missing on all but one of them: a server's plan uses a unit of the requirement's ``|R| - 1`` where
+it does not hold the expert. At prices ``p`` of the requirements a plan is worth ``f(X) + c(X)`` less all prices, with
+``c_e = sum of p over the requirements of e, less what loading e costs``.
 
 Bound
 -----
-A term that is worth something has all its experts in ``X``, and beside each of them at most ``q - 1`` others are. Share its
-weight out over the ordered pairs of its experts, ``W_t = sum of share[t, i, j]``, ``share >= 0``, and let ``s_ij`` be
-what is booked with a pair. For any shares (all in integers)::
+A term that is worth something has all its experts in ``X``, and beside each of them at most ``q - 1`` others are.
+Share its weight out over the ordered pairs of its experts, ``W_t = sum of share[t, i, j]``, ``share >= 0``, and let
+``s_ij`` be what is booked with a pair. For any shares (all in integers)::
 
-    f(X) + c(X) <= max over |X| <= q  of  sum over e in X of  ( c_e + max over |J| <= q - 1 of sum over j in J of s_ej )   (C7)
+    f(X) + c(X) <= max over |X| <= q of sum over e in X of (c_e + max over |J| < q of sum over j in J of s_ej)      (C7)
 
-Where some experts are held and others left out, terms of the latter are lost, those of the former go on with the
-experts left, of which there may be no more than room is left, and (C7) holds for these. Terms of one undecided expert count for that expert.
-Good shares come from entropic mirror descent on a smoothed (C7), in floats; they decide how long the search takes, not
-what is true. It is the dual of the linear program over pairs given the total, ``sum over j of y_ij <= (q - 1) x_i``.
+Terms of one expert count for that expert. Where some experts are held and others left out, terms of the latter are
+lost, those of the former go on with the experts that are undecided, of which there may be no more than room is left,
+and (C7) holds for these. Good shares come from entropic mirror descent on a smoothed (C7), in floats; they decide how
+long the search takes, not what is true. It is the dual of the linear program over pairs given the total: ``b_S <= y_ij
+<= x_i``, ``sum over j of y_ij <= (q - 1) x_i``, ``sum of x <= q``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Final
 
 import numpy as np
 
-from moeplace.base.arrays import Bool, Int64
+from moeplace.base.arrays import Int64
 from moeplace.layers.oracle import Float, Plans, Priced, Schedule, no_stop
 
 
@@ -108,7 +109,7 @@ class ServerOracle:
         self._part: Float = pairs / np.maximum(1, pairs.sum(axis=(1, 2)))[:, None, None]
         self.slack = 0
         # What is taken over from the descent; a bound asked for in between is that of these shares.
-        self._taken = self._part.copy()
+        self.refresh()
 
     @property
     def total(self) -> int:
@@ -146,7 +147,7 @@ class ServerOracle:
         return held
 
     def smooth(self, price: Float, temperature: float, rate: float, steps: int = 1) -> Float:
-        """Take some steps of mirror descent with the shares at prices (floats, scaled); see the engine's ``Tunable``."""
+        """Take some steps of mirror descent with the shares at prices (floats, scaled); see ``Tunable``."""
         unit = max(1, self.total) / self.n_experts
         chosen = np.zeros(self.n_experts)
         kernels().smooth(
@@ -166,7 +167,8 @@ class ServerOracle:
 
     def refresh(self) -> None:
         """Take over the shares of :meth:`smooth`."""
-        self._taken[:] = self._part
+        self._taken: Float = self._part.copy()
+        self._share: Int64 = kernels().split(self._weight, self._taken, self._length)
 
     def bound(self, price: Int64) -> int:
         """Return (C7), a bound on what the best plan is worth, at once."""
@@ -203,7 +205,7 @@ class ServerOracle:
         """
         search = _Search(self, price, least + self._price_of_all(price), every=True)
         search.run(stop, None, most)
-        if not search.finished:
+        if not search.finished or (most is not None and search.count > most):
             return None
         code = search.plan_held[: search.count]
         usage = np.zeros((len(code), self._n_budgets), dtype=np.int64)
@@ -230,9 +232,9 @@ class ServerOracle:
         return int(price[self._budget].sum())
 
     @property
-    def fills(self) -> Bool:
+    def fills(self) -> bool:
         """Whether room is never left for a reason."""
-        return not self._load.any()
+        return not bool(self._load.any())
 
 
 class _Search:
@@ -282,8 +284,8 @@ class _Search:
         pair, worth = np.zeros((n, n), dtype=np.int64), self._gain.copy()
         alive = np.arange(len(oracle._weight), dtype=np.int32)
         _, had = kernel.book(
-            oracle._member, oracle._length, oracle._weight, oracle._taken, self._status, oracle.slots, alive,
-            len(alive), pair, worth,
+            oracle._member, oracle._length, oracle._weight, oracle._taken, oracle._share, self._status, oracle.slots,
+            alive, len(alive), pair, worth,
         )  # fmt: skip
         row, order = np.zeros((2, n), dtype=np.int64)
         return int(had) + int(kernel.bounded(pair, worth, self._status, oracle.slots, row, order)[0])
@@ -296,9 +298,9 @@ class _Search:
             budget = chunk if left is None else min(chunk, left)
             before = self.nodes
             status = kernel.search(
-                oracle._member, oracle._length, oracle._weight, self._gain, oracle.slots, oracle._taken,
-                self._state, self._status, self._trail, self._alive, *self._levels, self.best, self.plan_value, self.plan_held,
-                self._every, self._every and oracle.fills, oracle.slack, budget,
+                oracle._member, oracle._length, oracle._weight, self._gain, oracle.slots, oracle._taken, oracle._share,
+                self._state, self._status, self._trail, self._alive, *self._levels, self.best,
+                self.plan_value, self.plan_held, self._every, self._every and oracle.fills, oracle.slack, budget,
             )  # fmt: skip
             if status == kernel.FINISHED:
                 return self.worth + oracle.slack

@@ -11,7 +11,7 @@ from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import proving
-from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
+from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, apart, prices_exactly, prove
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
 from moeplace.caching.heuristics import column_search
@@ -106,7 +106,8 @@ def pick(
     form = saving_form(instance)
     search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
     columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns)
-    small = prices_exactly(instance, tuning.proving)
+    alone = form.most_terms <= tuning.proving.most_terms and apart(instance, tuning.proving)
+    small = alone or prices_exactly(instance, tuning.proving)
     at_once = threads > 1 and not small  # a small instance is proven from a good placement
     if not at_once:
         search.run(lambda: search.attempt("the first climb", columns.begin))
@@ -117,7 +118,9 @@ def pick(
     method = "layer-enumeration" if small else "column-generation"
     most = max((model.experts for model in instance.models), default=0)
     because = (
-        f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
+        "nothing couples the layers but what is within one: each is proven by itself"
+        if alone
+        else f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
         if small
         else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
     )
@@ -153,10 +156,10 @@ def pick(
         return lambda: search.attempt("column-generation", work)
 
     tried: list[str] = []
-    if threads > 1:
+    if threads > 1 and not alone:
         search.run(both, improve(None))
     elif small:
-        search.run(lambda: prove_in(1))
+        search.run(lambda: prove_in(threads if alone else 1))
         if last():
             search.run(improve(tuning.kicks))
             tried.append("cpsat")
