@@ -62,7 +62,7 @@ class Tuning:
     steps: int = 1000
     climbs: int = 100
     starts: int = 3
-    slacks: tuple[int, ...] = (64, 64)
+    slacks: tuple[int, ...] = (16, 16, 16)
     schedule: Schedule = ((0.1, 1.0, 20), (0.03, 0.5, 30), (0.01, 0.3, 30), (0.003, 0.3, 60))
     first_s: float = 0.2
     server: server_oracle.Tuning = server_oracle.USUAL

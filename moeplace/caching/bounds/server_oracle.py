@@ -119,7 +119,7 @@ class ServerOracle:
     @property
     def least(self) -> int:
         """What loading everything costs, below nothing."""
-        return -sum(self._load.tolist())
+        return -int(self._load.sum())
 
     @property
     def reach(self) -> Int64:
@@ -149,9 +149,10 @@ class ServerOracle:
     def smooth(self, price: Float, temperature: float, rate: float, steps: int = 1) -> Float:
         """Take some steps of mirror descent with the shares at prices (floats, scaled); see ``Tunable``."""
         unit = max(1, self.total) / self.n_experts
+        gain = np.bincount(self._owner, price[self._budget], self.n_experts) - self._load
         chosen = np.zeros(self.n_experts)
         kernels().smooth(
-            self._member, self._length, self._weight / unit, self._gain(price) / unit, self.slots, temperature, rate,
+            self._member, self._length, self._weight / unit, gain / unit, self.slots, temperature, rate,
             self._part, chosen, steps,
         )  # fmt: skip
         wanted = np.zeros((2, self._n_budgets))
@@ -172,8 +173,7 @@ class ServerOracle:
 
     def bound(self, price: Int64) -> int:
         """Return (C7), a bound on what the best plan is worth, at once."""
-        search = _Search(self, price, 0, every=False)
-        return search.upper() - self._price_of_all(price)
+        return _Search(self, price, 0, every=False).upper() - self._price_of_all(price)
 
     def best(
         self,
@@ -221,9 +221,9 @@ class ServerOracle:
         usage[self._budget] = 1 - code[self._owner]
         return usage
 
-    def _gain(self, price: Int64 | Float) -> Int64 | Float:
-        """Return what each expert brings by itself at prices, [E]."""
-        gain = -self._load.astype(price.dtype)
+    def _gain(self, price: Int64) -> Int64:
+        """Return what each expert brings by itself at prices, int64 [E]."""
+        gain = -self._load
         np.add.at(gain, self._owner, price[self._budget])
         return gain
 
