@@ -53,7 +53,7 @@ def soft_top(value, count, most, temperature, chosen):
 
 @compiled
 def smooth(member, length, weight, gain, most, temperature, rate, part, chosen, steps):
-    """Move shares by entropic mirror descent on the smoothed bound (C7); all in floats, none of it a proof.
+    """Move shares by entropic mirror descent on the smoothed bound (C8); all in floats, none of it a proof.
 
     ``part`` is changed in place; ``chosen [E]`` gets how likely each expert is to be taken at the last point.
     """
@@ -207,7 +207,7 @@ def largest(values, count, most):
 
 @compiled
 def bounded(pair, worth, status, room, row, order):
-    """Add to ``worth`` what the pairs of each undecided expert bring at most, and return what all of them do: (C7).
+    """Add to ``worth`` what the pairs of each undecided expert bring at most, and return what all of them do: (C8).
 
     ``order`` gets what the undecided experts are worth, ascending, those at the end that are counted.
     """

@@ -5,7 +5,7 @@ the servers of the layer meet only in what must be held somewhere (C1). So the l
 (:mod:`moeplace.layers`): its servers. A plan is a set ``X`` of at most ``q`` experts, with the value ``f(X)`` of the
 terms within ``X``, less what loading costs; the budgets are the requirements. An expert that must be on one of the
 servers ``R`` may be missing on all but one of them: a server's plan uses a unit of the requirement's ``|R| - 1`` where
-it does not hold the expert. At prices ``p`` of the requirements a plan is worth ``f(X) + c(X)`` less all prices, with
+it does not hold the expert (C7). At prices ``p`` of them a plan is worth ``f(X) + c(X)`` less all prices, with
 ``c_e = sum of p over the requirements of e, less what loading e costs``.
 
 Bound
@@ -14,11 +14,11 @@ A term that is worth something has all its experts in ``X``, and beside each of 
 Share its weight out over the ordered pairs of its experts, ``W_t = sum of share[t, i, j]``, ``share >= 0``, and let
 ``s_ij`` be what is booked with a pair. For any shares (all in integers)::
 
-    f(X) + c(X) <= max over |X| <= q of sum over e in X of (c_e + max over |J| < q of sum over j in J of s_ej)      (C7)
+    f(X) + c(X) <= max over |X| <= q of sum over e in X of (c_e + max over |J| < q of sum over j in J of s_ej)      (C8)
 
 Terms of one expert count for that expert. Where some experts are held and others left out, terms of the latter are
 lost, those of the former go on with the experts that are undecided, of which there may be no more than room is left,
-and (C7) holds for these. Good shares come from entropic mirror descent on a smoothed (C7), in floats; they decide how
+and (C8) holds for these. Good shares come from entropic mirror descent on a smoothed (C8), in floats; they decide how
 long the search takes, not what is true. It is the dual of the linear program over pairs given the total: ``b_S <= y_ij
 <= x_i``, ``sum over j of y_ij <= (q - 1) x_i``, ``sum of x <= q``.
 """
@@ -172,7 +172,7 @@ class ServerOracle:
         self._share: Int64 = kernels().split(self._weight, self._taken, self._length)
 
     def bound(self, price: Int64) -> int:
-        """Return (C7), a bound on what the best plan is worth, at once."""
+        """Return (C8), a bound on what the best plan is worth, at once."""
         return _Search(self, price, 0, every=False).upper() - self._price_of_all(price)
 
     def best(
@@ -278,7 +278,7 @@ class _Search:
         return int(self._state[4])
 
     def upper(self) -> int:
-        """Return the bound (C7) where nothing is decided."""
+        """Return the bound (C8) where nothing is decided."""
         oracle, n = self._oracle, self._oracle.n_experts
         kernel = kernels()
         pair, worth = np.zeros((n, n), dtype=np.int64), self._gain.copy()
