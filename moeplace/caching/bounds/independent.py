@@ -123,15 +123,15 @@ class IndependentLayers:
         self.instance, self.search, self.threads, self.tuning = instance, search, threads, tuning
         problem = aggregate(instance)
         self.units = Units.of(problem)
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._seen: Placement | None = None
         self.layers = [Layer(self, problem, block) for block in _blocks(problem)]
         self.look()
 
     def run(self) -> None:
-        """Prove as much as there is time for: first a bound of every layer, then again and again those with a gap."""
+        """Prove as much as there is time for: all layers once, then again and again those that have a gap."""
         self.report()
-        waiting = self.layers
+        waiting = [layer for layer in self.layers if not layer.proven]
         while waiting and self.search.ended is None:
             waiting.sort(key=lambda layer: -layer.gap)
             began = [(layer.value, layer.upper) for layer in waiting]
@@ -142,7 +142,7 @@ class IndependentLayers:
                 break  # limits have ended all searches, and would again
 
     def _round(self, waiting: Sequence[Layer]) -> None:
-        """Work on some layers, each for its share of the time that is left."""
+        """Work on some layers, each for half of its share of the time that is left: the rest is for the gaps."""
         left = len(waiting)
 
         def work(layer: Layer) -> None:
@@ -151,14 +151,14 @@ class IndependentLayers:
                 layer.go_on(None)
             else:
                 layer.go_on(max(self.tuning.first_s, remaining * min(self.threads, left) / max(1, left) / 2))
-            with self._lock:
+            with self.lock:
                 left -= 1
 
         each(work, waiting, self.threads)
 
     def look(self) -> None:
         """Take over the parts of the search's placement that are better than what is known of their layers."""
-        with self._lock:
+        with self.lock:
             placement = self.search.placement
             if placement is not self._seen:
                 self._seen = placement
@@ -167,13 +167,13 @@ class IndependentLayers:
 
     def report(self) -> None:
         """Report the sum of the layers' bounds."""
-        with self._lock:
+        with self.lock:
             upper = sum(layer.upper for layer in self.layers)
             self.search.prove(self.instance.baseline_ns - upper * self.units.unit, SOURCE)
 
     def offer(self) -> None:
         """Offer the best plans of all layers."""
-        with self._lock:
+        with self.lock:
             cached = self.search.placement.cached.copy()
             for layer in self.layers:
                 layer.part(cached)[:] = layer.held
@@ -311,8 +311,9 @@ class Layer:
     def consider(self, held: Bool) -> None:
         """Take a plan that is within all limits as the layer's best, if it is better."""
         value = sum(oracle.plan(own.astype(np.int64))[0] for oracle, own in zip(self.oracles, held, strict=True))
-        if value > self._value:
-            self._value, self.held = value, held.copy()
+        with self._whole.lock:  # another layer's thread may hand on a placement of somebody else
+            if value > self._value:
+                self._value, self.held = value, held.copy()
 
     # What the engine asks of a primal side.
 
