@@ -277,7 +277,7 @@ class Layer:
     def _collect(self, proof: LayerProof) -> Float:
         """Collect plans by climbing at prices of the master problem over those collected; return good prices.
 
-        Climbing takes a hundredth of what a search takes, and proves nothing: the searches begin where it ends.
+        Climbing takes a small part of what a search takes, and proves nothing: the searches begin where it ends.
         """
         pool, sites = proof.pool, range(len(self.oracles))
         for i, codes in enumerate(self.known()):
