@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from moeplace.base.arrays import Int64
 from moeplace.base.certificates import Certificate, Trusted, packed, unpacked
 from moeplace.base.documents import NonNegative, Positive, parse
 from moeplace.base.errors import InputError
@@ -18,6 +19,9 @@ LARGEST_UNIT = 2**16 - 1
 
 SHARE_BITS = 20
 """Multipliers are whole numbers of ``2**-SHARE_BITS``: part of the format."""
+
+MANTISSA_BITS = 20
+"""Of a code of odds, the bits that are its mantissa: part of the format."""
 
 Unit = Annotated[int, Meta(ge=1, le=LARGEST_UNIT)]
 
@@ -99,6 +103,30 @@ class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag
     prices: list[Annotated[int, Meta(ge=0)]]
     price_unit: Positive
     coverage: list[Covering] | UnsetType = UNSET
+
+
+def odds_codes(odds: npt.NDArray[np.float64]) -> Int64:
+    """Return codes of odds: ``code`` stands for ``2**(code >> 20) * (1 + (code % 2**20) / 2**20)``, but for a factor.
+
+    Parameters
+    ----------
+    odds : float64 array
+        From 0 to 1; what is less than ``2**-1000`` counts as that.
+
+    Returns
+    -------
+    int64 array
+        Below ``2**30``.
+
+    Examples
+    --------
+    >>> odds_codes(np.array([1.0, 0.5, 0.0])).tolist()
+    [1048576000, 1047527424, 0]
+    """
+    mantissa, exponent = np.frexp(np.maximum(odds, 2.0**-1000))
+    steps = 1 << MANTISSA_BITS
+    code: Int64 = (999 + exponent.astype(np.int64)) * steps + np.rint((2 * mantissa - 1) * steps).astype(np.int64)
+    return code
 
 
 class CachingCertificate(Certificate[Cut | Trusted], frozen=True, forbid_unknown_fields=True):

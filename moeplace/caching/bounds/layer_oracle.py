@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64, hash_salt
+from moeplace.caching.certificates import odds_codes
 from moeplace.caching.instance import Instance
 from moeplace.caching.terms import AggregatedProblem
 from moeplace.layers.oracle import Float, Plans, Priced, Schedule, no_stop
@@ -163,6 +164,11 @@ class LayerOracle:
         self._member = np.where(member < len(self.experts), member, -1)
         self._length = length
         self._part = (self._member >= 0) / length[:, None]
+        # What the parts are in proportion to: equal at first, nothing where no term asks for the expert.
+        self._odds: Float = np.zeros((len(self.experts), len(self._radius)))
+        inside = self._member >= 0
+        asked = np.broadcast_to(self._term_radius[:, None], inside.shape)[inside]
+        self._odds[self._member[inside], asked] = 1.0
         self._load = self._loads(instance, slice(first, last), loads)
         self._required = position[required], reach[:, self.servers] @ bits
         self._covers = self._covering()
@@ -246,7 +252,7 @@ class LayerOracle:
             kernels().smooth(
                 self._radius, self._term_radius, self._member, self._length, self._weight / unit,
                 (price if slots is None else price + slots.price) / unit, self._load / unit, self._covers, self._within,
-                temperature, rate, self._part, self._beside, len(self.experts), mine, steps if slots is None else 1,
+                temperature, rate, self._odds, self._part, self._beside, len(self.experts), mine, steps if slots is None else 1,
             )  # fmt: skip
             if slots is not None:
                 slots.move(mine, temperature, unit)
@@ -404,7 +410,12 @@ class LayerOracle:
 
     def _shared(self) -> None:
         """Turn parts into integer shares, and these into what is booked at the root."""
-        self._share: Int64 = kernels().split_shares(self._weight, self._part, self._length)
+        if self._slots is None:
+            self.odds = odds_codes(self._odds)
+            code = self.odds[np.maximum(self._member, 0), self._term_radius[:, None]]
+        else:
+            code = odds_codes(self._part)
+        self._share: Int64 = kernels().split_shares(self._weight, code, self._length)
         self._mass: Int64 = kernels().first_mass(
             self._term_radius, self._member, self._length, self._share, len(self.experts), len(self._radius)
         )
