@@ -7,6 +7,7 @@ from typing import Any
 
 from moeplace.base.arrays import Int64
 from moeplace.base.incumbent import Incumbent
+from moeplace.layers.proof import Argument
 
 
 class CostSide:
@@ -59,7 +60,7 @@ class CostSide:
         """Return whether the search has ended."""
         return self.search.checkpoint() is not None
 
-    def prove(self, upper: int) -> None:
+    def prove(self, upper: int, argument: Argument) -> None:
         """Report a bound on the value as one on the cost."""
         self.search.prove(self.reference - upper // self.scale, self.source)
 

@@ -23,8 +23,8 @@ def smooth(
     """Move shares by entropic mirror descent on the smoothed bound of a layer; all in floats, none of it a proof.
 
     ``part [T, K]``: each member's part of the weight, changed in place; in proportion to its ``odds [E, Q]``, which are
-    changed first, unless room counts. ``usage [2, N]`` gets the expected number of
-    experts on each server at the last point, and its variance. ``load [E, N]``, no rows where loading is free,
+    changed first, unless room counts. ``usage [2, N]`` gets the expected number of experts on each server at the last
+    point, and its variance. ``load [E, N]``, no rows where loading is free,
     ``covers [E, 2**N]``, none where every mask may be taken, ``within [Q]``, nothing where room does not count: as
     :func:`room_mass` has it, with ``share_out [T, K, K]``, changed in place. Returns the smoothed bound there.
     """
@@ -109,7 +109,7 @@ def smooth(
             for q in range(n_radii):
                 hit[e, q] = 1.0 - inside[n_masks - 1 - radius[q]]
         if not len(within):
-            # Every step multiplies the parts by what only the expert and the radius set say: their odds say it all.
+            # A step multiplies parts by what depends on the expert and the radius set alone: odds of these say it all.
             for q in range(n_radii):
                 top = 0.0
                 for e in range(n_experts):

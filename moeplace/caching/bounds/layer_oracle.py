@@ -89,6 +89,8 @@ def kernels() -> ModuleType:
 class LayerOracle:
     """The terms of one layer of one model, and the search over its plans.
 
+    :attr:`odds` and :attr:`slot_price` are the multipliers that its bounds use at the time, as certificates hold them.
+
     Parameters
     ----------
     problem : AggregatedProblem
@@ -184,6 +186,11 @@ class LayerOracle:
         self._shared()
 
     @property
+    def slotted(self) -> bool:
+        """Whether slots leave less room than storage does."""
+        return self._slots is not None
+
+    @property
     def total(self) -> int:
         """Sum of the weights, scaled, less what loading must cost: no plan saves more."""
         return int(self._weight.sum()) - self.least_loading
@@ -252,7 +259,8 @@ class LayerOracle:
             kernels().smooth(
                 self._radius, self._term_radius, self._member, self._length, self._weight / unit,
                 (price if slots is None else price + slots.price) / unit, self._load / unit, self._covers, self._within,
-                temperature, rate, self._odds, self._part, self._beside, len(self.experts), mine, steps if slots is None else 1,
+                temperature, rate, self._odds, self._part, self._beside, len(self.experts), mine,
+                steps if slots is None else 1,
             )  # fmt: skip
             if slots is not None:
                 slots.move(mine, temperature, unit)
@@ -261,6 +269,13 @@ class LayerOracle:
         used[0] *= self.units
         used[1] *= float(self.units) ** 2
         return used
+
+    def odds_table(self, codes: Int64) -> Int64:
+        """Return :attr:`odds` as a certificate has them: by radius sets with servers, of all experts of the layer."""
+        some = self._radius > 0
+        table = np.zeros((int(some.sum()), self.n_experts), dtype=np.int64)
+        table[:, self.experts] = codes[:, some].T
+        return table
 
     def tune(self, price: Int64, schedule: Schedule | None = None) -> None:
         """Choose good shares for prices near these, by the tuning's schedule unless there is another one."""
@@ -421,6 +436,12 @@ class LayerOracle:
         )
         self._hit = self._mass
         if self._slots is not None:
+            # Terms have parts of their own here; what comes nearest, for who verifies what a search has found.
+            most = kernels().first_mass(
+                self._term_radius, self._member, self._length, np.repeat(self._weight, self._member.shape[1] ** 2)
+                .reshape(self._share.shape), len(self.experts), len(self._radius),
+            )  # fmt: skip
+            self.odds = odds_codes(self._mass / np.maximum(1, most))
             self.slot_price = np.rint(self._slots.price).astype(np.int64)
             self._hit = kernels().room_mass(
                 self._term_radius, self._member, self._length, self._share, self._beside, self._within,
