@@ -16,6 +16,7 @@ import moeplace
 from moeplace import Instance
 from moeplace.base.certificates import Certificate, Trusted
 from moeplace.base.documents import parse
+from moeplace.base.errors import InputError
 from moeplace.base.stop import Stop
 from moeplace.caching import verification
 from moeplace.caching.bounds import by_layers, layer_oracle
@@ -121,26 +122,25 @@ def test_nothing_is_packed_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatc
 
 
 def test_limits_of_the_verifier_only_make_it_prove_less() -> None:
-    proven = dict.fromkeys(("most_nodes", "most_plans", "most_states", "chunk"), 0)
-    tried = 0
-    for seed in range(20):
-        instance = random_instance(seed, 24)
-        cost = moeplace.solve(instance, "local-search").value
-        bound, pack = bounds(instance)[-1]
-        said = layers_of(pack())
-        tried += 1
-        for name in proven:
-            tuning = Tuning(**{name: 1})
-            try:
-                why = prove_by_layers(instance, bound, said, tuning)
-            except moeplace.MoeplaceError as error:
-                why = str(error)
-            proven[name] += why is None
-            assert prove_by_layers(instance, bound + 1, said, Tuning(chunk=1)) is not None or bound < brute_force(
-                instance
-            )
-    assert proven["chunk"] == tried
-    assert all(0 < proven[name] < tried for name in proven if name != "chunk"), proven
+    instance = moeplace.load("small_l04e08k2_s3_u60_c120_seed12")
+    solution, certificate = certified(instance, "layer-enumeration")
+    assert solution.status.solution == "optimal"
+    assert certificate is not None
+    proof = layers_of(certificate)
+    assert prove_by_layers(instance, certificate.bound_ns, proof, Tuning(chunk=1)) is None
+    said = prove_by_layers(instance, certificate.bound_ns + 1, proof, Tuning(chunk=1))
+    assert said == "merge: plans within the capacities are worth 0 units more than the bound allows"
+    for name, value, text in (
+        ("most_nodes", 5, "more than 5 decisions are needed"),
+        ("most_plans", 3, "more than 3 plans may be"),
+        ("most_states", 1, "more than 1 combinations of plans may be"),
+    ):
+        try:
+            why = prove_by_layers(instance, certificate.bound_ns, proof, Tuning(**{name: value}))
+        except InputError as error:
+            why = str(error)
+        assert why is not None, name
+        assert text in why, name
 
 
 # --- corrupted certificates ----------------------------------------------------------------------------------------
