@@ -265,11 +265,10 @@ class _Layer:
         if sum(scaled) + sum(map(sum, load)) >= LARGEST:
             raise InputError("weights and loading sum to 2**58 units or more", place="unit")
         # Experts that take part in the most are decided first.
-        part = np.zeros(n_experts + 1)
-        np.add.at(part, member.ravel(), np.repeat(np.array(scaled, dtype=np.float64), member.shape[1]))
+        part = np.zeros(n_experts + 1, dtype=np.int64)
+        np.add.at(part, member.ravel(), np.repeat(np.array(scaled, dtype=np.int64), member.shape[1]))
         needed = {expert for expert, _ in needs}
-        part[sorted(needed)] += 0.5
-        order = [e for e in np.argsort(-part[:n_experts], kind="stable").tolist() if part[e] > 0]
+        order = [e for e in np.argsort(-part[:n_experts], kind="stable").tolist() if part[e] > 0 or e in needed]
         place = np.full(n_experts + 1, n_experts, dtype=np.int64)
         place[order] = np.arange(len(order))
         codes = np.concatenate((_codes(said, b, len(radius), n_experts), np.zeros((len(radius), 1), dtype=np.int64)), 1)

@@ -154,7 +154,7 @@ class LayerOracle:
         expert, length = expert[alive], length[alive].astype(np.int64)
         self._term_radius = alike[radius_of][alive].astype(np.int64)
         self._weight = weight[terms][alive] * scale
-        used_by = np.zeros(self.n_experts)
+        used_by = np.zeros(self.n_experts, dtype=np.int64)
         np.add.at(used_by, expert[expert >= 0], np.broadcast_to(self._weight[:, None], expert.shape)[expert >= 0])
         order = np.argsort(-used_by, kind="stable")
         wanted = used_by > 0
