@@ -103,7 +103,7 @@ def test_the_price_is_the_linear_relaxation() -> None:
 def test_what_is_proven_beyond_the_relaxation_is_verified_by_a_merge() -> None:
     merged, rng = 0, np.random.default_rng(0)
     tried = accepted = 0
-    for seed in range(150):
+    for seed in range(60):
         one, best = instance(seed), brute_force(drawn(seed))
         if best is None:
             continue
@@ -119,7 +119,7 @@ def test_what_is_proven_beyond_the_relaxation_is_verified_by_a_merge() -> None:
             proof, raised = certificate.proof, best + 1
             (line,) = verify(one, msgspec.structs.replace(certificate, bound_ns=raised))
             assert line == f"bound_ns: a choice within the budget costs {best}", (seed, method)
-            for _ in range(3):
+            for _ in range(8):
                 # Any price is good enough for a merge that ends; no price makes it say more than is true.
                 price, unit = int(rng.integers(0, 1 << int(rng.integers(1, 62)))), int(rng.integers(1, 1 << 40))
                 claim = max(0, best + int(rng.integers(-3, 4)))
@@ -129,8 +129,8 @@ def test_what_is_proven_beyond_the_relaxation_is_verified_by_a_merge() -> None:
             few = verify(one, certificate, VerifierTuning(most_states=0))
             assert few in ([], ["proof: more than 0 choices may cost less than the bound"]), seed
             assert verify(one, msgspec.structs.replace(certificate, proof=MergedLayers(proof.prices * 2, 1))), seed
-    assert merged > 100
-    assert tried > 600 > accepted > 200
+    assert merged > 60
+    assert tried > 500 > accepted > 200
 
 
 def test_corrupted_certificates_are_rejected() -> None:
