@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeplace.base.certificates import AnyCertificate, Certificate
 from moeplace.base.incumbent import Incumbent
 from moeplace.caching.bounds import by_layers, concave
 from moeplace.caching.bounds.by_layers import IMPORTS as BY_LAYERS
 from moeplace.caching.bounds.by_layers import CachingLayers, refuses
 from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
+from moeplace.caching.certificates import CachingCertificate
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import SavingForm
 from moeplace.layers.oracle import Float
@@ -54,8 +54,8 @@ def prove_everything(form: SavingForm, search: Incumbent) -> None:
     instance = form.instance
     bound = instance.baseline_ns - form.most_ns
 
-    def certificate() -> AnyCertificate:
-        return Certificate.make(instance, max(bound, 0), ConcaveBound(form).best.certificate().proof)
+    def certificate() -> CachingCertificate:
+        return CachingCertificate.make(instance, max(bound, 0), ConcaveBound(form).best.certificate().proof)
 
     search.prove(bound, EVERYTHING, certificate)
 
