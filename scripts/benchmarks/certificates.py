@@ -63,16 +63,17 @@ def row(name: str, path: Path, time_limit: float) -> list[str]:
 
 @click.command(help=__doc__)
 @click.argument("sets", nargs=-1)
+@click.option("--match", default="*", help="Only instances whose names match.")
 @click.option("--time-limit", default=20.0, show_default=True)
 @click.option("-o", "output", type=Path, default=Path("docs/benchmarks/certificates.md"), show_default=True)
-def main(sets: tuple[str, ...], time_limit: float, output: Path) -> None:
+def main(sets: tuple[str, ...], match: str, time_limit: float, output: Path) -> None:
     """Measure sets and write their sections."""
     # Compiling is no part of any time.
     row("first", next(iter(sorted((instances_folder() / "small").glob("small_*.json*")))), 60)
     sections = {}
     for name in sets:
         rows = []
-        for path in sorted((instances_folder() / name).glob("*.json*")):
+        for path in sorted((instances_folder() / name).glob(f"{match}.json*")):
             if path.name == "best_known.json":
                 continue
             try:
