@@ -8,22 +8,26 @@ choice within the budget of loss is then a knapsack of one number a layer (:mod:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from typing import Final
 
 import numpy as np
 
 from moeplace.base.arrays import Bool, Int64
+from moeplace.base.errors import InputError, NoSolutionError
+from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
+from moeplace.caching.active import choices_of
 from moeplace.caching.evaluation import Evaluation
 from moeplace.caching.heuristics.climb import ENUMERATED, Climb
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
-from moeplace.caching.saving import Layer, SavingForm, saving_form
+from moeplace.caching.saving import Layer, SavingForm, held_by, saving_form
 from moeplace.caching.terms import AggregatedProblem, aggregate
 from moeplace.layers.choosing import choose
+from moeplace.layers.oracle import no_stop
 
-_NEVER = np.iinfo(np.int64).max
+_NEVER: Final = int(np.iinfo(np.int64).max)
 
 
 class JointForms:
@@ -42,50 +46,65 @@ class JointForms:
     loss : int64 array [B, K]
         What each number, 1 first, loses.
     budget : int
+    first : int64 array [B]
+        The choice that loses least.
+    tops : list of int
+        The most experts that a row of each block has.
+
+    Raises
+    ------
+    InputError
+        There is nothing to choose in the instance.
+    NoSolutionError
+        No choice is within the budget.
     """
 
     def __init__(self, instance: Instance) -> None:
-        self.instance = instance
-        assert instance.active is not None
-        self.budget = instance.active.budget
-        self.loss = _losses(instance)
-        least = self.loss.min(axis=1)
-        left = self.budget - (sum(least.tolist()) - least)
-        has_rows = np.zeros(instance.n_blocks, dtype=np.bool_)
-        has_rows[instance.row_block] = True
-        self.options: list[list[int]] = []
-        for b, losses in enumerate(self.loss.tolist()):
-            own, before = [], _NEVER
-            for k, loss in enumerate(losses, 1):
-                if loss < before:
-                    before = loss
-                    if loss <= left[b]:
-                        own.append(k)
-            self.options.append(own if has_rows[b] else own[-1:])
+        choices = choices_of(instance)
+        if choices is None:
+            raise InputError("the instance leaves no number of active experts open")
+        if (said := choices.shortage) is not None:
+            raise NoSolutionError(said)
+        self.instance, self.budget = instance, choices.budget
+        width = max(map(len, choices.losses), default=1)
+        self.loss: Int64 = np.array(
+            [losses + losses[-1:] * (width - len(losses)) for losses in choices.losses], dtype=np.int64
+        ).reshape(-1, width)
+        asked = np.zeros(instance.n_blocks, dtype=np.bool_)
+        asked[instance.row_block] = True
+        self.options = [
+            own if some else own[-1:] for own, some in zip(choices.useful, asked.tolist(), strict=True)
+        ]
+        self.first = self.uniform(int(width))
+        self.tops: list[int] = [instance.models[m].top_k for m in instance.block_model.tolist()]
         self._cuts: dict[int, tuple[SavingForm, dict[int, Layer], Int64]] = {}
+        everything = instance.cut(self.tops)
+        self._all_active = Evaluation(everything, Placement.empty(everything)).block_ns
 
     @property
     def single(self) -> bool:
         """Whether there is nothing to choose: one number of active experts for each layer."""
-        return all(len(own) <= 1 for own in self.options)
+        return all(len(own) == 1 for own in self.options)
 
     @property
-    def feasible(self) -> bool:
-        """Whether some choice is within the budget."""
-        return all(self.options)
-
-    @property
-    def most(self) -> Int64:
-        """The largest number that each layer may use, int64 [B]: with these the least is lost."""
-        return np.array([own[-1] for own in self.options], dtype=np.int64)
+    def numbers(self) -> list[int]:
+        """All numbers of active experts that some layer may use, ascending."""
+        return sorted({k for own in self.options for k in own})
 
     def within(self, active: Int64) -> bool:
         """Return whether a choice is within the budget of loss."""
-        return self.lost(active) <= self.budget
+        return sum(self.loss[np.arange(len(active)), active - 1].tolist()) <= self.budget
 
-    def lost(self, active: Int64) -> int:
-        """Return what a choice loses."""
-        return sum(self.loss[np.arange(len(active)), active - 1].tolist())
+    def placement(self, active: Int64, held: Bool) -> Placement:
+        """Return a choice and what the servers hold as a decision."""
+        return Placement(held, active)
+
+    def decision(self, placement: Placement) -> tuple[Int64, Bool]:
+        """Return active experts, of the options, and what the servers hold: no worse than a decision."""
+        active, held = placement.active, placement.cached
+        if active is None or any(k not in own for k, own in zip(active.tolist(), self.options, strict=True)):
+            return self.choice(held), held
+        return active, held
 
     def uniform(self, k: int) -> Int64:
         """Return for each layer the option that is nearest to ``k``, from above where there is one, int64 [B]."""
@@ -111,6 +130,10 @@ class JointForms:
         """Return what a block costs with empty servers and ``k`` active experts, token-ns."""
         return int(self._cut(k)[2][block])
 
+    def offset(self, block: int, k: int) -> int:
+        """Return by how much less a block costs with ``k`` active experts and empty servers than with all, token-ns."""
+        return int(self._all_active[block]) - self.baseline(block, k)
+
     def costs(self, held: Bool) -> Int64:
         """Return what each block costs with each of its options, int64 [B, K]; the largest number where it is none."""
         table = np.full(self.loss.shape, _NEVER, dtype=np.int64)
@@ -122,7 +145,7 @@ class JointForms:
                 table[b, k - 1] = self.baseline(b, k) - (0 if layer is None else layer.saving_ns(part))
         return table
 
-    def choice(self, held: Bool, stop: Callable[[], bool]) -> Int64:
+    def choice(self, held: Bool, stop: Callable[[], bool] = no_stop) -> Int64:
         """Return the active experts that cost least while the servers hold this, int64 [B]: (A1), with a table."""
         costs = self.costs(held)
         values = np.where(costs == _NEVER, 0, costs.max(axis=1, where=costs < _NEVER, initial=0)[:, None] - costs)
@@ -140,27 +163,32 @@ class JointForms:
         """Return the items of a block."""
         return slice(int(self.instance.block_start[block]), int(self.instance.block_start[block + 1]))
 
-    @cached_property
-    def largest(self) -> int:
-        """The largest option of any layer."""
-        return max((own[-1] for own in self.options), default=1)
-
     def _cut(self, k: int) -> tuple[SavingForm, dict[int, Layer], Int64]:
         if k not in self._cuts:
-            tops = np.array([self.instance.models[m].top_k for m in self.instance.block_model], dtype=np.int64)
-            cut = self.instance.cut(np.minimum(k, tops))
+            cut = self.instance.cut(np.minimum(k, self.tops))
             form = saving_form(cut)
             layers = {int(np.searchsorted(cut.block_start, layer.items.start)): layer for layer in form.layers}
             self._cuts[k] = form, layers, Evaluation(cut, Placement.empty(cut)).block_ns
         return self._cuts[k]
 
 
-def _losses(instance: Instance) -> Int64:
-    """Return the table of losses, int64 [B, K]; where a model has fewer experts a token, the last loss goes on."""
-    assert instance.active is not None
-    rows = [losses for model in instance.models for losses in instance.active.loss[model.name]]
-    width = max(map(len, rows), default=1)
-    return np.array([losses + losses[-1:] * (width - len(losses)) for losses in rows], dtype=np.int64).reshape(-1, width)
+class PartStop(Stop):
+    """A stop for a piece of a search: when the search has ended, or a part of the time that it has left is over.
+
+    Parameters
+    ----------
+    search : Incumbent
+    parts : int
+        One of so many.
+    """
+
+    def __init__(self, search: Incumbent, parts: int) -> None:
+        remaining = search.stop.remaining
+        super().__init__(None if remaining is None else remaining / parts)
+        self._search = search
+
+    def __bool__(self) -> bool:
+        return super().__bool__() or self._search.checkpoint() is not None
 
 
 def alternate(
@@ -192,8 +220,6 @@ def alternate(
     -------
     int64 array [B], bool array [N, I]
     """
-    from moeplace.caching.saving import held_by
-
     started = held is not None
     while True:
         form = forms.form(active)
