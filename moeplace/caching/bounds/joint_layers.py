@@ -21,9 +21,9 @@ from moeplace.caching.bounds.joint_oracle import JointOracle, Option
 from moeplace.caching.bounds.layer_oracle import NOTHING, LayerOracle
 from moeplace.caching.heuristics.joint import JointForms, PartStop, alternate
 from moeplace.caching.heuristics.repairing import without_excess
-from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.layers.choosing import choose
+from moeplace.layers.oracle import Float
 from moeplace.layers.proof import LayerProof
 
 
@@ -50,15 +50,10 @@ USUAL = Tuning()
 """What is used unless something else is asked for."""
 
 
-def refuses(instance: Instance, tuning: Tuning = USUAL) -> str | None:
+def refuses(forms: JointForms, tuning: Tuning = USUAL) -> str | None:
     """Say why a joint instance is not taken, or None."""
-    if (said := by_layers.too_wide(instance, tuning.layers)) is not None:
+    if (said := by_layers.too_wide(forms.instance, tuning.layers)) is not None:
         return said
-    return None if instance.active is None else too_many(JointForms(instance), tuning)
-
-
-def too_many(forms: JointForms, tuning: Tuning = USUAL) -> str | None:
-    """Say why the terms of an instance are too many, or None."""
     shares = 0
     for k in forms.numbers:
         problem = forms.problem(k)
@@ -86,6 +81,7 @@ class JointLayers:
 
     def __init__(self, forms: JointForms, search: Incumbent, threads: int, tuning: Tuning = USUAL) -> None:
         self.forms, self.search, self.threads, self.tuning = forms, search, threads, tuning
+        self._proof: _JointProof | None = None
         self.instance = instance = forms.instance
         blocks, layers = range(instance.n_blocks), tuning.layers
         offsets = {
@@ -122,10 +118,23 @@ class JointLayers:
     def proof(self) -> LayerProof:
         """Return a proof over these layers."""
         many = sum(oracle.n_terms for oracle in self.oracles) > self.tuning.layers.many_terms
-        return _JointProof(
+        self._proof = _JointProof(
             self.oracles, self.budget, self, threads=self.threads, descent_threads=self.threads if many else 1,
             tuning=self.tuning.layers.proof,
         )  # fmt: skip
+        return self._proof
+
+    def prices(self) -> Float | None:
+        """Return the best prices of a byte on each server and of a unit of loss that the proof has come to, token-ns.
+
+        None where it has none yet.
+        """
+        proof = self._proof
+        if proof is None or not proof.price.any():
+            return None
+        price: Float = proof.price * (self.unit / self.scale)
+        price[:-1] /= self.size_unit
+        return price
 
     @property
     def value(self) -> int:

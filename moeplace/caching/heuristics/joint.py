@@ -30,6 +30,11 @@ from moeplace.layers.oracle import no_stop
 _NEVER: Final = int(np.iinfo(np.int64).max)
 
 
+def refuses(instance: Instance) -> str | None:
+    """Say why an instance is none that leaves active experts open, or None."""
+    return "the instance leaves no number of active experts open" if choices_of(instance) is None else None
+
+
 class JointForms:
     """A joint instance by the number of experts that each of its layers uses.
 
@@ -62,7 +67,7 @@ class JointForms:
     def __init__(self, instance: Instance) -> None:
         choices = choices_of(instance)
         if choices is None:
-            raise InputError("the instance leaves no number of active experts open")
+            raise InputError(refuses(instance) or "")
         if (said := choices.shortage) is not None:
             raise NoSolutionError(said)
         self.instance, self.budget = instance, choices.budget
@@ -158,6 +163,15 @@ class JointForms:
         """Return what a choice and a placement cost, token-ns, loading included."""
         costs = self.costs(held)
         return sum(costs[np.arange(len(active)), active - 1].tolist())
+
+    @property
+    def most_saving(self) -> int:
+        """Saving if every server held everything, loading were free and no budget of loss were kept, token-ns."""
+        saving = 0
+        for b, own in enumerate(self.options):
+            layers = [(self.offset(b, k), self.layer(b, k)) for k in own]
+            saving += max(offset + (0 if layer is None else layer.most_ns) for offset, layer in layers)
+        return saving
 
     def items(self, block: int) -> slice:
         """Return the items of a block."""
