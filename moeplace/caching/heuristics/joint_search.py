@@ -335,7 +335,7 @@ class JointSearch:
             if layer is not None and not layer.allows(part):
                 return False
             key = self._key_of(k, part)
-            value = self.forms.offset(b, k) + (0 if layer is None else layer.saving_ns(part))
+            value = self.forms.offset(b, k) + self.forms.saving_ns(b, k, part)
             at = self._at[b].get(key)
             if at is not None and self._columns[b][at].value >= value:
                 continue
