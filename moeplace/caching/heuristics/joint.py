@@ -1,7 +1,7 @@
 """Placements and active experts together: saving forms for every number of active experts, and turns between the two.
 
-Layers are valued alone, so a choice of active experts, one number a layer, has the saving form whose layers are those of
-the rows cut to these numbers. What a layer costs with each number is a table for a placement that is fixed: the best
+Layers are valued alone, so a choice of active experts, one number a layer, has the saving form whose layers are those
+of the rows cut to these numbers. What a layer costs with each number is a table for a placement that is fixed: the best
 choice within the budget of loss is then a knapsack of one number a layer (:mod:`moeplace.layers.choosing`).
 """
 
@@ -76,9 +76,7 @@ class JointForms:
         ).reshape(-1, width)
         asked = np.zeros(instance.n_blocks, dtype=np.bool_)
         asked[instance.row_block] = True
-        self.options = [
-            own if some else own[-1:] for own, some in zip(choices.useful, asked.tolist(), strict=True)
-        ]
+        self.options = [own if some else own[-1:] for own, some in zip(choices.useful, asked.tolist(), strict=True)]
         self.first = self.uniform(int(width))
         self.tops: list[int] = instance.block_top_k.tolist()
         self._cuts: dict[int, tuple[SavingForm, dict[int, Layer], Int64]] = {}
@@ -97,7 +95,8 @@ class JointForms:
 
     def within(self, active: Int64) -> bool:
         """Return whether a choice is within the budget of loss."""
-        return sum(self.loss[np.arange(len(active)), active - 1].tolist()) <= self.budget
+        lost: int = sum(self.loss[np.arange(len(active)), active - 1].tolist())
+        return lost <= self.budget
 
     def placement(self, active: Int64, held: Bool) -> Placement:
         """Return a choice and what the servers hold as a decision."""
