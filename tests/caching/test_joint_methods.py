@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,13 @@ from random_instances import brute_force_joint, random_joint_document
 import moeplace
 from moeplace import Instance, MethodLimitError, Placement
 from moeplace.base.errors import NoSolutionError
+from moeplace.base.incumbent import Incumbent
+from moeplace.base.stop import stopping
+from moeplace.caching.bounds import joint_layers, joint_proving
+from moeplace.caching.bounds.joint_proving import JointProving
 from moeplace.caching.evaluation import cost_ns
 from moeplace.caching.heuristics.joint import JointForms
+from moeplace.caching.searching import caching_incumbent
 from moeplace.layers import merging
 from moeplace.layers.choosing import choose
 
@@ -166,3 +172,43 @@ def test_a_budget_that_leaves_no_choice_is_the_problem_without() -> None:
         assert solution.objective.bound_ns == whole.objective.bound_ns, seed
         compared += 1
     assert compared > 20
+
+
+# --- bounds and limits ---------------------------------------------------------------------------------------------
+
+SEEDS = (0, 3, 8, 15, 21)
+
+
+def judged(instance: Instance, search: Incumbent, optimum: int, told: object) -> None:
+    assert search.placement.fits(instance), told
+    assert search.latency_ns == cost_ns(instance, search.placement), told
+    assert search.bound_ns is None or search.bound_ns <= optimum <= search.latency_ns, told
+    assert search.failures == [], told
+
+
+def solvable(seeds: Iterable[int]) -> Iterator[tuple[int, Instance, int]]:
+    """Yield seed, instance and optimum of those that have a solution and leave something open."""
+    for seed in seeds:
+        raw = document(seed)
+        optimum = brute_force_joint(raw)
+        if optimum is not None:
+            yield seed, Instance.from_document(raw), optimum
+
+
+def test_concave_bounds_hold_and_say_something() -> None:
+    tuning = joint_proving.Tuning(layers=joint_layers.Tuning(most_shares=0))
+    better, near = 0, 0
+    for seed, instance, optimum in solvable((*range(60), *range(100, 140))):
+        with stopping(None) as stop:
+            search = caching_incumbent(instance, stop)
+            forms = JointForms(instance)
+            search.prove(instance.baseline_ns - forms.most_saving, "everything")
+            before = search.bound_ns
+            JointProving(forms, search, tuning).run(1)
+        judged(instance, search, optimum, seed)
+        assert before is not None
+        assert search.bound_ns is not None
+        better += search.bound_ns > before
+        near += search.bound_ns * 10 > optimum * 9
+    assert better > 10
+    assert near > 20
