@@ -165,6 +165,7 @@ def _run(
     problem = problem_of(instance)
     function = find_method(method, problem.methods, problem.method_order)
     check_parameters(method, function, own)
+    function = problem.adapt(function, instance)
     if start is not None and not isinstance(start, problem.decision_type):
         check_same_problem(problem, start)
         start = problem.decision(instance, start)
