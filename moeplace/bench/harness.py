@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
-from moeplace.base.errors import InputError, OutputError
-from moeplace.base.files import check_folder_writable
+from moeplace.base.errors import InputError
 from moeplace.base.registry import METHODS
-from moeplace.bench.environment import differences
+from moeplace.bench.folders import begun
 from moeplace.bench.messages import Describe, Description, Task
 from moeplace.bench.planning import check_extends, tasks_of
 from moeplace.bench.pool import Finished, Pool
 from moeplace.bench.records import (
-    RECORDS,
-    RUN,
     BenchPlan,
     Environment,
     PlannedInstance,
@@ -35,10 +28,7 @@ from moeplace.bench.records import (
     read_plan,
     refuted,
     without_result,
-    write_durably,
 )
-
-LOCK = "lock"
 
 WRONG = ("failed", "crashed", "timeout", "memory", "infeasible", "wrong_cost", "false_bound")
 """Statuses that are a method's fault."""
@@ -183,11 +173,6 @@ class RunFolder:
         return record
 
 
-def is_run(folder: Path) -> bool:
-    """Return whether a folder is a run directory, and no folder of instances with one that is named as the plan is."""
-    return (folder / RUN).is_file() and any((folder / name).exists() for name in (RECORDS, LOCK))
-
-
 @contextmanager
 def opened(
     folder: Path, plan: BenchPlan, instances: Sequence[PlannedInstance], environment: Environment
@@ -201,82 +186,11 @@ def opened(
     OutputError
         It cannot be written to.
     """
-    check_folder(folder)
-    notes: list[str] = []
-    with locked(folder):
-        if (folder / RUN).exists():
-            earlier = read_plan(folder)
-            try:
-                check_extends(earlier, plan, instances)
-            except InputError as error:
-                raise error.in_file(str(folder)) from None
-            environments = [earlier.environment, *earlier.resumed]
-            if changed := differences(environments[-1], environment):
-                notes.append(f"{folder}: resumed in another environment: {', '.join(changed)}")
-                environments.append(environment)
-            run = Run("moeplace/run", 1, environments[0], plan, list(instances), environments[1:])
-        else:
-            run = Run("moeplace/run", 1, environment, plan, list(instances))
-        for left in folder.glob(f".{RUN}.*"):
-            left.unlink(missing_ok=True)
-        write_durably(folder / RUN, msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
-        writer = RecordWriter(folder)
-        try:
-            yield RunFolder(folder, run, writer, notes)
-        finally:
-            writer.close()
 
+    def planned(earlier: Run | None, environments: list[Environment]) -> Run:
+        if earlier is not None:
+            check_extends(earlier, plan, instances)
+        return Run("moeplace/run", 1, environments[0], plan, list(instances), environments[1:])
 
-def check_folder(folder: Path, suites: Sequence[str] = ()) -> None:
-    """Refuse a folder that holds something else than a run, or one of the suites, or that cannot be made.
-
-    Raises
-    ------
-    InputError
-        It does.
-    """
-    try:
-        for suite in suites:
-            given = Path(suite)
-            if given.exists() and given.resolve().is_relative_to(folder.resolve()):
-                raise InputError(
-                    f"holds the suite {suite}, beside which a run would write; give another", file=str(folder)
-                )
-        if folder.is_dir():
-            ours = (LOCK, f".{RUN}.")  # the second is left where the harness was killed while it began
-            if not (folder / RUN).exists() and any(not path.name.startswith(ours) for path in folder.iterdir()):
-                raise InputError(f"holds other files and no {RUN}; give a new folder", file=str(folder))
-    except OSError as error:
-        raise InputError(f"cannot be used: {error.strerror}", file=str(folder)) from None
-    check_folder_writable(folder)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make a run directory where it is missing, and keep other processes from writing to it.
-
-    Raises
-    ------
-    InputError
-        Another process is at work there.
-    OutputError
-        It cannot be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file: IO[str] = (folder / LOCK).open("a+")
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError(f"process {file.read().strip() or '?'} is at work there", file=str(folder)) from None
-        except OSError as error:
-            raise OutputError(f"{folder / LOCK}: cannot be locked: {error.strerror}") from None
-        with contextlib.suppress(OSError):  # whose number is for the message only
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-        yield
+    with begun(folder, environment, read_plan, planned) as (run, notes), closing(RecordWriter(folder)) as writer:
+        yield RunFolder(folder, run, writer, notes)

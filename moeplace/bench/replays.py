@@ -7,7 +7,7 @@ the plan, ``records.jsonl`` one line a finished decision or payment, ``solutions
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,8 +18,7 @@ from msgspec import Meta, Struct
 from moeplace.base.documents import NonNegative, parse
 from moeplace.base.errors import InputError
 from moeplace.base.files import read_json
-from moeplace.bench.environment import differences
-from moeplace.bench.harness import check_folder, locked
+from moeplace.bench.folders import begun
 from moeplace.bench.records import (
     RECORDS,
     RUN,
@@ -28,7 +27,6 @@ from moeplace.bench.records import (
     LineWriter,
     Seconds,
     read_lines,
-    write_durably,
     wrong_solution,
 )
 
@@ -405,30 +403,16 @@ def opened(
     OutputError
         It cannot be written to.
     """
-    check_folder(folder)
-    notes: list[str] = []
-    with locked(folder):
-        if (folder / RUN).exists():
-            earlier = read_run(folder)
-            try:
-                plan = _extended(earlier, plan, windows)
-            except InputError as error:
-                raise error.in_file(str(folder)) from None
-            environments = [earlier.environment, *earlier.resumed]
-            if changed := differences(environments[-1], environment):
-                notes.append(f"{folder}: resumed in another environment: {', '.join(changed)}")
-                environments.append(environment)
-            run = ReplayRun("moeplace/replay", 1, environments[0], plan, list(windows), environments[1:])
-        else:
-            run = ReplayRun("moeplace/replay", 1, environment, plan, list(windows))
-        for left in folder.glob(f".{RUN}.*"):
-            left.unlink(missing_ok=True)
-        write_durably(folder / RUN, msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
-        writer = LineWriter(folder, ReplayRecord, _contradiction)
-        try:
-            yield ReplayFolder(folder, run, writer, notes)
-        finally:
-            writer.close()
+
+    def planned(earlier: ReplayRun | None, environments: list[Environment]) -> ReplayRun:
+        together = plan if earlier is None else _extended(earlier, plan, windows)
+        return ReplayRun("moeplace/replay", 1, environments[0], together, list(windows), environments[1:])
+
+    with (
+        begun(folder, environment, read_run, planned) as (run, notes),
+        closing(LineWriter(folder, ReplayRecord, _contradiction)) as writer,
+    ):
+        yield ReplayFolder(folder, run, writer, notes)
 
 
 def _extended(earlier: ReplayRun, plan: ReplayPlan, windows: Sequence[ReplayWindow]) -> ReplayPlan:

@@ -7,16 +7,19 @@ same servers ask for the same; where one reach set contains another for the same
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from moeplace.base.arrays import Bool, Int32
 from moeplace.base.documents import UNREACHABLE
-from moeplace.base.text import number, size
+from moeplace.base.text import number
 
 if TYPE_CHECKING:
     from moeplace.caching.instance import Instance
+
+SHOWN: Final = 3
+"""Experts and servers that are named where there is no placement."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,47 +85,68 @@ def coverage_of(instance: Instance) -> Coverage | None:
     return Coverage(reach, reach_of[order], item[order])
 
 
-def shortage(instance: Instance) -> str | None:
+def shortage(instance: Instance, shown: int = SHOWN) -> str | None:
     """Say by counting alone why no placement can meet the coverage; None where counting shows nothing.
 
     What must be on the servers of one reach set, and on those of all together, is held against their capacities and
     slots. That nothing is said proves nothing: sizes may differ, and packing may fail.
+
+    Parameters
+    ----------
+    instance : Instance
+    shown : int
+        Experts and servers that are named.
     """
     coverage = instance.coverage
     if coverage is None:
         return None
-    groups = [(coverage.reach[q], coverage.item[coverage.reach_of == q]) for q in range(len(coverage.reach))]
-    if len(groups) > 1:
-        groups.append((coverage.reach.any(axis=0), np.unique(coverage.item)))
-    for within, items in groups:
-        if (said := _short(instance, within, items)) is not None:
-            return f"no placement exists: {said}"
+    for within in np.concatenate((coverage.reach, coverage.reach.any(axis=0, keepdims=True))):
+        inside = ~(coverage.reach & ~within).any(axis=1)
+        said = _short(instance, within, np.unique(coverage.item[inside[coverage.reach_of]]), shown)
+        if said is not None:
+            return said
     return None
 
 
-def _short(instance: Instance, within: Bool, items: Int32) -> str | None:
-    servers = np.flatnonzero(within).tolist()
-    model, layer, expert = instance.item_name(int(items[0]))
-    if not servers:
-        return f"a demand for {model!r} has no cloud and reaches no server"
-    names = ", ".join(repr(instance.servers[n].name) for n in servers[:3]) + ", ..." * (len(servers) > 3)
-    where = f"{number(len(servers), 'server')} within reach ({names})"
-    sizes, capacity = instance.item_bytes[items], instance.capacity_bytes[within]
-    slots = instance.layer_slots[within]
-    needed, there = sum(sizes.tolist()), sum(capacity.tolist())
-    if needed > there:
+def _short(instance: Instance, within: Bool, items: Int32, shown: int) -> str | None:
+    if not within.any():
+        return f"a demand for {instance.item_name(int(items[0]))[0]!r} has no cloud and reaches no server"
+    slots, where = instance.layer_slots[within], servers_named(instance, within, shown)
+    needed = sum(instance.item_bytes[items].tolist())
+    room = sum(instance.capacity_bytes[within].tolist())
+    if needed > room:
         return (
-            f"{number(len(items), 'expert')} of {size(needed)} must be on {where}, which hold {size(there)}: "
-            f"{needed - there:,} bytes are short"
+            f"{experts_named(instance, items, shown)} must be held on {where}: {number(needed, 'byte')}, "
+            f"they have {number(room)}: {number(needed - room, 'byte')} short"
         )
-    largest = int(items[sizes.argmax()])
-    room = int(capacity[slots > 0].max(initial=0))
-    if instance.item_bytes[largest] > room:
-        model, layer, expert = instance.item_name(largest)
-        return f"[{layer}, {expert}] of {model!r} has {instance.item_bytes[largest]:,} bytes, more than {where} hold"
+    size = instance.item_bytes[items]
+    largest = int(instance.capacity_bytes[within][slots > 0].max(initial=0))
+    if (size > largest).any():
+        return (
+            f"{experts_named(instance, items[size > largest], shown)} must be held on {where}: "
+            f"{number(int(size.max()), 'byte')}, and none of them holds more than {number(largest, 'byte')}"
+        )
+    most = sum(slots.tolist())
     block, count = np.unique(instance.item_block[items], return_counts=True)
-    if int(count.max()) > (most := sum(slots.tolist())):
-        model, layer, _ = instance.item_name(int(instance.block_start[block[count.argmax()]]))
-        experts = number(int(count.max()), "expert")
-        return f"{experts} of layer {layer} of {model!r} must be on {where}, which have {number(most, 'slot')} a layer"
+    if int(count.max()) > most:
+        own = items[instance.item_block[items] == block[count.argmax()]]
+        return (
+            f"{experts_named(instance, own, shown)} must be held on {where}: {number(most, 'slot')} for the layer: "
+            f"{len(own) - most} short"
+        )
     return None
+
+
+def experts_named(instance: Instance, items: Int32, shown: int = SHOWN) -> str:
+    """Return how many experts these items are, and the first ``shown`` of them by name, for people."""
+    names = []
+    for item in items[:shown].tolist():
+        model, layer, expert = instance.item_name(item)
+        names.append(f"[{layer}, {expert}] of {model!r}")
+    return f"{number(len(items), 'expert')} ({', '.join(names)}{', ...' if len(items) > shown else ''})"
+
+
+def servers_named(instance: Instance, within: Bool, shown: int = SHOWN) -> str:
+    """Return the first ``shown`` servers of ``within [N]`` by name, and how many more they are, for people."""
+    names = [repr(instance.servers[n].name) for n in np.flatnonzero(within).tolist()]
+    return ", ".join(names[:shown]) + (f" or {len(names) - shown} more" if len(names) > shown else "")

@@ -24,9 +24,6 @@ import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.documents import UNREACHABLE
-from moeplace.base.incumbent import Incumbent
-from moeplace.base.result import ProgressCallback
-from moeplace.base.stop import Stop
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.rows import Rows
@@ -304,54 +301,3 @@ def _two_nearest(instance: Instance, placement: Placement, demand: int) -> tuple
 def _row_latency(instance: Instance, view: _View, reach: Int64) -> Int64:
     combine = np.maximum if instance.latency_model == "max" else np.add
     return combine.reduceat(reach[view.item], view.start)
-
-
-def caching_incumbent(
-    instance: Instance,
-    stop: Stop,
-    start: Placement | None = None,
-    gap: float = 0.0,
-    progress: ProgressCallback | None = None,
-) -> Incumbent:
-    """Return the incumbent of a search on an instance, valued by :func:`cost_ns`.
-
-    What the servers hold now, where the instance says it and it is a placement, is an incumbent as well: no search that
-    keeps one ends with anything worse than changing nothing.
-
-    Parameters
-    ----------
-    instance : Instance
-    stop : Stop
-        Time limit and interruption.
-    start : Placement, optional
-        The first incumbent. Without one it is :func:`~moeplace.caching.heuristics.covering.cover`: every server empty
-        or, where demands have no cloud, every expert that they need somewhere.
-    gap : float
-        The search may end when the gap is proven to be at most this.
-    progress : callable, optional
-        Told of every improvement.
-
-    Returns
-    -------
-    Incumbent
-
-    Raises
-    ------
-    NoSolutionError
-        There is no start, and it is proven that there is no placement.
-    MethodError
-        There is no start, and none was found before the time was over.
-    """
-    from moeplace.caching.heuristics.covering import cover  # it takes scipy along, and most commands search nothing
-
-    incumbent = Incumbent(
-        cover(instance, stop) if start is None else start,
-        cost=lambda placement: cost_ns(instance, placement),
-        fits=lambda placement: placement.fits(instance),
-        stop=stop,
-        gap=gap,
-        progress=progress,
-    )
-    if instance.holds is not None:
-        incumbent.offer(Placement(instance.holds))
-    return incumbent

@@ -59,7 +59,7 @@ def _check(instance: Instance, solution: Solution, certificate: Certificate | No
 def _remarks(instance: Instance) -> dict[str, str]:
     """Say so where no expert fits anywhere (the units are wrong, most likely), or not all that must."""
     if (said := shortage(instance)) is not None:
-        return {NO_PLACEMENT: said}
+        return {NO_PLACEMENT: f"no placement exists: {said}"}
     if not len(instance.item_bytes) or not len(instance.capacity_bytes):
         return {}
     smallest, largest = int(instance.item_bytes.min()), int(instance.capacity_bytes.max())

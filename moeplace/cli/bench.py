@@ -87,7 +87,7 @@ def bench(
 
     from moeplace.base.registry import METHODS
     from moeplace.base.stop import stopping
-    from moeplace.bench import environment, harness, planning
+    from moeplace.bench import environment, folders, harness, planning
     from moeplace.bench.pool import LocalPool
     from moeplace.bench.records import RUN, BenchPlan, locate, read_plan
     from moeplace.problems import problem_of_file
@@ -113,10 +113,10 @@ def bench(
         "threads": threads,
     }
     earlier: Run | None
-    if len(suites) == 1 and harness.is_run(Path(suites[0])):
+    if len(suites) == 1 and folders.is_run(Path(suites[0])):
         folder = Path(suites[0])
         _refuse_for_a_run(folder, methods, output)
-        harness.check_folder(folder)
+        folders.check_folder(folder)
         earlier = read_plan(folder)
         given = {name for name in limits if _is_given(name.removesuffix("_bytes"))}
         more = _methods(add, methods_file)
@@ -133,7 +133,7 @@ def bench(
         if not chosen:
             raise click.UsageError("no method is given: --methods or --methods-file")
         folder = Path(output)
-        harness.check_folder(folder, suites)
+        folders.check_folder(folder, suites)
         files = planning.suite_files(suites)
         earlier = read_plan(folder) if (folder / RUN).exists() else None
         plan = BenchPlan(suites=list(suites), methods=chosen, seeds=numbers, **limits)

@@ -23,9 +23,9 @@ from moeplace import Instance
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds.by_layers import CachingLayers, refuses
 from moeplace.caching.bounds.concave import ConcaveBound
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.heuristics.climb import climbed
 from moeplace.caching.saving import saving_form
+from moeplace.caching.searching import caching_incumbent
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs/benchmarks/counts.csv"

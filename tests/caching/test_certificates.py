@@ -28,8 +28,8 @@ from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MethodError
 from moeplace.base.stop import Stop
 from moeplace.caching.bounds.concave import WEIGHT_UNIT, ConcaveBound, ConcaveResult
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.saving import saving_form
+from moeplace.caching.searching import caching_incumbent
 from moeplace.caching.terms import aggregate
 from moeplace.caching.verification import verify
 from moeplace.cli import main

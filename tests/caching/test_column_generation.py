@@ -20,11 +20,11 @@ import moeplace.base.workers
 from moeplace import Instance, MethodError, Placement, solve
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import proving
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.heuristics.column_search import ColumnSearch, Tuning
 from moeplace.caching.heuristics.columns import ColumnPool
 from moeplace.caching.heuristics.pricing import exchanged, peeled, price
 from moeplace.caching.saving import saving_form
+from moeplace.caching.searching import caching_incumbent
 from moeplace.cli import main
 from moeplace.layers.master import Master
 from moeplace.solving import certified

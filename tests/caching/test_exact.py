@@ -17,7 +17,7 @@ from solved import assert_honest, assert_optimal, choice, larger, solved
 import moeplace
 from moeplace import Instance, MethodError, Placement, Progress
 from moeplace.base.stop import Stop
-from moeplace.caching.evaluation import caching_incumbent
+from moeplace.caching.searching import caching_incumbent
 
 TESTS = Path(__file__).resolve().parents[1]
 METHODS = ["milp", "milp-textbook", "cpsat", "auto"]

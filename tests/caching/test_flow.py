@@ -13,10 +13,10 @@ import moeplace
 from moeplace import Instance
 from moeplace.base.errors import MethodLimitError, NoSolutionError
 from moeplace.base.stop import Stop
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.heuristics import nested_flow
 from moeplace.caching.methods.flow import Tuning, improve, refuses
 from moeplace.caching.methods.flow import flow as flow_method
+from moeplace.caching.searching import caching_incumbent
 
 FLOW = f"{flow_method.__module__}:{flow_method.__name__}"
 

@@ -22,8 +22,8 @@ from moeplace.base.stop import Stop
 from moeplace.caching.bounds import by_layers, layer_oracle
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.bounds.layer_oracle import LayerOracle
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.saving import saving_form
+from moeplace.caching.searching import caching_incumbent
 from moeplace.caching.terms import aggregate
 from moeplace.layers import merging, proof
 from moeplace.layers.merging import Menu, merge

@@ -17,11 +17,12 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import by_layers, proving
 from moeplace.caching.bounds.by_layers import CachingLayers
-from moeplace.caching.evaluation import caching_incumbent, cost_ns
+from moeplace.caching.evaluation import cost_ns
 from moeplace.caching.heuristics.knapsack import fill
 from moeplace.caching.methods import auto, column_generation, greedy
 from moeplace.caching.methods.column_generation import generate
 from moeplace.caching.saving import saving_form
+from moeplace.caching.searching import caching_incumbent
 
 NEVER_ZERO = {
     "chunk",

@@ -28,8 +28,8 @@ from moeplace.caching.bounds import by_layers, concave, layer_oracle
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
 from moeplace.caching.bounds.layer_oracle import NOTHING, LayerOracle
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.saving import Layer, saving_form
+from moeplace.caching.searching import caching_incumbent
 from moeplace.caching.terms import aggregate
 from moeplace.caching.verification import verify
 from moeplace.layers import merging, proof

@@ -19,10 +19,11 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import find_formulation
 from moeplace.base.result import SOLVER_FAILURE
 from moeplace.base.stop import Stop
-from moeplace.caching.evaluation import caching_incumbent, cost_ns
+from moeplace.caching.evaluation import cost_ns
 from moeplace.caching.formulations import export, improve, placement_of_values
 from moeplace.caching.methods.flow import flow as flow_method
 from moeplace.caching.methods.flow import refuses
+from moeplace.caching.searching import caching_incumbent
 
 SOLVERS = ["milp", "cpsat", "milp-textbook"]
 FLOW = f"{flow_method.__module__}:{flow_method.__name__}"

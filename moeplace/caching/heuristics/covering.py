@@ -14,19 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.errors import NoSolutionError
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 from moeplace.base.text import number
-from moeplace.caching.coverage import Coverage
+from moeplace.caching.coverage import SHOWN, Coverage, experts_named, servers_named, shortage
 from moeplace.caching.heuristics import nested_flow
 from moeplace.caching.heuristics.nested_flow import Worth, best_flow, shared_worth, uneven, worth_of
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
-from moeplace.caching.reading import NO_LIMIT
 from moeplace.caching.terms import crowds, requirements
 from moeplace.solvers.decoding import Decoding
 
@@ -46,7 +44,7 @@ class Tuning:
 
     by_flow: bool = True
     by_hand: bool = True
-    shown: int = 3
+    shown: int = SHOWN
     flow: nested_flow.Tuning = nested_flow.USUAL
 
 
@@ -78,7 +76,8 @@ def cover(instance: Instance, stop: Stop, value: Int64 | None = None, tuning: Tu
     if coverage is None:
         return Placement.empty(instance)
     required = requirements(instance)
-    _weigh(instance, coverage, tuning)
+    if (short := shortage(instance, tuning.shown)) is not None:
+        raise NoSolutionError(f"{short} (proven by counting)")
     worth = shared_worth(instance) if value is None else worth_of(instance, value)
     held: Bool | None = None
     if tuning.by_flow and worth.coverable and uneven(instance, nested_flow.pairs_of(instance, worth)) is None:
@@ -172,38 +171,6 @@ def _solved(instance: Instance, required: Sequence[Sequence[tuple[int, int]]], s
     return found
 
 
-def _weigh(instance: Instance, coverage: Coverage, tuning: Tuning) -> None:
-    """Refuse what counting bytes and slots shows to be too much for the servers of a reach set, or of all of them.
-
-    Raises
-    ------
-    NoSolutionError
-        With what is short.
-    """
-    everywhere = coverage.reach.any(axis=0, keepdims=True)
-    for servers in np.concatenate((coverage.reach, everywhere)):
-        inside = ~(coverage.reach & ~servers).any(axis=1)
-        items = np.unique(coverage.item[inside[coverage.reach_of]])
-        needed = sum(instance.item_bytes[items].tolist())
-        room = sum(instance.capacity_bytes[servers].tolist())
-        if needed > room:
-            raise NoSolutionError(
-                f"{_experts(instance, items, tuning)} must be held on {_servers(instance, servers, tuning)}: "
-                f"{number(needed, 'byte')}, they have {number(room)}: {number(needed - room, 'byte')} short "
-                "(proven by counting)"
-            )
-        limits = instance.layer_slots[servers]
-        if (limits == NO_LIMIT).any():
-            continue
-        for block, experts in Counter(instance.item_block[items].tolist()).items():
-            if experts > (slots := sum(limits.tolist())):
-                own = items[instance.item_block[items] == block]
-                raise NoSolutionError(
-                    f"{_experts(instance, own, tuning)} must be held on {_servers(instance, servers, tuning)}: "
-                    f"{number(slots, 'slot')} for the layer: {experts - slots} short (proven by counting)"
-                )
-
-
 def _cut(instance: Instance, coverage: Coverage, required: Sequence[Sequence[tuple[int, int]]], tuning: Tuning) -> str:
     """Say which requirements have too few places: a minimum cut of requirements, places and what servers take."""
     from ortools.graph.python import max_flow
@@ -239,21 +206,6 @@ def _cut(instance: Instance, coverage: Coverage, required: Sequence[Sequence[tup
     what = number(short, "slot of a layer", "slots of a layer") if not by_bytes else number(short, "place")
     what += f" ({least})" if not by_slots else " (slots and bytes together)" if by_bytes else ""
     return (
-        f"{_experts(instance, items, tuning)} must be held on {_servers(instance, servers, tuning)}: "
-        f"{what} short (proven by a maximum flow)"
-    )
-
-
-def _experts(instance: Instance, items: npt.NDArray[np.integer], tuning: Tuning) -> str:
-    names = []
-    for item in list(items)[: tuning.shown]:
-        model, layer, expert = instance.item_name(int(item))
-        names.append(f"[{layer}, {expert}] of {model!r}")
-    return f"{number(len(items), 'expert')} ({', '.join(names)}{', ...' if len(items) > tuning.shown else ''})"
-
-
-def _servers(instance: Instance, servers: Bool, tuning: Tuning) -> str:
-    names = [repr(instance.servers[n].name) for n in np.flatnonzero(servers).tolist()]
-    return ", ".join(names[: tuning.shown]) + (
-        f" or {len(names) - tuning.shown} more" if len(names) > tuning.shown else ""
+        f"{experts_named(instance, items, tuning.shown)} must be held on "
+        f"{servers_named(instance, servers, tuning.shown)}: {what} short (proven by a maximum flow)"
     )

@@ -12,7 +12,6 @@ from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import proving
 from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
 from moeplace.caching.heuristics import column_search
@@ -20,6 +19,7 @@ from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
+from moeplace.caching.searching import caching_incumbent
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from moeplace.base.stop import stopping
 from moeplace.caching.bounds import proving
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.heuristics import column_search
 from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
+from moeplace.caching.searching import caching_incumbent
 
 
 @dataclass(frozen=True)

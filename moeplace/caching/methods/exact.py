@@ -7,11 +7,11 @@ from typing import Any
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.formulations import MOST_ROWS, improve, refuses
 from moeplace.caching.heuristics.servers import most_requested
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+from moeplace.caching.searching import caching_incumbent
 
 CPSAT_IMPORTS = ("moeplace_models.caching.cpsat", "moeplace.solvers.cpsat")
 

@@ -12,11 +12,11 @@ from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.base.text import number
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.heuristics import nested_flow
 from moeplace.caching.heuristics.nested_flow import best_flow, pairs_of, shared_worth, uneven
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
+from moeplace.caching.searching import caching_incumbent
 from moeplace.caching.terms import aggregate
 
 SOURCE = "minimum-cost flow by OR-Tools: totally unimodular, nested sets of servers and equal sizes"

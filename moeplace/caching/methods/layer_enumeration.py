@@ -9,11 +9,11 @@ from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds.by_layers import IMPORTS, USUAL, CachingLayers, refuses
-from moeplace.caching.evaluation import caching_incumbent
 from moeplace.caching.heuristics.climb import climbed
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
+from moeplace.caching.searching import caching_incumbent
 
 
 @describe(
