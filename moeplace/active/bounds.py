@@ -7,13 +7,14 @@ from typing import Final
 
 import numpy as np
 
+from moeplace.active.certificates import Prices
 from moeplace.active.cost import choice_of
 from moeplace.active.document import Choice
 from moeplace.active.front import USUAL, Tuning, front
 from moeplace.active.heuristics import Walk
 from moeplace.active.instance import Instance
 from moeplace.base.arrays import Int64
-from moeplace.base.certificates import Certificate, Prices
+from moeplace.base.certificates import Certificate
 from moeplace.base.incumbent import Incumbent
 from moeplace.layers.listed import ListedOracle
 from moeplace.layers.oracle import LARGEST, Plans, finest

@@ -10,11 +10,12 @@ so ``q`` times the cost is at least ``sum_l min_k (q c[l][k] + p u[l][k]) - p B`
 
 from __future__ import annotations
 
+from moeplace.active.certificates import Prices
 from moeplace.active.instance import Instance
-from moeplace.base.certificates import Certificate, Prices
+from moeplace.base.certificates import AnyCertificate
 
 
-def verify(instance: Instance, certificate: Certificate) -> list[str]:
+def verify(instance: Instance, certificate: AnyCertificate) -> list[str]:
     """Return what is wrong with a certificate that is not just somebody's word, a line each."""
     proof = certificate.proof
     if not isinstance(proof, Prices):

@@ -13,7 +13,7 @@ from moeplace.base.stop import Stop
 from moeplace.base.workers import Turns, run_workers
 
 if TYPE_CHECKING:
-    from moeplace.base.certificates import Certificate
+    from moeplace.base.certificates import AnyCertificate
 
 
 class Incumbent:
@@ -80,7 +80,7 @@ class Incumbent:
         self.failures: list[str] = []
         self.ending: Termination = "completed"
         # The best bound of everybody who proved one: where one turns out to be wrong, the others' hold.
-        self._bounds: dict[str, tuple[int, Callable[[], Certificate] | None]] = {}
+        self._bounds: dict[str, tuple[int, Callable[[], AnyCertificate] | None]] = {}
         self._distrusted: set[str] = set()
         self._listener_error: BaseException | None = None
         self._gap, self._progress, self._lock = gap, progress, threading.Lock()
@@ -110,7 +110,7 @@ class Incumbent:
             self._report()
             return True
 
-    def prove(self, bound_ns: int, source: str, certificate: Callable[[], Certificate] | None = None) -> None:
+    def prove(self, bound_ns: int, source: str, certificate: Callable[[], AnyCertificate] | None = None) -> None:
         """Take a proven lower bound, whose proof it is, and what writes down the proof, if it is better.
 
         Raises

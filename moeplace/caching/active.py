@@ -118,13 +118,13 @@ def active_experts(instance: Instance, active: Sequence[int] | Int64) -> Int64:
     """
     found = np.array(active)
     if found.shape != (instance.n_blocks,) or (found.size and found.dtype.kind not in "iu"):
-        raise InputError(f"expected {instance.n_blocks} integers, one for each layer, found {active!r:.200}")
-    most = np.array([model.top_k for model in instance.models], dtype=np.int64)[instance.block_model]
-    if (wrong := np.flatnonzero((found < 1) | (found > most))).size:
+        said = f"expected {instance.n_blocks} integers, one for each layer, found {active!r:.200}"
+        raise InputError(said, place="active_experts")
+    if (wrong := np.flatnonzero((found < 1) | (found > instance.block_top_k))).size:
         b = int(wrong[0])
         layer, model = int(instance.block_layer[b]), instance.models[int(instance.block_model[b])]
-        said = f"{found[b]} active experts in layer {layer} of {model.name!r}, there can be 1 to {model.top_k}"
-        raise InputError(said)
+        said = f"{found[b]} in layer {layer} of {model.name!r}, there can be 1 to {model.top_k}"
+        raise InputError(said, place="active_experts")
     result = found.astype(np.int64)
     result.setflags(write=False)
     return result

@@ -214,7 +214,8 @@ def _most(instance: Instance) -> float:
 
     from moeplace import Placement, latency_ns
 
-    everything = Placement(np.ones((len(instance.servers), instance.n_items), dtype=bool))
+    fewest = None if instance.choices is None else instance.choices.fewest
+    everything = Placement(np.ones((len(instance.servers), instance.n_items), dtype=bool), fewest)
     return (instance.baseline_ns - latency_ns(instance, everything)) / instance.baseline_ns
 
 

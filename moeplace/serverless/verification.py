@@ -6,7 +6,7 @@ serverless page is computed here a second time, expert by expert and row by row.
 
 from __future__ import annotations
 
-from moeplace.base.certificates import Certificate
+from moeplace.base.certificates import AnyCertificate
 from moeplace.base.errors import InputError
 from moeplace.serverless.certificate import ALPHA_BITS, Alphas
 from moeplace.serverless.instance import Instance
@@ -14,7 +14,7 @@ from moeplace.serverless.instance import Instance
 ONE = 2**ALPHA_BITS
 
 
-def verify(instance: Instance, certificate: Certificate) -> list[str]:
+def verify(instance: Instance, certificate: AnyCertificate) -> list[str]:
     """Return what is wrong with a certificate by alphas, a line each; empty where it proves its bound.
 
     Parameters

@@ -9,15 +9,17 @@ from active_instances import TOY, brute_force, drawn, instance
 
 import moeplace
 from moeplace.active import bounds
+from moeplace.active.certificates import Prices
 from moeplace.active.document import Choice
 from moeplace.active.front import Tuning, front
 from moeplace.active.heuristics import filled, lower_hull, schedules, supported, uniform, walk
 from moeplace.active.instance import Instance
 from moeplace.active.methods import auto
 from moeplace.active.searching import active_incumbent
-from moeplace.base.certificates import Certificate, Cut, Point, Prices
+from moeplace.base.certificates import Certificate
 from moeplace.base.errors import InfeasibleError, MethodLimitError, NoSolutionError
 from moeplace.base.stop import stopping
+from moeplace.caching.certificates import Cut, Point
 from moeplace.problems import find_problem
 from moeplace.solving import certified
 

@@ -23,11 +23,12 @@ from scipy.optimize import linprog
 
 import moeplace
 from moeplace import Instance, Outcome, Placement
-from moeplace.base.certificates import SHARE_BITS, Certificate, Cut, Trusted, read_certificate
+from moeplace.base.certificates import Certificate, Trusted
 from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MethodError
 from moeplace.base.stop import Stop
 from moeplace.caching.bounds.concave import WEIGHT_UNIT, ConcaveBound, ConcaveResult
+from moeplace.caching.certificates import SHARE_BITS, Cut, read_certificate
 from moeplace.caching.saving import saving_form
 from moeplace.caching.searching import caching_incumbent
 from moeplace.caching.terms import aggregate

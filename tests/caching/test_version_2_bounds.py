@@ -20,7 +20,7 @@ from scipy.optimize import linprog
 import moeplace
 from moeplace import Instance
 from moeplace.base.arrays import Int64
-from moeplace.base.certificates import SHARE_BITS, Certificate, Cut
+from moeplace.base.certificates import Certificate
 from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, NoSolutionError
 from moeplace.base.stop import Stop
@@ -28,6 +28,7 @@ from moeplace.caching.bounds import by_layers, concave, layer_oracle
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
 from moeplace.caching.bounds.layer_oracle import NOTHING, LayerOracle
+from moeplace.caching.certificates import SHARE_BITS, Cut
 from moeplace.caching.saving import Layer, saving_form
 from moeplace.caching.searching import caching_incumbent
 from moeplace.caching.terms import aggregate

@@ -40,11 +40,12 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
-from moeplace.base.certificates import SHARE_BITS, Certificate, Covering, Cut, Point
+from moeplace.base.certificates import AnyCertificate, Certificate
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.workers import each
 from moeplace.caching.bounds import cut_program
 from moeplace.caching.bounds.cut_program import Sides, maximise
+from moeplace.caching.certificates import SHARE_BITS, Covering, Cut, Point
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import Layer, SavingForm
 
@@ -304,7 +305,7 @@ class ConcaveResult:
         held = self.x * self.instance.item_bytes
         return np.add.reduceat(held, starts, axis=1) if len(starts) else held
 
-    def certificate(self) -> Certificate:
+    def certificate(self) -> AnyCertificate:
         """Return the document that proves :attr:`bound_ns`."""
         points = [Point.make(*point) for point in self.points]
         coverage = UNSET if self.instance.coverage is None else _coverage(self.instance, self.needs)

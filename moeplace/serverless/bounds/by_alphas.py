@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moeplace.base.certificates import Certificate
+from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import InstanceReference
 from moeplace.base.incumbent import Incumbent
 from moeplace.serverless.bounds.alphas import Ascent, Multipliers, Tuning, alpha_bound
@@ -76,7 +76,7 @@ class AlphaBounds(SpecBounds):
         whole = all(main in kept or budgets(self.instance, main).min() < 0 for main in self.instance.main_specs)
         self.search.prove(bound, self.source, (lambda: self._certificate(bound, kept)) if whole else None)
 
-    def _certificate(self, bound: int, kept: dict[int, Multipliers]) -> Certificate:
+    def _certificate(self, bound: int, kept: dict[int, Multipliers]) -> AnyCertificate:
         sets: list[AlphaSet] = []
         position: dict[int, int] = {}
         specs = []
