@@ -386,8 +386,10 @@ def active_layers(instance: Instance, choices: Sequence[tuple[str, Sequence[int]
     title : str
     """
     n_models, most = len(instance.models), max(model.top_k for model in instance.models)
-    figure = style.new_figure(max(4.0, 1.6 + 0.2 * max(model.layers for model in instance.models)),
-                              n_models * (0.75 + 0.24 * len(choices)) + 0.9)  # fmt: skip
+    # As wide as layers, what stands beside the lines, and the title need; letters are about 0.08 inches wide.
+    beside = 0.08 * max(len(label) for label, _ in choices)
+    width = max(1.4 + beside + 0.2 * max(model.layers for model in instance.models), 0.085 * len(title) + 0.2)
+    figure = style.new_figure(width, n_models * (0.75 + 0.24 * len(choices)) + 0.5)
     panels = figure.subplots(n_models, 1, squeeze=False)[:, 0]
     table = np.array([active for _, active in choices], dtype=np.int64)
     image = None

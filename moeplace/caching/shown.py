@@ -220,30 +220,6 @@ def _servers_table(instance: Instance, evaluation: Evaluation) -> Table:
 
 
 def _info(instance: Instance) -> dict[str, Any]:
-    if (choices := instance.choices) is None:
-        return _measured(instance) | ({"ranked": True} if instance.ranked else {})
-    top_k = [instance.models[m].top_k for m in instance.block_model.tolist()]
-    there = {"sha256": instance.sha256, "rows": len(instance.rows), "memory_bytes": _memory(instance)}
-    several = [useful for useful in choices.useful if len(useful) > 1]
-    active = {
-        "layers": instance.n_blocks,
-        "layers_to_choose_in": len(several),
-        "fewest": min((useful[0] for useful in several), default=None),
-        "most": max((useful[-1] for useful in several), default=None),
-        "loss_budget": choices.budget,
-        "least_loss": sum(map(min, choices.losses)),
-        "most_loss": sum(map(max, choices.losses)),
-    }
-    return _measured(instance.cut(top_k)) | there | {"ranked": True, "active": active}
-
-
-def _memory(instance: Instance) -> int:
-    arrays = [*vars(instance).values(), *vars(instance.rows).values()]
-    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
-
-
-def _measured(instance: Instance) -> dict[str, Any]:
-    """Return sizes and bounds of an instance in which every row waits for all its experts."""
     from moeplace.caching.terms import aggregate, distinct_rows
 
     choices = instance.choices
@@ -254,6 +230,7 @@ def _measured(instance: Instance) -> dict[str, Any]:
     requested = np.unique(rows.item)
     near = (instance.server_ns < instance.cloud_ns[:, None]) & (instance.server_ns != UNREACHABLE)
     empty = Evaluation(instance, Placement.empty(instance)).hits
+    arrays = [*vars(instance).values(), *vars(rows).values()]
     models = []
     for m, model in enumerate(instance.models):
         items = instance.model_items(m)
@@ -305,7 +282,7 @@ def _measured(instance: Instance) -> dict[str, Any]:
             "useful_placements": int(problem.useful.sum()),
             "weight_unit_ns": problem.weight_unit,
         },
-        "memory_bytes": _memory(instance),
+        "memory_bytes": sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)),
     } | _newer(instance)
 
 
@@ -370,6 +347,8 @@ def _newer_lines(document: Mapping[str, Any]) -> Lines:
         layers = number(sum(model["layers"] for model in document["models"]), "layer")
         layers = f"{active['layers_with_a_choice']} of {layers} have a choice"
         lines.append(("", f"{layers}; {number(active['useful_choices'], 'number')} of experts are worth considering"))
+    elif document.get("ranked"):
+        lines.append(("ranked rows", "experts stand in falling router weight; every row waits for all of them"))
     if (coverage := document.get("coverage")) is not None:
         alone, all_of_them = coverage["demands_without_cloud"], number(document["demands"], "demand")
         must = f"{number(coverage['experts'], 'expert')} of {size(coverage['bytes'])} must be on a server within reach"
@@ -404,20 +383,6 @@ def _newer_lines(document: Mapping[str, Any]) -> Lines:
     return lines
 
 
-def _active_lines(active: Mapping[str, Any]) -> Lines:
-    layers = number(active["layers"], "layer")
-    if not active["layers_to_choose_in"]:
-        chosen = f"nothing to choose in {layers}"
-    else:
-        fewest, most = active["fewest"], active["most"]
-        chosen = f"{fewest} to {most} in {active['layers_to_choose_in']} of {layers}"
-    lost = f"of at most {number(active['most_loss'])}, and at least {number(active['least_loss'])}"
-    return [
-        ("active", f"{chosen}, within a loss of {number(active['loss_budget'])} {lost}"),
-        ("", "what follows is with all experts active"),
-    ]
-
-
 def _info_lines(document: Mapping[str, Any]) -> Lines:
     tokens, baseline = document["tokens"], document["baseline_ns"]
     best, aggregated = document["best_conceivable_ns"], document["aggregated"]
@@ -441,10 +406,6 @@ def _info_lines(document: Mapping[str, Any]) -> Lines:
     lines.append(("device", f"{number(document['device_experts'], 'expert')} held on users' devices, over all demands"))
     distinct = f"{number(document['distinct_rows'])} distinct"
     lines.append(("activations", f"{number(document['rows'], 'row')}, {distinct}; {number(tokens, 'token')}"))
-    if (active := document.get("active")) is not None:
-        lines += _active_lines(active)
-    elif document.get("ranked"):
-        lines.append(("", "experts stand in falling router weight; every row waits for all of them"))
     if tokens:
         saving = percent((baseline - best) / baseline if baseline else 0.0)
         against = "every expert as far away as can be" if alone else "empty servers"

@@ -40,7 +40,7 @@ SHARES: Final = (0, 1, 2, 5, 10)
 """Loss budgets, percent of the router's weight."""
 PPM_OF_A_PERCENT: Final = 10_000
 SEARCHED: Final = {4: (225, "0"), 3: (207, ".17"), 2: (184, ".39")}
-"""Latency per token, ms, and loss of gpt-oss-20b with so many experts in every layer, as first measured for the design."""
+"""Latency per token, ms, and loss of gpt-oss-20b with so many experts in every layer, as searched for the design."""
 JOINTLY, CACHING_FIRST, EXPERTS_FIRST = "jointly", "caching first", "active experts first"
 TITLES = {
     "check": "The same number of experts in every layer",
@@ -167,9 +167,7 @@ def experts_first(instance: Instance, limit: float) -> Cell:
     return _cell(instance, placement, began, cpu, None, f"{solution.method}, {solution.status.termination}")
 
 
-def _cell(
-    instance: Instance, placement: Placement, began: float, cpu: float, bound: int | None, said: str
-) -> Cell:
+def _cell(instance: Instance, placement: Placement, began: float, cpu: float, bound: int | None, said: str) -> Cell:
     placement.check_fits(instance)
     assert placement.active is not None
     assert instance.choices is not None

@@ -276,7 +276,7 @@ def test_generate_on_the_command_line_and_in_suites(run: Run) -> None:
     run("generate", *OPTIONS, "--loss-budget=200000", "--tokens=30", "--seed=4", "-o", "joint.json")
     assert moeplace.load("joint.json").document()["active"]["budget"] == 200_000
     shown = " ".join(run("info", "joint.json")[0].split())
-    assert "of 2 layers, within a loss of 200,000 of at most" in shown
+    assert "open, within a loss of 200,000; top-k everywhere loses 0" in shown
     told = json.loads(run("info", "joint.json", "--json")[0])
     assert told["sha256"] == moeplace.load("joint.json").sha256
     assert (told["active"]["loss_budget"], told["active"]["least_loss"], told["ranked"]) == (200_000, 0, True)
