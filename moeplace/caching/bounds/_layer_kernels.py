@@ -196,16 +196,16 @@ def redundant(asked, n_servers):
 
 
 @compiled
-def split_shares(weight, part, length):
-    """Return what is booked with each member once the first ``j`` members hit, int64 ``[T, K, K]``.
+def split_shares(weight, part, length, hits):
+    """Return what is booked with each member once the first ``j < hits`` members hit, int64 ``[T, hits, K]``.
 
     ``part [T, K]``: shares in floats. Members before ``j`` get nothing, the others the whole weight in proportion to
     their parts, in integers that are not negative and add up to the weight exactly.
     """
     n_terms, width = part.shape
-    share = np.zeros((n_terms, width, width), np.int64)
+    share = np.zeros((n_terms, hits, width), np.int64)
     for t in range(n_terms):
-        for j in range(length[t]):
+        for j in range(min(hits, length[t])):
             total = 0.0
             for i in range(j, length[t]):
                 total += part[t, i]

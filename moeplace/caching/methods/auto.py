@@ -10,12 +10,15 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
-from moeplace.caching.bounds import proving
+from moeplace.caching.bounds import joint_proving, proving
+from moeplace.caching.bounds.joint_proving import JointProving
 from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
-from moeplace.caching.heuristics import column_search
+from moeplace.caching.heuristics import column_search, joint_search
 from moeplace.caching.heuristics.column_search import ColumnSearch
+from moeplace.caching.heuristics.joint import JointForms
+from moeplace.caching.heuristics.joint_search import JointSearch
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
@@ -36,6 +39,9 @@ class Tuning:
         Checkpoints that columns and bound have in turn, where they share one thread.
     columns : moeplace.caching.heuristics.column_search.Tuning
     proving : moeplace.caching.bounds.proving.Tuning
+    joint : moeplace.caching.heuristics.joint_search.Tuning
+    joint_proving : moeplace.caching.bounds.joint_proving.Tuning
+        Both where active experts are open.
     """
 
     exact_rows: int = 200_000
@@ -43,6 +49,8 @@ class Tuning:
     turns: tuple[int, int] = column_search.TURNS
     columns: column_search.Tuning = column_search.USUAL
     proving: proving.Tuning = proving.USUAL
+    joint: joint_search.Tuning = joint_search.USUAL
+    joint_proving: joint_proving.Tuning = joint_proving.USUAL
 
 
 USUAL = Tuning()
@@ -64,6 +72,7 @@ ENDED: dict[Termination, str] = {
         guarantee=f"a proven bound; optimal, given time, up to {USUAL.exact_rows:,} constraint rows",
         limits="with threads=1 bound and placement take turns, with 2 or more they go on at the same time,"
         " the proof of layers on all threads but one",
+        takes=("active",),
         imports=IMPORTS,  # CP-SAT's take seconds to load and are mostly not needed
     )
 )
@@ -81,7 +90,8 @@ def auto(
 
     Layers of up to 16 experts on a few servers are proven by ``layer-enumeration``; larger ones get its bound or the
     concave bound, while ``column-generation`` goes on improving the placement. Where that ends without a proof and the
-    aggregated model is small enough, CP-SAT goes on.
+    aggregated model is small enough, CP-SAT goes on. Where active experts are open, ``alternating`` finds both together
+    and ``layer-enumeration`` bounds them; where no choice is left, they are decided first and it is the problem without.
 
     Parameters
     ----------
@@ -89,8 +99,18 @@ def auto(
         Stop at this proven gap.
     """
     with stopping(time_limit) as stop:
-        search = caching_incumbent(instance, stop, start, gap, progress)
-        return pick(instance, search, seed, threads, started=start is not None)
+        if instance.choices is None:
+            search = caching_incumbent(instance, stop, start, gap, progress)
+            return pick(instance, search, seed, threads, started=start is not None)
+        forms = JointForms(instance)
+        if not forms.single:
+            search = caching_incumbent(instance, stop, start, gap, progress)
+            return pick_joint(forms, search, seed, threads, started=start is not None)
+        # Fewer active experts are not within the budget, and more are of no use.
+        decided = instance.cut(forms.first)
+        search = caching_incumbent(decided, stop, None if start is None else start.at(None), gap, progress)
+        outcome = pick(decided, search, seed, threads, started=start is not None)
+        return replace(outcome, placement=outcome.placement.at(forms.first), certificate=None)
 
 
 def pick(
@@ -175,3 +195,50 @@ def pick(
     outcome = search.outcome()
     details = outcome.details | columns.details
     return replace(outcome, method=method, picked_because=because, details=details)
+
+
+def pick_joint(
+    forms: JointForms,
+    search: Incumbent,
+    seed: int,
+    threads: int,
+    *,
+    started: bool,
+    tuning: Tuning = USUAL,
+) -> Outcome:
+    """Pick methods for a search's instance that leaves active experts open and run them, as :func:`auto` does."""
+    search.prove(forms.instance.baseline_ns - forms.most_saving, EVERYTHING)
+    proof = JointProving(forms, search, tuning.joint_proving)
+    columns = JointSearch(forms, search, seed=seed, started=started, tuning=tuning.joint, hints=proof.prices)
+    at_once = threads > 1 and not proof.exact
+    if not at_once:
+        search.run(lambda: search.attempt("the first turns", columns.begin))
+    if ended := search.ended:
+        outcome = search.outcome()
+        because = f"{ENDED[ended]} by the first turns"
+        return replace(outcome, method="alternating", picked_because=because, details=outcome.details | columns.details)
+    method = "layer-enumeration" if proof.exact else "alternating"
+    most = max((model.experts for model in forms.instance.models), default=0)
+    because = f"active experts are open, and layers of {most} experts are {'enumerated' if proof.exact else 'bounded'}"
+
+    def prove_in(threads: int) -> None:
+        search.attempt("the proof", lambda: proof.run(threads))
+
+    def improve(kicks: int | None) -> Callable[[], None]:
+        def work() -> None:
+            if at_once:
+                columns.begin()
+            columns.improve(kicks)
+
+        return lambda: search.attempt("alternating", work)
+
+    if threads > 1:
+        search.run(lambda: prove_in(max(1, threads - 1)), improve(None))
+    elif proof.exact:
+        search.run(lambda: prove_in(1))
+        if not search.ended:
+            search.run(improve(None))
+    else:
+        search.run(improve(None), lambda: prove_in(1), turns=tuning.turns)
+    outcome = search.outcome()
+    return replace(outcome, method=method, picked_because=because, details=outcome.details | columns.details)
