@@ -31,7 +31,6 @@ from moeplace.caching.placement import Placement
 from moeplace.caching.scenarios.importing import import_traces
 from moeplace.caching.scenarios.suites import Scenario
 from moeplace.layers.choosing import choose
-from moeplace.solving import Solution
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "benchmarks" / "joint.md"
@@ -138,7 +137,7 @@ class Cell:
 def jointly(instance: Instance, limit: float) -> Cell:
     """Solve placement and active experts together."""
     began, cpu = time.perf_counter(), time.process_time()
-    solution: Solution = moeplace.solve(instance, "auto", time_limit=limit)
+    solution = moeplace.solve(instance, "auto", time_limit=limit)
     placement = solution.placement_on(instance)
     assert placement.active is not None
     return _cell(instance, placement, began, cpu, solution.bound, f"{solution.method}, {solution.status.termination}")

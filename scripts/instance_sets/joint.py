@@ -87,15 +87,15 @@ def documents() -> Iterator[dict[str, Any]]:
     shape = {"expert_bytes": tiny.MB, "stations": 3, "users": 12}
     for values in (
         {"layers": 3, "experts": 8, "top_k": 3, "tokens": 30, "capacity": 90, "loss_budget": 100_000, "seed": 1},
-        {"layers": 4, "experts": 8, "top_k": 2, "tokens": 40, "capacity": 120, "loss_budget": 80_000, "seed": 2},
+        {"layers": 4, "experts": 8, "top_k": 2, "tokens": 40, "capacity": 120, "loss_budget": 120_000, "seed": 2},
         {"layers": 3, "experts": 12, "top_k": 4, "tokens": 20, "capacity": 90, "loss_budget": 60_000, "seed": 3,
          "latency_model": "sum"},
         {"layers": 3, "experts": 8, "top_k": 3, "tokens": 30, "capacity": 150, "loss_budget": 100_000, "seed": 4,
          "no_cloud": True},
-        {"layers": 4, "experts": 6, "top_k": 3, "tokens": 30, "capacity": 90, "loss_budget": 50_000, "seed": 5,
+        {"layers": 4, "experts": 6, "top_k": 3, "tokens": 30, "capacity": 90, "loss_budget": 80_000, "seed": 5,
          "sizes": "mixed"},
         {"models": ["mixtral-8x7b", "phi-3.5-moe"], "layers": 3, "stations": 3, "users": 12, "tokens": 30,
-         "capacity": 90, "loss_budget": 60_000, "seed": 6},
+         "capacity": 90, "loss_budget": 100_000, "seed": 6},
     ):  # fmt: skip
         scenario = Scenario(**(values if "models" in values else shape | values))  # type: ignore[arg-type]
         yield generate(scenario).document() | {"name": f"joint_small_{default_name(scenario)}"}
