@@ -33,8 +33,8 @@ MODELS = "moeplace.models"
 
 ORDER = [
     "auto", "layer-enumeration", "column-generation", "milp", "cpsat", "milp-textbook", "flow", "alternating",
-    "local-search", "max-convolution", "successive-greedy", "greedy", "two-stage", "redundant", "balanced", "uniform", "popular",
-    "random", "no-cache",
+    "local-search", "max-convolution", "successive-greedy", "greedy", "two-stage", "redundant", "balanced", "uniform",
+    "popular", "random", "no-cache",
 ]  # fmt: skip
 """The order in which caching's methods are listed; others follow by name."""
 

@@ -86,7 +86,8 @@ def choose(
         """Return what each layer takes at a price; of equals what uses least."""
         worth = exact[0] - price * exact[1]
         best: npt.NDArray[np.bool_] = worth == worth.max(axis=1, keepdims=True)
-        return np.where(best, usage, budget + 2).argmin(axis=1)
+        least_used: npt.NDArray[np.intp] = np.where(best, usage, budget + 2).argmin(axis=1)
+        return least_used
 
     def used(chosen: npt.NDArray[np.intp]) -> int:
         return sum(usage[layers, chosen].tolist())

@@ -84,9 +84,7 @@ class JointLayers:
         self._proof: _JointProof | None = None
         self.instance = instance = forms.instance
         blocks, layers = range(instance.n_blocks), tuning.layers
-        offsets = {
-            (b, k): forms.offset(b, k) for b in blocks for k in forms.options[b]
-        }
+        offsets = {(b, k): forms.offset(b, k) for b in blocks for k in forms.options[b]}
         units = _Units.of(forms, offsets, layers.coarse)
         self.unit = units.unit
         self.scale = 1 << max(0, (layers.fine // max(units.total, 1)).bit_length() - 1)
@@ -132,7 +130,7 @@ class JointLayers:
         proof = self._proof
         if proof is None or not proof.price.any():
             return None
-        price: Float = proof.price * (self.unit / self.scale)
+        price: Float = proof.price.astype(np.float64) * (self.unit / self.scale)
         price[:-1] /= self.size_unit
         return price
 

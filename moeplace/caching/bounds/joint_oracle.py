@@ -2,8 +2,8 @@
 
 With its rows cut to ``k`` experts a layer is one as ever (:mod:`moeplace.caching.bounds.layer_oracle`). A plan is now
 ``k`` and what the servers hold; its value is what it saves against *one* baseline, that of all experts active, so that
-baselines which differ with ``k`` are inside the value; and its usage has one budget more, the loss of quality. At prices
-for bytes and for loss the layer is worth the most over ``k`` of::
+baselines which differ with ``k`` are inside the value; and its usage has one budget more, the loss of quality. At
+prices for bytes and for loss the layer is worth the most over ``k`` of::
 
     (value of the layer with k experts at the prices of bytes) + offset_k - price of loss * loss_k                  (J1)
 """
@@ -222,7 +222,7 @@ class JointOracle:
         unit = temperature * max(option.oracle.unit for option in self.options)
 
         def worth(option: Option) -> float:
-            """What an option is worth; where its price has changed since it was looked at, about that."""
+            """Return what an option is worth; where the price has changed since it was looked at, about that."""
             assert option.smoothed is not None
             moved = float(option.wanted[0] @ (storage - option.price))
             return option.smoothed - moved + option.offset - loss * option.loss

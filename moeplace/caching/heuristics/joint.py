@@ -1,7 +1,7 @@
 """Placements and active experts together: saving forms for every number of active experts, and turns between the two.
 
-Layers are valued alone, so a choice of active experts, one number a layer, has the saving form whose layers are those of
-the rows cut to these numbers. What a layer costs with each number is a table for a placement that is fixed: the best
+Layers are valued alone, so a choice of active experts, one number a layer, has the saving form whose layers are those
+of the rows cut to these numbers. What a layer costs with each number is a table for a placement that is fixed: the best
 choice within the budget of loss is then a knapsack of one number a layer (:mod:`moeplace.layers.choosing`).
 """
 
@@ -16,7 +16,6 @@ from moeplace.base.arrays import Bool, Int64
 from moeplace.base.errors import InputError, NoSolutionError
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
-from moeplace.caching.active import choices_of
 from moeplace.caching.evaluation import Evaluation
 from moeplace.caching.heuristics.climb import ENUMERATED, Climb
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
@@ -32,7 +31,7 @@ _NEVER: Final = int(np.iinfo(np.int64).max)
 
 def refuses(instance: Instance) -> str | None:
     """Say why an instance is none that leaves active experts open, or None."""
-    return "the instance leaves no number of active experts open" if choices_of(instance) is None else None
+    return "the instance leaves no number of active experts open" if instance.choices is None else None
 
 
 class JointForms:
@@ -65,7 +64,7 @@ class JointForms:
     """
 
     def __init__(self, instance: Instance) -> None:
-        choices = choices_of(instance)
+        choices = instance.choices
         if choices is None:
             raise InputError(refuses(instance) or "")
         if (said := choices.shortage) is not None:
@@ -77,11 +76,9 @@ class JointForms:
         ).reshape(-1, width)
         asked = np.zeros(instance.n_blocks, dtype=np.bool_)
         asked[instance.row_block] = True
-        self.options = [
-            own if some else own[-1:] for own, some in zip(choices.useful, asked.tolist(), strict=True)
-        ]
+        self.options = [own if some else own[-1:] for own, some in zip(choices.useful, asked.tolist(), strict=True)]
         self.first = self.uniform(int(width))
-        self.tops: list[int] = [instance.models[m].top_k for m in instance.block_model.tolist()]
+        self.tops: list[int] = instance.block_top_k.tolist()
         self._cuts: dict[int, tuple[SavingForm, dict[int, Layer], Int64]] = {}
         everything = instance.cut(self.tops)
         self._all_active = Evaluation(everything, Placement.empty(everything)).block_ns
@@ -98,7 +95,8 @@ class JointForms:
 
     def within(self, active: Int64) -> bool:
         """Return whether a choice is within the budget of loss."""
-        return sum(self.loss[np.arange(len(active)), active - 1].tolist()) <= self.budget
+        lost: int = sum(self.loss[np.arange(len(active)), active - 1].tolist())
+        return lost <= self.budget
 
     def placement(self, active: Int64, held: Bool) -> Placement:
         """Return a choice and what the servers hold as a decision."""
@@ -131,6 +129,13 @@ class JointForms:
         """Return a block's layer with ``k`` active experts; None where no server is of use to it."""
         return self._cut(k)[1].get(block)
 
+    def saving_ns(self, block: int, k: int, part: Bool) -> int:
+        """Return what a block saves with ``k`` active experts and ``part [N, E]`` on the servers, loading deducted."""
+        if (layer := self.layer(block, k)) is not None:
+            return layer.saving_ns(part)
+        load = self.instance.load_ns(self.items(block))  # it helps nobody
+        return 0 if load is None else -int(load[part].sum())
+
     def baseline(self, block: int, k: int) -> int:
         """Return what a block costs with empty servers and ``k`` active experts, token-ns."""
         return int(self._cut(k)[2][block])
@@ -146,8 +151,7 @@ class JointForms:
             items = self.items(b)
             part = np.ascontiguousarray(held[:, items])
             for k in own:
-                layer = self.layer(b, k)
-                table[b, k - 1] = self.baseline(b, k) - (0 if layer is None else layer.saving_ns(part))
+                table[b, k - 1] = self.baseline(b, k) - self.saving_ns(b, k, part)
         return table
 
     def choice(self, held: Bool, stop: Callable[[], bool] = no_stop) -> Int64:

@@ -2,9 +2,10 @@
 
 A column is what the servers hold of one layer *and* how many experts it uses: its value is what it saves against the
 baseline of all experts active, and beside bytes it takes loss. Where a layer holds the same, every number of active
-experts makes a column. Prices come from the master problem's linear relaxation over the columns known; columns are found
-at prices by what finds them without the choice (:mod:`moeplace.caching.heuristics.pricing`), for the numbers of active
-experts that may be part of a better solution at these prices; and the master problem's merges are climbed from.
+experts makes a column. Prices come from the master problem's linear relaxation over the columns known, and from a proof
+that goes on beside. Columns are found at prices by what finds them without the choice
+(:mod:`moeplace.caching.heuristics.pricing`), for the numbers of active experts that may be part of a better solution at
+these prices; and the master problem's merges are climbed from.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class JointSearch:
     def _hint(self) -> bool:
         """Follow prices that somebody else knows, where they are new; say whether the incumbent is better for it."""
         hint = self.hints() if self.hints is not None else None
-        if hint is None or np.array_equal(hint, self._hinted):
+        if hint is None or (self._hinted is not None and np.array_equal(hint, self._hinted)):
             return False
         self._hinted = hint
         return self._follow(hint)
@@ -231,7 +232,7 @@ class JointSearch:
         reach = self._reach(worths)
         news = False
         for b, options in enumerate(self.forms.options):
-            best = {k: -np.inf for k in options}
+            best = dict.fromkeys(options, -np.inf)
             top: dict[int, _Column] = {}
             for column, worth in zip(self._columns[b], worths[b].tolist(), strict=True):
                 if worth > best[column.k]:
@@ -335,7 +336,7 @@ class JointSearch:
             if layer is not None and not layer.allows(part):
                 return False
             key = self._key_of(k, part)
-            value = self.forms.offset(b, k) + (0 if layer is None else layer.saving_ns(part))
+            value = self.forms.offset(b, k) + self.forms.saving_ns(b, k, part)
             at = self._at[b].get(key)
             if at is not None and self._columns[b][at].value >= value:
                 continue
@@ -351,7 +352,7 @@ class JointSearch:
 
     @staticmethod
     def _key_of(k: int, part: Bool) -> bytes:
-        return bytes([k]) + part.sum(axis=1).tobytes()
+        return k.to_bytes(8, "little") + bytes(part.sum(axis=1).tobytes())
 
     def _key(self, column: _Column) -> bytes:
         return self._key_of(column.k, column.part)

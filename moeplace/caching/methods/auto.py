@@ -91,7 +91,7 @@ def auto(
     Layers of up to 16 experts on a few servers are proven by ``layer-enumeration``; larger ones get its bound or the
     concave bound, while ``column-generation`` goes on improving the placement. Where that ends without a proof and the
     aggregated model is small enough, CP-SAT goes on. Where active experts are open, ``alternating`` finds both together
-    and ``layer-enumeration`` bounds them; where no choice is left, they are decided first and it is the problem without.
+    and ``layer-enumeration`` bounds them; where no choice is left, it is the problem with that one.
 
     Parameters
     ----------
