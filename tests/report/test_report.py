@@ -691,6 +691,7 @@ def test_the_published_benchmark_is_written_from_a_run_alone(
     assert specification is not None
     assert specification.loader is not None
     script = importlib.util.module_from_spec(specification)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     specification.loader.exec_module(script)
     asked = []
 
@@ -712,6 +713,22 @@ def test_the_published_benchmark_is_written_from_a_run_alone(
     assert {"runs.csv", "summary.csv", "pictures/placement.svg", "pictures/progress.svg"} < set(links)
     assert all((tmp_path / "out" / link).is_file() for link in links)
     assert not (tmp_path / "out" / PAGE).exists()
+    _ages(text)
+
+
+def _ages(text: str) -> None:
+    """The page says what it was measured with; with another table of counts it is older, and without any."""
+    ages = importlib.import_module("ages")
+    now = ages.counts()
+    assert ages.older(text, now) is None
+    assert ages.note("benchmark/index", text) == text
+    assert "All measured" in ages.older(text, "0" * 8)
+    mixed = text + re.sub(f"counts {now}", "counts 00000000", text)
+    assert "1 of 2 sections measured" in ages.older(mixed, now)
+    noted = ages.note("benchmark/index", mixed).splitlines()
+    assert (noted[0], noted[2]) == (text.splitlines()[0], "```{note}")
+    assert ages.note("benchmarks/core", mixed) == mixed
+    assert "before the last change" in ages.older("# A page\n", now)
 
 
 def _one_more(run: Path, plan: BenchPlan) -> tuple[list[PlannedInstance], list[Record]]:

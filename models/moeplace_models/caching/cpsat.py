@@ -18,6 +18,18 @@ Model::
     b[t]    =>  a[R,i]                           for all terms t = (R,S), i in S                           (4)
     OR_{n in R} x[n,i]                           for all requirements (R,i)                                (5)
     sum_{i in l} x[n,i]  <=  slots_n             for all servers n, layers l                               (6)
+
+Where it is open how many experts each layer has active, as in ``milp``, with ``w`` for the divisor of losses and ``L``,
+``D`` of (J4)::
+
+    uses[l,k]   layer l uses k experts
+    u[t,i]        term t is satisfied, and one of the numbers L_{t,i} is chosen
+
+    maximise  (1) - sum_{l,k} floor(extra_{l,k} / u) uses[l,k] + sum_{t, i >= 2} ceil(D_{t,i} / u) u[t,i]    (1')
+    exactly one of uses[l,k]                   for all layers l                                          (7)
+    sum_{l,k} floor(loss_{l,k} / w) uses[l,k]  <=  floor(budget / w)                                     (8)
+    b[t]    =>  OR_{k in L_{t,1}} uses[l,k]    for all terms t that do not count for all numbers         (9)
+    u[t,i]  =>  b[t],  u[t,i]  =>  OR_{k in L_{t,i}} uses[l,k]                                           (10)
 """
 
 from __future__ import annotations
@@ -29,8 +41,9 @@ from ortools.sat.python import cp_model
 
 from moeplace.base.arrays import common_unit
 from moeplace.caching.instance import Instance
+from moeplace.caching.open_terms import NOTHING_OPEN, OpenProblem, open_problem
 from moeplace.caching.placement import Placement
-from moeplace.caching.terms import AggregatedProblem, aggregate, sides
+from moeplace.caching.terms import sides
 
 MOST = 2**61
 """What the amounts of a sum are at the most, in its unit."""
@@ -47,7 +60,11 @@ class CachingModel:
         Variable of each (server, item) that can save anything or that a requirement may need.
     a, b : list
         Variables of the covers and of the terms, in the order of the aggregated problem.
-    problem : AggregatedProblem
+    uses : dict
+        Variable of each (block, number of experts), where that is open.
+    u : list
+        Variables of the further differences.
+    problem : OpenProblem
         What the model is of.
     unit : int
         ``u``, token-ns: a saving net of loading is at most ``u`` times the objective (1), and equal to it below 2**61
@@ -60,17 +77,20 @@ class CachingModel:
     x: dict[tuple[int, int], Any]
     a: list[Any]
     b: list[Any]
-    problem: AggregatedProblem
+    uses: dict[tuple[int, int], Any]
+    u: list[Any]
+    problem: OpenProblem
     unit: int
     largest: int
 
     def hint(self, placement: Placement) -> None:
         """Hint every variable, since CP-SAT may drop a start that it would have to complete."""
-        covered, satisfied = self.problem.satisfied(placement)
+        known = self.problem.satisfied(placement)
         self.model.clear_hints()
         hinted = set()
         values = [(v, placement.cached[n, i]) for (n, i), v in self.x.items()]
-        values += [*zip(self.a, covered.tolist(), strict=True), *zip(self.b, satisfied.tolist(), strict=True)]
+        for variables, own in zip((self.a, self.b, [*self.uses.values()], self.u), known, strict=True):
+            values += zip(variables, own.tolist(), strict=True)
         for variable, value in values:
             if variable.index not in hinted:  # the variable of a single-item term is that of its cover
                 hinted.add(variable.index)
@@ -91,23 +111,35 @@ def build(instance: Instance) -> CachingModel:
     Raises
     ------
     NoSolutionError
-        A requirement that no server can meet.
+        A requirement that no server can meet, or no numbers of experts within the budget.
     """
-    problem = aggregate(instance)
-    pairs, members, covers, terms, weight = problem.sets()
+    problem = open_problem(instance)
+    pairs, members, covers, terms, weight = problem.terms.sets()
+    open_ = problem.open or NOTHING_OPEN
     price, required, crowds = sides(instance, pairs)
     size, capacity = instance.item_bytes.tolist(), instance.capacity_bytes.tolist()
-    unit = common_unit(weight + price, MOST)
-    saved, paid = [-(-w // unit) for w in weight], [ns // unit for ns in price]
+    unit = common_unit(weight + price + open_.extra + [ns for _, _, ns in open_.further], MOST)
+    saved, paid, extra = (
+        [-(-w // unit) for w in weight],
+        [ns // unit for ns in price],
+        [ns // unit for ns in open_.extra],
+    )
+    more = [-(-w // unit) for _, _, w in open_.further]
 
     model = cp_model.CpModel()
     x = {(n, i): model.new_bool_var(f"x[{n},{i}]") for n, i in pairs}
     a = [model.new_bool_var(f"a[{radius},{i}]") for radius, i in covers]
-    b = [model.new_bool_var(f"b[{t}]") if len(needs) > 1 else a[needs[0]] for t, needs in enumerate(terms)]
+    b = [
+        model.new_bool_var(f"b[{t}]") if len(needs) > 1 or t in open_.limits else a[needs[0]]
+        for t, needs in enumerate(terms)
+    ]
+    uses = {(block, k): model.new_bool_var(f"uses[{block},{k}]") for block, k in open_.choices}
+    u = [model.new_bool_var(f"u[{i}]") for i in range(len(open_.further))]
+    chosen = list(uses.values())
 
-    loads = [(variable, -ns) for variable, ns in zip(x.values(), paid, strict=True) if ns]
+    costs = [(v, -ns) for v, ns in zip([*x.values(), *chosen], [*paid, *extra], strict=True) if ns]
     model.maximize(
-        cp_model.LinearExpr.weighted_sum([*b, *(v for v, _ in loads)], [*saved, *(ns for _, ns in loads)])
+        cp_model.LinearExpr.weighted_sum([*b, *u, *(v for v, _ in costs)], [*saved, *more, *(ns for _, ns in costs)])
     )  # (1)
     for n, room in enumerate(capacity):  # (2)
         held = [i for m, i in pairs if m == n]
@@ -116,11 +148,23 @@ def build(instance: Instance) -> CachingModel:
     for p, (radius, i) in enumerate(covers):  # (3)
         model.add_bool_or([~a[p], *(x[n, i] for n in members[radius] if (n, i) in x)])
     for t, needs in enumerate(terms):  # (4)
-        if len(needs) > 1:
+        if len(needs) > 1 or t in open_.limits:
             for p in needs:
                 model.add_implication(b[t], a[p])
     for places in required:  # (5)
         model.add_bool_or([x[pair] for pair in places])
     for slots, crowd in crowds:  # (6)
         model.add(sum(x[pair] for pair in crowd) <= slots)
-    return CachingModel(model, x, a, b, problem, unit, sum(saved) + sum(paid))
+    for own in open_.of_block:  # (7)
+        model.add_exactly_one(chosen[choice] for choice in own)
+    w = common_unit(open_.loss, MOST)
+    losses = [(v, loss // w) for v, loss in zip(chosen, open_.loss, strict=True) if loss // w]
+    if losses:
+        model.add(cp_model.LinearExpr.weighted_sum(*zip(*losses, strict=True)) <= open_.spare // w)  # (8)
+    for t, numbers in open_.limits.items():  # (9)
+        model.add_bool_or([~b[t], *(chosen[choice] for choice in numbers)])
+    for i, (t, numbers, _) in enumerate(open_.further):  # (10)
+        model.add_implication(u[i], b[t])
+        model.add_bool_or([~u[i], *(chosen[choice] for choice in numbers)])
+    largest = sum(saved) + sum(paid) + sum(extra) + sum(more)
+    return CachingModel(model, x, a, b, uses, u, problem, unit, largest)
