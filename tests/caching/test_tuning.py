@@ -54,7 +54,7 @@ OPTIMA = [brute_force(instance) for instance in INSTANCES]
 # Of version 2: without a cloud, with slots, with loading.
 DOCUMENTS_2 = [random_document_2(np.random.default_rng(seed), 12) for seed in (1044,)]
 INSTANCES_2 = [Instance.from_document(document) for document in DOCUMENTS_2]
-JOINT_DOCUMENTS = [random_joint_document(np.random.default_rng(seed)) for seed in (2, 9)]
+JOINT_DOCUMENTS = [random_joint_document(np.random.default_rng(seed)) for seed in (25, 42)]
 JOINT = [Instance.from_document(document) for document in JOINT_DOCUMENTS]
 JOINT_OPTIMA = [brute_force_joint(document) for document in JOINT_DOCUMENTS]
 OPTIMA_2 = [brute_force_2(document) for document in DOCUMENTS_2]

@@ -1,9 +1,9 @@
-"""A bound on joint instances that needs no tables of sets of servers: a concave bound for each number of active experts.
+"""A bound on joint instances without tables of sets of servers: a concave bound for each number of active experts.
 
 For each number ``k`` of active experts the concave bound (:mod:`moeplace.caching.bounds.concave`) has, layer by layer,
-a cut: with ``k`` there, no placement saves more in the layer than ``c + G . x``. At a price of each byte a layer is then
-worth no more than ``c`` and what is left of the slopes ``G`` after the prices; and a choice of active experts is worth
-no more than the sum over its layers. The best choice within the budget of loss is a knapsack
+a cut: with ``k`` there, no placement saves more in the layer than ``c + G . x``. At a price of each byte a layer is
+then worth no more than ``c`` and what is left of the slopes ``G`` after the prices; and a choice of active experts is
+worth no more than the sum over its layers. The best choice within the budget of loss is a knapsack
 (:mod:`moeplace.layers.choosing`), whose bound and what all bytes cost bound every placement with every choice::
 
     saving <= sum_n p_n capacity_n  +  max over choices of sum_l w[l, k_l]                                          (J6)
@@ -210,7 +210,8 @@ class JointConcave:
         if found is None:
             return None
         rent = sum(p * room for p, room in zip(whole, self._room.tolist(), strict=True))
-        return (rent + found.bound * unit) // _WHOLE
+        saving: int = (rent + found.bound * unit) // _WHOLE
+        return saving
 
 
 def _largest(values: Float, most: Int64) -> Float:
