@@ -91,7 +91,7 @@ class Incumbent:
         self._gap, self._progress, self._lock = gap, progress, threading.Lock()
         self._turns: Turns | None = None
         self._failed = False
-        # Costs claimed: how many in a row may be believed, how many were, and the best placement whose cost was computed.
+        # How many claimed costs in a row may be believed, how many were, and the best placement of a computed cost.
         self._between, self._believed = between, 0
         self._computed = self.placement, self.latency_ns
         self._report()
@@ -141,7 +141,9 @@ class Incumbent:
         cost = self._cost(placement)
         if claimed is not None and claimed != cost:
             self._between = 0
-            self._note(f"a cost of {claimed} was claimed for a placement that costs {cost}; costs are computed from then on")
+            self._note(
+                f"a cost of {claimed} was claimed for a placement that costs {cost}; costs are computed from then on"
+            )
         return cost
 
     def _recount(self) -> None:
