@@ -307,7 +307,8 @@ class Incumbent:
                     raise NoSolutionError(f"{self._none} (proven by {self.bound_source})")
                 ending = "; ".join(self.failures) or (self.ended or "completed").replace("_", " ")
                 raise MethodError(f"no solution was found, and none was proven not to exist: {ending}")
-            ended = self.ended or ("completed" if self.failures else self.ending)
+            unbounded = self.ending == "gap_limit" and self.bound_ns is None
+            ended = self.ended or ("completed" if self.failures or unbounded else self.ending)
             _, certificate = self._bounds[self.bound_source] if self.bound_source is not None else (None, None)
             details: dict[str, int | float | str] = {SOLVER_FAILURE: "; ".join(self.failures)} if self.failures else {}
             return Outcome(

@@ -74,6 +74,9 @@ def test_a_search_that_ends_by_itself_says_gap_limit_only_where_a_gap_was_reache
     search.ending = "gap_limit"  # as solvers say whose arithmetic was at its end
     assert search.outcome().termination == "gap_limit"
     assert begun(gap=0.5).outcome().termination == "completed"
+    search = begun()
+    search.ending = "gap_limit"
+    assert search.outcome().termination == "completed", "there is no bound, and so no gap"
     search = begun(gap=0.5)
     search.prove(5, "a proof")
     assert search.outcome().termination == "gap_limit"

@@ -46,7 +46,7 @@ class Tuning:
     missed : int
         Such turns in a row that end the beginning, in which the concave bound alone goes on.
     in_a_row : int
-        Most turns in a row of the same after it.
+        Turns that the bound by layers has after it for each one of the concave bound that does not lower the bound.
     layers : moeplace.caching.bounds.by_layers.Tuning
     concave : moeplace.caching.bounds.concave.Tuning
     """
@@ -156,11 +156,11 @@ def _race(
         missed = 0
         while not over() and not works[0].done and (concave.passes < ascent or missed < tuning.missed):
             missed = 0 if turn(0) else missed + 1
-        at, in_a_row = 1, 0
+        at, left = 1, tuning.in_a_row
         while not over():
-            fell, in_a_row = turn(at), in_a_row + 1
-            if not fell or in_a_row >= tuning.in_a_row:
-                at, in_a_row = 1 - at, 0
+            fell, left = turn(at), left - 1
+            if not fell and left <= 0:
+                at, left = (1, tuning.in_a_row) if at == 0 else (0, 1)
     finally:
         for work in works:
             work.give_up()
