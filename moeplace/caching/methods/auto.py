@@ -106,16 +106,17 @@ def pick(
     form = saving_form(instance)
     search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
     columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns)
-    small = prices_exactly(instance, tuning.proving)
-    at_once = threads > 1 and not small  # a small instance is proven from a good placement
+    most = max((model.experts for model in instance.models), default=0)
+    # A small instance is proven from a good placement. To know exactly whether it is takes as long as a climb may.
+    at_once = threads > 1 and most > tuning.proving.exact_experts
     if not at_once:
         search.run(lambda: search.attempt("the first climb", columns.begin))
     if ended := search.ended:
         because = f"{ENDED[ended]} by the first climb"
         return replace(search.outcome(), method="local-search", picked_because=because)
 
+    small = prices_exactly(instance, tuning.proving)
     method = "layer-enumeration" if small else "column-generation"
-    most = max((model.experts for model in instance.models), default=0)
     because = (
         f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
         if small
