@@ -9,7 +9,7 @@ layer: its oracle keeps them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,19 +87,32 @@ def refuses(instance: Instance, most_cells: int | None = None, tuning: Tuning = 
 def too_wide(instance: Instance, tuning: Tuning = USUAL) -> str | None:
     """Say why the servers that can be of use to a layer are too many, or None."""
     most_servers = tuning.oracle.most_servers
+    for model, count in zip(instance.models, _useful_servers(instance), strict=True):
+        if count > most_servers:
+            return f"{count} servers can be of use to a layer, at most {most_servers} are handled"
+        if (masks := model.experts << count) > tuning.most_masks:
+            return f"{masks:,} experts times sets of servers in a layer, at most {tuning.most_masks:,} are handled"
+    return None
+
+
+def _useful_servers(instance: Instance) -> list[int]:
+    """Return how many servers can be of use to a layer of each model."""
     near = instance.server_ns < instance.cloud_ns[:, None]
-    coverage = instance.coverage
-    for m, model in enumerate(instance.models):
+    coverage, counts = instance.coverage, []
+    for m in range(len(instance.models)):
         items = instance.model_items(m)
         useful = near[instance.demand_model == m].any(axis=0)
         if coverage is not None:
             useful |= coverage.reach[coverage.of(items)[0]].any(axis=0)
         useful &= instance.capacity_bytes >= instance.item_bytes[items].min()
-        if (count := int(useful.sum())) > most_servers:
-            return f"{count} servers can be of use to a layer, at most {most_servers} are handled"
-        if (masks := model.experts << count) > tuning.most_masks:
-            return f"{masks:,} experts times sets of servers in a layer, at most {tuning.most_masks:,} are handled"
-    return None
+        counts.append(int(useful.sum()))
+    return counts
+
+
+def table_cells(instance: Instance) -> int:
+    """Return experts times sets of servers, all layers together: what a step of the descent goes through."""
+    counts = _useful_servers(instance)
+    return sum(model.layers * model.experts << count for model, count in zip(instance.models, counts, strict=True))
 
 
 class CachingLayers:
@@ -114,10 +127,20 @@ class CachingLayers:
         Receives bounds and placements.
     threads : int
     tuning : Tuning
+    checkpoint : callable, optional
+        Whether to end, asked now and then; else the search's own.
     """
 
-    def __init__(self, form: SavingForm, search: Incumbent, threads: int, tuning: Tuning = USUAL) -> None:
+    def __init__(
+        self,
+        form: SavingForm,
+        search: Incumbent,
+        threads: int,
+        tuning: Tuning = USUAL,
+        checkpoint: Callable[[], bool] | None = None,
+    ) -> None:
         self.form, self.search, self.threads, self.tuning = form, search, threads, tuning
+        self._checkpoint = checkpoint
         self.instance = form.instance
         problem = aggregate(self.instance)
         units = _Units.of(problem, tuning.coarse)
@@ -166,7 +189,7 @@ class CachingLayers:
 
     def stop(self) -> bool:
         """Return whether the search has ended."""
-        return self.search.checkpoint() is not None
+        return self.search.checkpoint() is not None if self._checkpoint is None else self._checkpoint()
 
     def prove(self, upper: int) -> None:
         """Report a bound on the scaled saving."""
