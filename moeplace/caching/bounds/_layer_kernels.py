@@ -212,18 +212,18 @@ def redundant(asked, n_servers):
 
 
 @compiled
-def split_shares(weight, code, length):
-    """Return what is booked with each member once the first ``j`` members hit, int64 ``[T, K, K]``.
+def split_shares(weight, code, length, hits):
+    """Return what is booked with each member once the first ``j < hits`` members hit, int64 ``[T, hits, K]``.
 
     ``code [T, K]``: the members' odds, see :func:`~moeplace.caching.certificates.odds_codes`. Members before ``j`` get
     nothing, the others the whole weight in proportion to their odds, in integers that are not negative and add up to
     the weight exactly: the rule is part of the format of certificates (docs/certificates.md).
     """
     n_terms, width = code.shape
-    share = np.zeros((n_terms, width, width), np.int64)
+    share = np.zeros((n_terms, hits, width), np.int64)
     part = np.zeros(width, np.int64)
     for t in range(n_terms):
-        for j in range(length[t]):
+        for j in range(min(hits, length[t])):
             top = j
             for i in range(j, length[t]):
                 if code[t, i] > code[t, top]:
