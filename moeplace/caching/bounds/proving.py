@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moeplace.base.certificates import AnyCertificate, Certificate
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.workers import Resumed
 from moeplace.caching.bounds import by_layers, concave
@@ -66,6 +67,17 @@ class Tuning:
 
 USUAL = Tuning()
 """What is used unless something else is asked for."""
+
+
+def prove_everything(form: SavingForm, search: Incumbent) -> None:
+    """Report the bound that needs no work: nothing saves more than every server holding everything."""
+    instance = form.instance
+    bound = instance.baseline_ns - form.most_ns
+
+    def certificate() -> AnyCertificate:
+        return Certificate.make(instance, max(bound, 0), ConcaveBound(form).best.certificate().proof)
+
+    search.prove(bound, EVERYTHING, certificate)
 
 
 def prices_exactly(instance: Instance, tuning: Tuning = USUAL) -> bool:

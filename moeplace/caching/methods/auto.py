@@ -12,7 +12,7 @@ from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import joint_proving, proving
 from moeplace.caching.bounds.joint_proving import JointProving
-from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
+from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove, prove_everything
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
 from moeplace.caching.heuristics import column_search, joint_search
@@ -124,7 +124,7 @@ def pick(
 ) -> Outcome:
     """Pick methods for a search's instance and run them, as :func:`auto` does."""
     form = saving_form(instance)
-    search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
+    prove_everything(form, search)
     columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns)
     most = max((model.experts for model in instance.models), default=0)
     parts = _Parts(
