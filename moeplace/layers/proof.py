@@ -320,7 +320,7 @@ class LayerProof:
     def bound(self, price: Int64) -> None:
         """Take over the multipliers that the descent has come to, and report the bound that they prove at once."""
         each(lambda oracle: oracle.refresh(), self._tunable(), self.threads)
-        self._priced(price, [oracle.bound(price) for oracle in self.oracles])
+        self.lower_upper([oracle.bound(price) for oracle in self.oracles], price)
 
     def sane(self, price: Float) -> Int64:
         """Round prices; none is negative, as (M1) needs it, and the budgets cost so little that no sum overflows."""
@@ -345,7 +345,7 @@ class LayerProof:
             found = each(functools.partial(self._ask, price, tuning.nodes if turn else nodes), layers, self.threads)
             self.counts.rounds += 1
             self.counts.answered(found)
-            improved = self._priced(price, [f.bound for f in found], all(f.exact for f in found))
+            improved = self.lower_upper([f.bound for f in found], price, all(f.exact for f in found))
             stalled = 0 if improved else stalled + 1
             # An early master problem knows little: its prices may be far off.
             trust = min(0.5, 1.5 * trust) if improved else max(0.05, 0.5 * trust)
@@ -394,18 +394,15 @@ class LayerProof:
         if better and not self.primal.stop():
             self.primal.polish()
 
-    def lower_upper(self, upper: int, argument: Argument) -> bool:
-        """Take over a lower bound with the prices that it is for; say whether it is notably lower."""
+    def lower_upper(self, most: list[int], price: Int64, exact: bool = False) -> bool:
+        """Take over prices, and what layers are worth at most, with a lower bound; say whether it is notably lower."""
+        upper = sum(most) + int(price @ self.budget)
         if upper >= self.upper:
             return False
         much = self.upper - upper > 1e-6 * abs(upper)
-        self.upper, self.price = upper, argument.price
-        self.primal.prove(upper, argument)
+        self.upper, self.price = upper, price
+        self.primal.prove(upper, Argument(price, most, exact))
         return much
-
-    def _priced(self, price: Int64, most: list[int], exact: bool = False) -> bool:
-        """Take over the bound (M1) of what layers are worth at most at prices, and say whether it is notably lower."""
-        return self.lower_upper(sum(most) + int(price @ self.budget), Argument(price, most, exact))
 
     def _master(self) -> tuple[float, Float] | None:
         """Return value and prices of the best convex combinations of the plans found, in floats."""
@@ -422,7 +419,7 @@ class LayerProof:
         self.counts.answered(found)
         best = [f.bound for f in found]
         upper = sum(best) + int(price @ self.budget)
-        self._priced(price, best, all(f.exact for f in found))
+        self.lower_upper(best, price, all(f.exact for f in found))
         delta = max(1, (upper - self.primal.value) // 32)
 
         def near(within: int, i: int) -> Plans | None:

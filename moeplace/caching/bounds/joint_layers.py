@@ -144,7 +144,7 @@ class JointLayers:
         return self.search.checkpoint() is not None
 
     def prove(self, upper: int, argument: Argument) -> None:
-        """Report a bound on the scaled saving."""
+        """Report a bound on the scaled saving; certificates know nothing of active experts."""
         self.search.prove(self.instance.baseline_ns - upper // self.scale * self.unit, SOURCE)
 
     def known(self) -> list[list[Int64]]:
@@ -215,8 +215,8 @@ class _JointProof(LayerProof):
         least = value.max(axis=1, keepdims=True, where=value > NOTHING, initial=NOTHING)
         found = choose(np.where(value > NOTHING, value, least), loss, int(self.budget[-1]), stop=self.primal.stop)
         if found is not None and (value.max(axis=1) > NOTHING).all():
-            upper = found.bound + int(price[:-1] @ self.budget[:-1])
-            self.lower_upper(upper, Argument(price, [int(most) for most in value.max(axis=1)]))
+            # Of all layers together, without what a price of loss adds in (M1).
+            self.lower_upper([found.bound - int(price[-1] * self.budget[-1])], price)
 
 
 @dataclass(frozen=True, eq=False)

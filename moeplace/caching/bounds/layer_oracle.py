@@ -437,11 +437,12 @@ class LayerOracle:
         """Turn parts into integer shares, and these into what is booked at the root."""
         if self._slots is None:
             self.odds = odds_codes(self._odds)
-            self._code = self.odds[np.maximum(self._member, 0), self._term_radius[:, None]]
+            code = self.odds[np.maximum(self._member, 0), self._term_radius[:, None]]
         else:
-            self._code = odds_codes(self._part)
+            code = odds_codes(self._part)
         # Shares of what is left once some members hit are made when a search needs them: they are many.
-        first = kernels().split_shares(self._weight, self._code, self._length, 1)
+        self._shared_code: Int64 = code
+        first = kernels().split_shares(self._weight, code, self._length, 1)
         self._mass: Int64 = kernels().first_mass(
             self._term_radius, self._member, self._length, first, len(self.experts), len(self._radius)
         )
@@ -449,8 +450,8 @@ class LayerOracle:
         if self._slots is not None:
             # Terms have parts of their own here; what comes nearest, for who verifies what a search has found.
             most = kernels().first_mass(
-                self._term_radius, self._member, self._length,
-                np.broadcast_to(self._weight[:, None, None], first.shape).copy(), len(self.experts), len(self._radius),
+                self._term_radius, self._member, self._length, np.repeat(self._weight, self._member.shape[1])
+                .reshape(first.shape), len(self.experts), len(self._radius),
             )  # fmt: skip
             self.odds = odds_codes(self._mass / np.maximum(1, most))
             self.slot_price = np.rint(self._slots.price).astype(np.int64)
@@ -461,7 +462,9 @@ class LayerOracle:
 
     def _shares(self) -> Int64:
         """Return what is booked with each member of a term once the first ones hit, int64 [T, K, K]."""
-        shares: Int64 = kernels().split_shares(self._weight, self._code, self._length, self._code.shape[1])
+        shares: Int64 = kernels().split_shares(
+            self._weight, self._shared_code, self._length, self._shared_code.shape[1]
+        )
         return shares
 
     def _mask_price(self, price: Int64) -> Int64:
