@@ -28,7 +28,7 @@ from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MethodError
 from moeplace.base.stop import Stop
 from moeplace.caching.bounds.concave import WEIGHT_UNIT, ConcaveBound, ConcaveResult
-from moeplace.caching.certificates import SHARE_BITS, Cut, read_certificate
+from moeplace.caching.certificates import SHARE_BITS, CachingCertificate, Cut, read_certificate
 from moeplace.caching.saving import saving_form
 from moeplace.caching.searching import caching_incumbent
 from moeplace.caching.terms import aggregate
@@ -231,7 +231,7 @@ def test_the_verifier_computes_what_the_format_says(seed: int) -> None:
     for point in document["proof"]["points"]:
         data = rng.integers(0, 2**16, shape).astype("<u2").tobytes()
         point |= {"smoothing": int(rng.integers(0, 2**16)), "placement": base64.b64encode(data).decode()}
-    other = parse(document, Certificate)
+    other = parse(document, CachingCertificate)
     assert isinstance(other.proof, Cut)
     found = verify(instance, other)
     assert found.ok
@@ -286,7 +286,7 @@ def test_one_number_changed_proves_something_true_or_is_rejected() -> None:
         certificate = proofs(instance)[-1].certificate()
         for document in changes(json.loads(certificate.to_json()), np.random.default_rng(seed)):
             try:
-                found = verify(instance, parse(document, Certificate))
+                found = verify(instance, parse(document, CachingCertificate))
             except InputError:
                 rejected += 1  # no certificate document any more
                 continue
@@ -334,7 +334,7 @@ def test_the_checker_says_what_is_proven_and_what_was_trusted() -> None:
 def replace_instance(certificate: Certificate) -> Certificate:
     document = json.loads(certificate.to_json())
     document["instance"]["sha256"] = "0" * 64
-    return parse(document, Certificate)
+    return parse(document, CachingCertificate)
 
 
 def test_a_method_gives_its_certificate_or_the_name_of_its_solver() -> None:
