@@ -57,8 +57,8 @@ class Tuning:
     most_cells_later: int = 1 << 28
     light_cells: int = 1 << 20
     turn_cuts: int = 10
-    turn_cells: int = 1 << 27
-    slow: float = 2e-3
+    turn_cells: int = 1 << 26
+    slow: float = 1e-3
     missed: int = 3
     in_a_row: int = 3
     layers: by_layers.Tuning = by_layers.USUAL
