@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moeplace.base.incumbent import Incumbent
+from moeplace.base.result import Outcome, ProgressCallback
+from moeplace.base.stop import stopping
+from moeplace.base.workers import each
 from moeplace.layers.merging import KERNELS as MERGING
 from moeplace.layers.merging import Tuning as MergeTuning
 from moeplace.layers.proof import Tuning as ProofTuning
@@ -23,12 +26,13 @@ from moeplace.serverless.cost import best_all_local
 from moeplace.serverless.document import Deployment
 from moeplace.serverless.heuristics import beginning, climb
 from moeplace.serverless.heuristics.proposals import proposals
+from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
-from moeplace.serverless.plans import KERNELS, LayerTables, all_plans, layer_tables, plans_of_sets
+from moeplace.serverless.plans import KERNELS, LayerPlans, LayerTables, all_plans, layer_tables, plans_of_sets
 
 
 def _quick() -> ProofTuning:
-    return ProofTuning(most_plans=1 << 12, first_states=1 << 12, merging=MergeTuning(most_states=1 << 14))
+    return ProofTuning(most_plans=1 << 14, first_states=1 << 14, merging=MergeTuning(most_states=1 << 17))
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,21 @@ class Tuning:
     merge : moeplace.layers.proof.Tuning
         For what is merged without being all: how far it goes.
     ascent : moeplace.serverless.bounds.alphas.Tuning
+    limits : moeplace.serverless.bounds.alphas.Tuning
+        For proofs that nothing is within the limits.
     climb : moeplace.serverless.heuristics.climb.Tuning
         From where the large layers' merge has come to.
     """
 
     listed_experts: int = 10
-    choices: int = 6
-    around: int = 4
+    choices: int = 12
+    around: int = 8
     rounds: int = 3
     beginning: beginning.Tuning = field(default_factory=beginning.Tuning)
     proof: ProofTuning = field(default_factory=ProofTuning)
     merge: ProofTuning = field(default_factory=_quick)
     ascent: alphas.Tuning = field(default_factory=alphas.Tuning)
+    limits: alphas.Tuning = field(default_factory=alphas.Tuning)
     climb: climb.Tuning = field(default_factory=climb.Tuning)
 
 
@@ -73,27 +80,61 @@ SOURCE = "prices and merge of the layers' plans"
 """Whose proof the bounds of listed plans are."""
 
 
+def prove_by_layers(
+    instance: Instance,
+    *,
+    time_limit: float | None,
+    threads: int,
+    start: Deployment | None,
+    progress: ProgressCallback | None,
+    gap: float,
+) -> Outcome:
+    """Solve an instance by layers; what the methods of that proof share.
+
+    Parameters
+    ----------
+    instance, time_limit, threads, start, progress
+        As a method gets them.
+    gap : float
+        End at this proven gap.
+    """
+    with stopping(time_limit) as stop:
+        search = serverless_incumbent(instance, start, stop, gap, progress)
+        search.run(lambda: search.attempt("layers", lambda: solve_layers(instance, search, start, gap, threads)))
+        return search.outcome()
+
+
 def solve_layers(
-    instance: Instance, search: Incumbent, start: Deployment | None, gap: float, tuning: Tuning = USUAL
+    instance: Instance,
+    search: Incumbent,
+    start: Deployment | None,
+    gap: float,
+    threads: int = 1,
+    tuning: Tuning = USUAL,
 ) -> None:
-    """Improve a search's deployment and bound: all plans of small layers, alphas for large ones."""
+    """Improve a search's deployment and bound: all plans of small layers, alphas for large ones.
+
+    Layers are looked at on several threads where that saves time; what is found does not depend on how many.
+    """
     tables = layer_tables(instance)
     if instance.experts > tuning.listed_experts:
-        bound_large(instance, tables, search, start, gap, tuning)
+        bound_large(instance, tables, search, start, gap, threads, tuning)
         return
     bounds = SpecBounds(instance, search, SOURCE, gap)
     beginning.begin(instance, tables, search, start, tuning.beginning)
     if search.checkpoint() is None:
-        prove_listed(instance, tables, bounds, tuning)
+        prove_listed(instance, tables, bounds, threads, tuning)
 
 
-def prove_listed(instance: Instance, tables: Sequence[LayerTables], bounds: SpecBounds, tuning: Tuning) -> None:
+def prove_listed(
+    instance: Instance, tables: Sequence[LayerTables], bounds: SpecBounds, threads: int, tuning: Tuning
+) -> None:
     """List all plans and prove one main specification after the other."""
-    search, plans, least = bounds.search, [], {}
-    for own in tables:
-        if search.checkpoint() is not None:
-            return
-        plans.append(all_plans(own))
+    search = bounds.search
+    listed = each(lambda own: None if search.checkpoint() is not None else all_plans(own), tables, threads)
+    plans, least = [own for own in listed if own is not None], {}
+    if len(plans) < len(listed):
+        return
     for main in instance.main_specs:
         if search.checkpoint() is not None:
             return
@@ -104,7 +145,7 @@ def prove_listed(instance: Instance, tables: Sequence[LayerTables], bounds: Spec
     for main in sorted(least, key=lambda main: (least[main], main)):
         if search.checkpoint() is not None:
             return
-        prove_spec(bounds, plans, main, tuning=tuning.proof)
+        prove_spec(bounds, plans, main, threads=threads, tuning=tuning.proof)
 
 
 def bound_large(
@@ -113,13 +154,23 @@ def bound_large(
     search: Incumbent,
     start: Deployment | None,
     gap: float,
+    threads: int,
     tuning: Tuning,
 ) -> None:
     """Bound every main specification by alphas, and look for deployments where the relaxation points."""
-    bounds = AlphaBounds(instance, tables, search, gap)
+    bounds = AlphaBounds(instance, tables, search, gap, threads)
 
     def ended() -> bool:
         return search.checkpoint() is not None
+
+    def merged(main: int, by: Multipliers) -> None:
+        """Merge what the relaxation proposes."""
+
+        def listed(table: LayerTables) -> LayerPlans:
+            return plans_of_sets(table, proposals(instance, table, main, by, tuning.choices, tuning.around))
+
+        plans = each(listed, tables, threads)
+        prove_spec(bounds, plans, main, proves=False, threads=threads, tuning=tuning.merge)
 
     mover = climb.Climb(instance, tables, ended, tuning.climb)
     if start is None and (local := best_all_local(instance)) is not None:
@@ -130,6 +181,7 @@ def bound_large(
     order = [work.main for work in begun]
     order += [main for main in instance.main_specs if main not in order]
     near: Multipliers | None = None
+    within: Multipliers | None = None
     improved = True
     for _ in range(tuning.rounds):
         for main in order:
@@ -138,14 +190,17 @@ def bound_large(
             if bounds.done(main):
                 continue
             near = bounds.ascend(main, bounds.kept.get(main, near), tuning.ascent)
-            if search.placement is None:
-                bounds.rays(main, near)
+            before = search.latency_ns
             if not bounds.done(main) and not ended():
-                sets = [proposals(instance, own, main, near, tuning.choices, tuning.around) for own in tables]
-                plans = [plans_of_sets(own, remote) for own, remote in zip(tables, sets, strict=True)]
-                before = search.latency_ns
-                prove_spec(bounds, plans, main, proves=False, tuning=tuning.merge)
-                improved = improved or search.latency_ns < before
+                merged(main, near)
+            if search.placement is None and not bounds.done(main) and not ended():
+                within = bounds.limits(main, near, within, tuning.limits)
+                if not bounds.done(main) and not ended():
+                    merged(main, within)
+            improved = improved or search.latency_ns < before
+        if search.placement is None:
+            for work in begun[: tuning.beginning.starts]:
+                search.offer(mover.climb_mains(work).deployment())
         if ended() or not improved or search.placement is None:
             return
         held = search.placement
