@@ -90,6 +90,14 @@ class Multipliers:
     first: Int64
     every: list[Int64]
 
+    @classmethod
+    def middle(cls, instance: Instance) -> Multipliers:
+        """Return alphas of one half, and prices of 1."""
+        half = [
+            np.full(n, UNIT // 2, dtype=np.int64) for n in (instance.layers, *(len(r.count) for r in instance.rows))
+        ]
+        return cls((1, 1, 1), half[0], half[1:])
+
 
 def alpha_bound(instance: Instance, tables: Sequence[LayerTables], main: int, by: Multipliers) -> int:
     """Return the bound (V7) of one main specification, rounded up, price units."""

@@ -67,7 +67,7 @@ class AlphaBounds(SpecBounds):
             if bound >= self.nothing:
                 self.kept[main] = by
                 self.prove(main, self.nothing)
-            return bound / sum(price * most for price, most in zip(by.prices, budget, strict=True))
+            return float(bound / sum(price * most for price, most in zip(by.prices, budget, strict=True)))
 
         def report(by: Multipliers) -> bool:
             worth(by)
@@ -87,6 +87,39 @@ class AlphaBounds(SpecBounds):
         ascent = Ascent(self.instance, self.tables, main, None, start, self.threads)
         ascent.run(tuning.steps if others is None else tuning.later, report, tuning, self._ended)
         return ascent.multipliers()
+
+    def missing(self) -> str | None:
+        """Say by how much a limit must be wider at the least (V8), or None where not all proofs are by alphas.
+
+        A limit is widened alone: the others stay as they are.
+        """
+        least: dict[int, int] = {}
+        for main in self.instance.main_specs:
+            budget = budgets(self.instance, main).tolist()
+            if min(budget) < 0:
+                continue
+            by = self.kept.get(main)
+            if by is None or self.bound[main] < self.nothing:
+                return None
+            over = alpha_bound(self.instance, self.tables, main, by) - self.nothing
+            for i, price in enumerate(by.prices):
+                if price:
+                    more = over // price + 1
+                    least[i] = min(least.get(i, more), more)
+        first, every, _ = budgets(self.instance, self.instance.main_specs[0]).tolist()
+        cold = self.instance.platform.cold_ns
+        said = [
+            f"{what} is at least {most + least[i]:,}, {least[i]:,} above its limit"
+            for i, what, most in (
+                (0, "the time to first token", cold + first),
+                (1, "the time of all output tokens", every),
+            )
+            if i in least
+        ]
+        if said:
+            return f"where all other limits are kept, {', and '.join(said)}"
+        bytes_ = f"; at least {least[2]:,} bytes are missing" if 2 in least else ""
+        return f"no main specification holds what cannot be remote{bytes_}"
 
     def _ended(self) -> bool:
         return self.search.checkpoint() is not None

@@ -28,7 +28,15 @@ from moeplace.serverless.heuristics import beginning, climb
 from moeplace.serverless.heuristics.proposals import proposals
 from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
-from moeplace.serverless.plans import KERNELS, LayerPlans, LayerTables, all_plans, layer_tables, plans_of_sets
+from moeplace.serverless.plans import (
+    KERNELS,
+    MOST_LISTED,
+    LayerPlans,
+    LayerTables,
+    all_plans,
+    layer_tables,
+    plans_of_sets,
+)
 
 
 def _quick() -> ProofTuning:
@@ -48,13 +56,15 @@ class Tuning:
         :func:`~moeplace.serverless.heuristics.proposals.proposals`.
     rounds : int
         Rounds over the main specifications that are not done with.
+    last_plans : int
+        Plans, all layers together, up to which they are listed where alphas find neither a deployment nor a proof.
     beginning : moeplace.serverless.heuristics.beginning.Tuning
     proof : moeplace.layers.proof.Tuning
     merge : moeplace.layers.proof.Tuning
         For what is merged without being all: how far it goes.
     ascent : moeplace.serverless.bounds.alphas.Tuning
     limits : moeplace.serverless.bounds.alphas.Tuning
-        For proofs that nothing is within the limits.
+        For proofs that nothing is within the limits. ``reasons``: to say why, where lists have proven it.
     climb : moeplace.serverless.heuristics.climb.Tuning
         From where the large layers' merge has come to.
     """
@@ -63,11 +73,13 @@ class Tuning:
     choices: int = 12
     around: int = 8
     rounds: int = 3
+    last_plans: int = 1 << 21
     beginning: beginning.Tuning = field(default_factory=beginning.Tuning)
     proof: ProofTuning = field(default_factory=ProofTuning)
     merge: ProofTuning = field(default_factory=_quick)
     ascent: alphas.Tuning = field(default_factory=alphas.Tuning)
     limits: alphas.Tuning = field(default_factory=alphas.Tuning)
+    reasons: alphas.Tuning = field(default_factory=lambda: alphas.Tuning(steps=100, later=50, every=25))
     climb: climb.Tuning = field(default_factory=climb.Tuning)
 
 
@@ -120,17 +132,37 @@ def solve_layers(
     if instance.experts > tuning.listed_experts:
         bound_large(instance, tables, search, start, gap, threads, tuning)
         return
-    bounds = SpecBounds(instance, search, SOURCE, gap)
     beginning.begin(instance, tables, search, start, tuning.beginning)
     if search.checkpoint() is None:
-        prove_listed(instance, tables, bounds, threads, tuning)
+        prove_listed(instance, tables, search, gap, threads, tuning)
+    if search.placement is None and search.bound_ns == search.latency_ns:
+        _explain(instance, tables, search, threads, tuning)
+
+
+def _explain(
+    instance: Instance, tables: Sequence[LayerTables], search: Incumbent, threads: int, tuning: Tuning
+) -> None:
+    """Say why nothing is within the limits where lists prove it: by alphas, where these prove it, too."""
+    bounds = AlphaBounds(instance, tables, serverless_incumbent(instance, None, search.stop, 0.0, None), 0.0, threads)
+    within: Multipliers | None = None
+    for main in instance.main_specs:
+        if search.stop:
+            return
+        if not bounds.done(main):
+            within = bounds.limits(main, Multipliers.middle(instance), within, tuning.reasons)
+    _say(bounds, search)
+
+
+def _say(bounds: AlphaBounds, search: Incumbent) -> None:
+    if (missing := bounds.missing()) is not None:
+        search.none = f"{missing}; {search.none}"
 
 
 def prove_listed(
-    instance: Instance, tables: Sequence[LayerTables], bounds: SpecBounds, threads: int, tuning: Tuning
+    instance: Instance, tables: Sequence[LayerTables], search: Incumbent, gap: float, threads: int, tuning: Tuning
 ) -> None:
     """List all plans and prove one main specification after the other."""
-    search = bounds.search
+    bounds = SpecBounds(instance, search, SOURCE, gap)
     listed = each(lambda own: None if search.checkpoint() is not None else all_plans(own), tables, threads)
     plans, least = [own for own in listed if own is not None], {}
     if len(plans) < len(listed):
@@ -157,8 +189,33 @@ def bound_large(
     threads: int,
     tuning: Tuning,
 ) -> None:
-    """Bound every main specification by alphas, and look for deployments where the relaxation points."""
+    """Bound every main specification by alphas, and look for deployments where the relaxation points.
+
+    Where that comes to nothing, neither a deployment nor a proof that there is none, and the layers are not so large
+    after all, their plans are listed.
+    """
     bounds = AlphaBounds(instance, tables, search, gap, threads)
+    _bound_large(instance, tables, bounds, start, threads, tuning)
+    if search.placement is not None:
+        return
+    if search.bound_ns == search.latency_ns:
+        _say(bounds, search)
+        return
+    splits = len(instance.remote_specs) * min(instance.platform.most_replicas, instance.experts)
+    few = instance.layers * splits << min(instance.experts, 64) <= tuning.last_plans
+    if few and instance.experts <= MOST_LISTED and search.checkpoint() is None:
+        prove_listed(instance, tables, search, gap, threads, tuning)
+
+
+def _bound_large(
+    instance: Instance,
+    tables: Sequence[LayerTables],
+    bounds: AlphaBounds,
+    start: Deployment | None,
+    threads: int,
+    tuning: Tuning,
+) -> None:
+    search = bounds.search
 
     def ended() -> bool:
         return search.checkpoint() is not None
