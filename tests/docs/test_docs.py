@@ -200,7 +200,6 @@ class _Page(HTMLParser):
                 self.loaded.append(value)
 
 
-@pytest.mark.xdist_group("site")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """One test: the site is built once, whatever the number of processes."""
     for package in ("sphinx", "ziamath"):
