@@ -46,6 +46,7 @@ NEVER_ZERO = {
     "most_cuts",
     "coarse",
     "patience",
+    "turn_cuts",
 }
 """What cannot be nothing, as its documentation says."""
 

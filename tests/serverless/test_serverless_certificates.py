@@ -129,7 +129,7 @@ CERTIFIED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "an alpha too few": (("proof", "alphas", 0, "first"), lambda v: v[1:], "the instance has 1 maxima"),
     "rows too few": (("proof", "alphas", 0, "every"), lambda v: "", "the instance has 2 maxima"),
     "no base64": (("proof", "alphas", 0, "every"), lambda v: "!!", "not base64"),
-    "half a number": (("proof", "alphas", 0, "every"), lambda v: "AAAA", "two bytes a number"),
+    "half a number": (("proof", "alphas", 0, "every"), lambda v: "AAAA", "2 bytes a number"),
 }
 
 

@@ -12,7 +12,7 @@ from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import joint_proving, proving
 from moeplace.caching.bounds.joint_proving import JointProving
-from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
+from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove, prove_everything
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
 from moeplace.caching.heuristics import column_search, joint_search
@@ -124,21 +124,23 @@ def pick(
 ) -> Outcome:
     """Pick methods for a search's instance and run them, as :func:`auto` does."""
     form = saving_form(instance)
-    search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
+    prove_everything(form, search)
     columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns)
-    small = prices_exactly(instance, tuning.proving)
     most = max((model.experts for model in instance.models), default=0)
     parts = _Parts(
         columns,
         lambda threads: prove(form, search, tuning.proving, threads),
-        small,
+        most > tuning.proving.exact_experts,
+        lambda: prices_exactly(instance, tuning.proving),
         lambda: form.most_terms <= tuning.proving.most_terms and aggregated_rows(instance) <= tuning.exact_rows,
         lambda: improve_model("cpsat", instance, search, seed=seed, threads=1),
-        ("local-search", "by the first climb"),
+        ("local-search", "the first climb"),
         "column-generation",
-        f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
-        if small
-        else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate",
+        lambda small: (
+            f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
+            if small
+            else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
+        ),
     )
     return _side_by_side(parts, search, threads, tuning)
 
@@ -156,6 +158,7 @@ def pick_joint(
     instance = forms.instance
     search.prove(instance.baseline_ns - forms.most_saving, EVERYTHING)
     proof = JointProving(forms, search, tuning.joint_proving)
+    enumerated = tuning.joint_proving.exact_experts
     most = max((model.experts for model in instance.models), default=0)
 
     def few() -> bool:
@@ -165,15 +168,18 @@ def pick_joint(
     parts = _Parts(
         JointSearch(forms, search, seed=seed, started=started, tuning=tuning.joint, hints=proof.prices),
         proof.run,
-        proof.exact,
+        not proof.exact,
+        lambda: proof.exact,
         few,
         lambda: improve_model("cpsat", instance, search, seed=seed, threads=1),
-        ("alternating", "by the first turns"),
+        ("alternating", "the first turns"),
         "alternating",
-        f"active experts are open; layers of {most} experts, up to {tuning.joint_proving.exact_experts} are enumerated"
-        if proof.exact
-        else f"active experts are open; layers of {most} experts on {len(instance.servers)} servers are too large"
-        " to enumerate",
+        lambda small: (
+            f"active experts are open; layers of {most} experts, up to {enumerated} are enumerated"
+            if small
+            else f"active experts are open; layers of {most} experts on {len(instance.servers)} servers are too large"
+            " to enumerate"
+        ),
     )
     return _side_by_side(parts, search, threads, tuning)
 
@@ -188,39 +194,45 @@ class _Parts:
         Begins, and then improves the placement.
     prove : callable
         Proves what can be proven, on so many threads.
-    small : bool
-        Whether that may end in a proof of optimality soon: then it begins from a good placement.
+    large : bool
+        Whether that cannot end in a proof of optimality soon: with two threads the proof then does not wait for a good
+        placement to begin from.
+    small : callable
+        Whether it may, exactly; asked once, after the beginning, since it may take as long as that.
     few : callable
         Whether the instance is small enough for CP-SAT; asked once, when the proof has ended.
     solve : callable
         Runs it.
     beginning : (str, str)
-        The method's name where the beginning is all, and what that was.
+        The method's name where the beginning is all, and what the beginning is.
     improving : str
         The method's name where layers are not small.
-    because : str
-        Why these were picked.
+    because : callable
+        Says why these were picked, of whether it is small.
     """
 
     columns: ColumnSearch | JointSearch
     prove: Callable[[int], None]
-    small: bool
+    large: bool
+    small: Callable[[], bool]
     few: Callable[[], bool]
     solve: Callable[[], None]
     beginning: tuple[str, str]
     improving: str
-    because: str
+    because: Callable[[bool], str]
 
 
 def _side_by_side(parts: _Parts, search: Incumbent, threads: int, tuning: Tuning) -> Outcome:
     """Begin, then prove and improve side by side, in turns on one thread, and let CP-SAT go on where that ends."""
-    columns, small, because = parts.columns, parts.small, parts.because
-    at_once = threads > 1 and not small  # a small instance is proven from a good placement
+    columns, (method, beginning) = parts.columns, parts.beginning
+    at_once = threads > 1 and parts.large
     if not at_once:
-        search.run(lambda: search.attempt(parts.beginning[1].removeprefix("by "), columns.begin))
+        search.run(lambda: search.attempt(beginning, columns.begin))
     if ended := search.ended:
-        because = f"{ENDED[ended]} {parts.beginning[1]}"
-        return replace(search.outcome(), method=parts.beginning[0], picked_because=because)
+        return replace(search.outcome(), method=method, picked_because=f"{ENDED[ended]} by {beginning}")
+
+    small = parts.small()
+    because = parts.because(small)
 
     def solve() -> None:
         search.attempt("cpsat", parts.solve)

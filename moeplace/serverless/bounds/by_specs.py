@@ -19,7 +19,7 @@ from moeplace.base.result import relative_gap
 from moeplace.layers.listed import ListedOracle
 from moeplace.layers.merging import Menu
 from moeplace.layers.oracle import LARGEST, Plans, finest
-from moeplace.layers.proof import LayerProof
+from moeplace.layers.proof import Argument, LayerProof
 from moeplace.layers.proof import Tuning as ProofTuning
 from moeplace.serverless.cost import decode_budget, largest_cost, local_room, prefill_budget
 from moeplace.serverless.document import Deployment
@@ -121,7 +121,7 @@ class SpecSide:
         over = self.bounds.search.checkpoint() is not None or self.bounds.done(self.main)
         return over or self._over
 
-    def prove(self, upper: int) -> None:
+    def prove(self, upper: int, argument: Argument) -> None:
         """Report a bound on the value as one on the cost."""
         if not self._proves:
             self._over = upper <= self.value
