@@ -7,14 +7,13 @@ from typing import Final
 
 import numpy as np
 
-from moeplace.active.certificates import MergedLayers, Prices
+from moeplace.active.certificates import ActiveCertificate, MergedLayers, Prices
 from moeplace.active.cost import choice_of
 from moeplace.active.document import Choice
 from moeplace.active.front import USUAL, Tuning, front
 from moeplace.active.heuristics import Walk, walk
 from moeplace.active.instance import Instance
 from moeplace.base.arrays import Int64
-from moeplace.base.certificates import AnyCertificate, Certificate
 from moeplace.base.incumbent import Incumbent
 from moeplace.layers.listed import ListedOracle
 from moeplace.layers.oracle import LARGEST, Plans, finest
@@ -52,7 +51,7 @@ def prove_by_price(instance: Instance, search: Incumbent, way: Walk) -> None:
     """Report the bound of the linear relaxation, with its certificate."""
     price, unit = relaxation(instance, way)
     bound = price_bound(instance, price, unit)
-    search.prove(bound, PRICE, lambda: Certificate.make(instance, bound, Prices([price], unit)))
+    search.prove(bound, PRICE, lambda: ActiveCertificate.make(instance, bound, Prices([price], unit)))
 
 
 def too_large(instance: Instance) -> str | None:
@@ -61,10 +60,10 @@ def too_large(instance: Instance) -> str | None:
     return f"its layers may cost {worst:,} in sum, at most 2**57 - 1 is handled" if worst >= LARGEST else None
 
 
-def _merged(instance: Instance, bound: int) -> AnyCertificate:
+def _merged(instance: Instance, bound: int) -> ActiveCertificate:
     """Write down what proves a bound by a merge: the price of the linear relaxation makes it short."""
     price, unit = relaxation(instance, walk(instance))
-    return Certificate.make(instance, bound, MergedLayers([price], unit))
+    return ActiveCertificate.make(instance, bound, MergedLayers([price], unit))
 
 
 def prove_by_layers(instance: Instance, search: Incumbent, threads: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -88,7 +88,7 @@ class Certificate(Saved, Struct, Generic[Proof], frozen=True, forbid_unknown_fie
     proof: Proof
 
     @classmethod
-    def make(cls, instance: Named, bound_ns: int, proof: Proof) -> Certificate[Proof]:
+    def make(cls, instance: Named, bound_ns: int, proof: Proof) -> Self:
         """Make a certificate for an instance."""
         reference = InstanceReference(instance.name, instance.sha256)
         return cls("moeplace/certificate", 1, reference, bound_ns, proof)

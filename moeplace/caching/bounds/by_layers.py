@@ -16,14 +16,14 @@ import numpy as np
 from msgspec import UNSET
 
 from moeplace.base.arrays import Bool, Int64
-from moeplace.base.certificates import AnyCertificate, Certificate, Trusted, packed
+from moeplace.base.certificates import Trusted, packed
 from moeplace.base.errors import InputError
 from moeplace.base.incumbent import Incumbent
 from moeplace.caching import layer_verification
 from moeplace.caching.bounds import layer_oracle
 from moeplace.caching.bounds.layer_oracle import KERNELS as ORACLE
 from moeplace.caching.bounds.layer_oracle import LayerOracle
-from moeplace.caching.certificates import Layers, LayerWorth, MergeStep
+from moeplace.caching.certificates import CachingCertificate, Layers, LayerWorth, MergeStep
 from moeplace.caching.heuristics.climb import climbed
 from moeplace.caching.heuristics.repairing import without_excess
 from moeplace.caching.instance import Instance
@@ -209,12 +209,14 @@ class CachingLayers:
         bound = self.instance.baseline_ns - upper // self.scale * self.unit
         multipliers = [(oracle.odds, oracle.slot_price) for oracle in self.oracles]
 
-        def certificate() -> AnyCertificate:
+        def certificate() -> CachingCertificate:
             return self._certificate(max(bound, 0), argument, multipliers)
 
         self.search.prove(bound, SOURCE, certificate)
 
-    def _certificate(self, bound: int, argument: Argument, multipliers: list[tuple[Int64, Int64]]) -> AnyCertificate:
+    def _certificate(
+        self, bound: int, argument: Argument, multipliers: list[tuple[Int64, Int64]]
+    ) -> CachingCertificate:
         """Write down what proves a bound: the argument, and the odds and slot prices that the oracles had."""
         layers = [LayerWorth(0, "")] * self.instance.n_blocks
         for oracle, most, (codes, slot_price) in zip(self.oracles, argument.most, multipliers, strict=True):
@@ -233,8 +235,8 @@ class CachingLayers:
             except InputError as error:
                 said = str(error)
             if said is not None:
-                return Certificate.make(self.instance, bound, Trusted(SOURCE))
-        return Certificate.make(self.instance, bound, proof)
+                return CachingCertificate.make(self.instance, bound, Trusted(SOURCE))
+        return CachingCertificate.make(self.instance, bound, proof)
 
     def known(self) -> list[list[Int64]]:
         """Return, for each layer, the empty plan where nothing must be held, and the incumbent's."""

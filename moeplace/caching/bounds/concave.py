@@ -40,12 +40,11 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
-from moeplace.base.certificates import AnyCertificate, Certificate
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.workers import each
 from moeplace.caching.bounds import cut_program
 from moeplace.caching.bounds.cut_program import Sides, maximise
-from moeplace.caching.certificates import SHARE_BITS, Covering, Cut, Point
+from moeplace.caching.certificates import SHARE_BITS, CachingCertificate, Covering, Cut, Point
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import Layer, SavingForm
 
@@ -305,12 +304,12 @@ class ConcaveResult:
         held = self.x * self.instance.item_bytes
         return np.add.reduceat(held, starts, axis=1) if len(starts) else held
 
-    def certificate(self) -> AnyCertificate:
+    def certificate(self) -> CachingCertificate:
         """Return the document that proves :attr:`bound_ns`."""
         points = [Point.make(*point) for point in self.points]
         coverage = UNSET if self.instance.coverage is None else _coverage(self.instance, self.needs)
         cut = Cut(UNIT, points, WEIGHT_UNIT, self.price_units, PRICE_UNIT, coverage)
-        return Certificate.make(self.instance, self.bound_ns, cut)
+        return CachingCertificate.make(self.instance, self.bound_ns, cut)
 
 
 def _coverage(instance: Instance, needs: list[tuple[Bool, int, int]]) -> list[Covering]:

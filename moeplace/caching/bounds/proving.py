@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeplace.base.certificates import AnyCertificate, Certificate
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.workers import Resumed
 from moeplace.caching.bounds import by_layers, concave
 from moeplace.caching.bounds.by_layers import IMPORTS as BY_LAYERS
 from moeplace.caching.bounds.by_layers import CachingLayers, refuses, table_cells
 from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
+from moeplace.caching.certificates import CachingCertificate
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import SavingForm
 from moeplace.layers.oracle import Float
@@ -57,8 +57,8 @@ class Tuning:
     most_cells_later: int = 1 << 28
     light_cells: int = 1 << 20
     turn_cuts: int = 10
-    turn_cells: int = 1 << 27
-    slow: float = 2e-3
+    turn_cells: int = 1 << 26
+    slow: float = 1e-3
     missed: int = 3
     in_a_row: int = 3
     layers: by_layers.Tuning = by_layers.USUAL
@@ -74,8 +74,8 @@ def prove_everything(form: SavingForm, search: Incumbent) -> None:
     instance = form.instance
     bound = instance.baseline_ns - form.most_ns
 
-    def certificate() -> AnyCertificate:
-        return Certificate.make(instance, max(bound, 0), ConcaveBound(form).best.certificate().proof)
+    def certificate() -> CachingCertificate:
+        return CachingCertificate.make(instance, max(bound, 0), ConcaveBound(form).best.certificate().proof)
 
     search.prove(bound, EVERYTHING, certificate)
 
