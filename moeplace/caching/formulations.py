@@ -54,10 +54,7 @@ def rows(name: str, instance: Instance) -> int:
 
 def aggregated_rows(instance: Instance) -> int:
     """Return how many constraint rows the aggregated models have (without RLT rows)."""
-    whole = open_problem(instance)
-    problem = whole.terms
-    size = np.diff(problem.set_start)[problem.term_set]
-    return int(size[size > 1].sum()) + len(problem.covers[0]) + _side_rows(instance) + whole.rows
+    return open_problem(instance).rows + _side_rows(instance)
 
 
 def _side_rows(instance: Instance) -> int:

@@ -15,20 +15,21 @@ and ``L_i`` the choices ``j`` with ``W_j >= w_i``. Then::
 *Proof.* ``W_j`` is the sum of ``w_i - w_{i-1}`` over the ``i`` with ``w_i <= W_j``, which are those whose ``L_i`` has
 ``j``; multiply by ``y[j] z`` and change the order of the sums.
 
-So what a term saves with all choices is saved once, without asking which choice was made, and each further choice adds
-its difference only. ``u_i`` is modelled by ``u_i <= z`` and ``u_i <= sum over L_i of y``, and since ``L_1`` contains
-``L_2`` and so on, ``u_i <= u_1`` does in place of ``u_i <= z``. Where ``L_1`` is all choices, ``u_1`` is ``z`` itself.
+So what a term saves with every choice it saves once, and a further choice adds its difference only: a *piece* of the
+term. A piece that counts for the choices ``L`` is modelled by what is covered while one of them is made::
 
-*Nothing is lost in the relaxation.* For fractional ``z`` and ``y >= 0`` with sum 1, the least concave function above
-the left side is the largest ``sum W_j g_j`` over ``0 <= g_j <= y[j]``, ``sum g_j <= z``: the choices of largest weight
-are filled first. Of every ``L_i``, a first part of that order, they fill ``min(z, sum over L_i of y)``; adding these up
-with ``w_i - w_{i-1}`` is the right side of (J4).
+    a[R,e]  =  sum over j of s[R,e,j],   0 <= s[R,e,j] <= y[j],   u <= sum over j in L of s[R,e,j]  for e in S     (J5)
+
+with ``a[R,e]`` whether ``e`` is cached within ``R``, so that ``s[R,e,j] = a[R,e] y[j]``. Where ``L`` is all choices the
+last sum is ``a[R,e]`` itself, and a cover that only such pieces need is not split. In a relaxation, ``u <= a`` and
+``u <= sum over L of y`` would let the same half of an expert serve several half choices; (J5) shares it out among them,
+with fewer rows (docs/formulation.md has what that is worth).
 """
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -42,8 +43,25 @@ from moeplace.caching.rows import Rows, distinct_sets
 from moeplace.caching.terms import AggregatedProblem, aggregate
 
 
+class Piece(NamedTuple):
+    """A part of a term's saving (J4): so many token-ns where the term is satisfied and one of some choices is made.
+
+    Attributes
+    ----------
+    term : int
+    choices : list of int or None
+        ``L``, by their places in :attr:`Open.choices`; None where every choice of the term's block counts.
+    weight : int
+        Token-ns, positive.
+    """
+
+    term: int
+    choices: list[int] | None
+    weight: int
+
+
 class Open(NamedTuple):
-    """What an algebraic model has of active experts; weights of terms are those of their first difference ``w_1``.
+    """What an algebraic model has of active experts.
 
     Attributes
     ----------
@@ -57,12 +75,8 @@ class Open(NamedTuple):
         What each choice loses more than its block must.
     spare : int
         The most of that in sum.
-    constant : int
-        The cost with empty servers and the smallest choice of every block, token-ns.
-    limits : dict of int to list of int
-        ``L_1`` of the terms that do not count for all choices of their block.
-    further : list of (int, list of int, int)
-        Further differences of terms: the term, ``L_i``, and ``w_i - w_{i-1}``, for ``i >= 2``.
+    split : dict of (int, list of int)
+        The covers that are split by choices, with the choices of their block: (J5).
     """
 
     choices: list[tuple[int, int]]
@@ -70,12 +84,10 @@ class Open(NamedTuple):
     extra: list[int]
     loss: list[int]
     spare: int
-    constant: int
-    limits: dict[int, list[int]]
-    further: list[tuple[int, list[int], int]]
+    split: dict[int, list[int]]
 
 
-NOTHING_OPEN = Open([], [], [], [], 0, 0, {}, [])
+NOTHING_OPEN = Open([], [], [], [], 0, {})
 """What a model has of active experts where they are not open."""
 
 
@@ -86,38 +98,40 @@ class OpenProblem:
     Attributes
     ----------
     terms : AggregatedProblem
-        All terms of all choices, each once; where nothing is open, (A1) itself.
-    open : Open or None
-        None where nothing is open.
+        All terms of all choices, each once, with the largest of its weights; where nothing is open, (A1) itself.
+    pieces : list of Piece
+        What terms save, by term and then from the most choices to the fewest; where nothing is open, all of it.
+    open : Open
+        :data:`NOTHING_OPEN` where nothing is.
+    constant : int
+        The cost from which savings are deducted, token-ns: with empty servers, and the smallest choice of every block.
     """
 
     terms: AggregatedProblem
-    open: Open | None
-
-    @property
-    def constant(self) -> int:
-        """The cost from which savings are deducted, token-ns."""
-        return self.terms.instance.baseline_ns if self.open is None else self.open.constant
+    pieces: list[Piece]
+    open: Open
+    constant: int
 
     @cached_property
     def rows(self) -> int:
-        """How many constraint rows a model needs for what is open: choices, budget, limits and further differences."""
-        if self.open is None:
-            return 0
-        return len(self.open.of_block) + 1 + 2 * (len(self.open.limits) + len(self.open.further))
+        """How many constraint rows a model needs for the terms and for what is open."""
+        size = np.diff(self.terms.set_start)[self.terms.term_set]
+        own = size[[piece.term for piece in self.pieces]] if self.pieces else size[:0]
+        split = sum(1 + len(choices) for choices in self.open.split.values())
+        return int(own[own > 1].sum()) + len(self.terms.covers[0]) + split + len(self.open.of_block) + 1
 
     def satisfied(self, placement: Placement) -> tuple[Bool, Bool, Bool, Bool]:
-        """Return the values that a placement gives the variables of a model: covers, terms, choices, differences."""
+        """Return the values that a placement gives the variables of a model: covers, pieces, choices, split covers."""
         covered, satisfied = self.terms.satisfied(placement)
-        if self.open is None:
-            nothing = np.zeros(0, dtype=np.bool_)
-            return covered, satisfied, nothing, nothing
-        assert placement.active is not None
-        made = [placement.active[block] == k for block, k in self.open.choices]
-        for term, choices in self.open.limits.items():
-            satisfied[term] &= any(made[choice] for choice in choices)
-        more = [satisfied[term] and any(made[choice] for choice in choices) for term, choices, _ in self.open.further]
-        return covered, satisfied, np.array(made, dtype=np.bool_), np.array(more, dtype=np.bool_)
+        active = placement.active
+        made = [active is not None and active[block] == k for block, k in self.open.choices]
+        pieces = [
+            satisfied[term] and (choices is None or any(made[choice] for choice in choices))
+            for term, choices, _ in self.pieces
+        ]
+        split = [covered[p] and made[choice] for p, choices in self.open.split.items() for choice in choices]
+        values = (np.array(own, dtype=np.bool_) for own in (covered, pieces, made, split))
+        return tuple(values)  # type: ignore[return-value]
 
 
 def open_problem(instance: Instance) -> OpenProblem:
@@ -130,9 +144,15 @@ def open_problem(instance: Instance) -> OpenProblem:
     """
     kept: OpenProblem | None = vars(instance).get("_open_problem")
     if kept is None:
-        kept = OpenProblem(aggregate(instance), None) if instance.choices is None else _open_problem(instance)
+        kept = _decided_problem(instance) if instance.choices is None else _open_problem(instance)
         object.__setattr__(instance, "_open_problem", kept)
     return kept
+
+
+def _decided_problem(instance: Instance) -> OpenProblem:
+    terms = aggregate(instance)
+    pieces = [Piece(t, None, weight) for t, weight in enumerate(terms.term_weight.tolist())]
+    return OpenProblem(terms, pieces, NOTHING_OPEN, instance.baseline_ns)
 
 
 def _open_problem(instance: Instance) -> OpenProblem:
@@ -144,46 +164,43 @@ def _open_problem(instance: Instance) -> OpenProblem:
     # Every block has its j-th useful number in the j-th cut; one that has fewer numbers does not count there.
     cuts = [instance.cut([numbers[min(j, len(numbers) - 1)] for numbers in useful]) for j in range(most)]
     baseline = [Evaluation(cut, Placement.empty(cut)).block_ns.tolist() for cut in cuts]
-    choices = [(b, k) for b, numbers in enumerate(useful) for k in numbers]
     place = list(itertools.accumulate(map(len, useful), initial=0))
-    merged, weights = _merged(instance, [aggregate(cut) for cut in cuts])
-    first, limits, further = _differences(merged, weights, useful, place)
+    of_block = [list(range(a, z)) for a, z in itertools.pairwise(place)]
+    terms, weights = _merged(instance, [aggregate(cut) for cut in cuts])
+    block = instance.item_block[terms.set_item[terms.set_start[terms.term_set]]].tolist()
+    pieces = [piece for t, b in enumerate(block) for piece in _pieces(t, weights[t].tolist(), of_block[b])]
+    _, need = terms.covers
+    split = {
+        p: of_block[block[term]]
+        for term, choices, _ in pieces
+        if choices is not None
+        for p in need[terms.term_start[term] : terms.term_start[term + 1]].tolist()
+    }
+    choices = [(b, k) for b, numbers in enumerate(useful) for k in numbers]
     return OpenProblem(
-        replace(merged, term_weight=first),
+        terms,
+        pieces,
         Open(
             choices=choices,
-            of_block=[list(range(a, z)) for a, z in itertools.pairwise(place)],
+            of_block=of_block,
             extra=[baseline[j][b] - baseline[0][b] for b, numbers in enumerate(useful) for j in range(len(numbers))],
             loss=[found.losses[b][k - 1] - least[b] for b, k in choices],
             spare=found.budget - sum(least),
-            constant=cuts[0].baseline_ns,
-            limits=limits,
-            further=further,
+            split=split,
         ),
+        cuts[0].baseline_ns,
     )
 
 
-def _differences(
-    problem: AggregatedProblem, weights: Int64, useful: list[list[int]], place: list[int]
-) -> tuple[Int64, dict[int, list[int]], list[tuple[int, list[int], int]]]:
-    """Return (J4) for the weights of all terms: ``w_1``, the limits, the further differences."""
-    block = problem.instance.item_block[problem.set_item[problem.set_start[problem.term_set]]].tolist()
-    first = np.zeros(len(weights), dtype=np.int64)
-    limits: dict[int, list[int]] = {}
-    further: list[tuple[int, list[int], int]] = []
-    for t, (b, row) in enumerate(zip(block, weights.tolist(), strict=True)):
-        own = row[: len(useful[b])]  # later cuts repeat a block's last number, so some of these are positive
-        before = 0
-        for w in sorted({*own} - {0}):
-            level = [place[b] + j for j, weight in enumerate(own) if weight >= w]
-            if before:
-                further.append((t, level, w - before))
-            else:
-                first[t] = w
-                if len(level) < len(own):
-                    limits[t] = level
-            before = w
-    return first, limits, further
+def _pieces(term: int, weights: list[int], choices: list[int]) -> list[Piece]:
+    """Return the pieces (J4) of a term from its weights, the first of which are for the choices of its block."""
+    own = weights[: len(choices)]  # later cuts repeat a block's last number, so some of these are positive
+    pieces, before = [], 0
+    for w in sorted({*own} - {0}):
+        level = [choice for choice, weight in zip(choices, own, strict=True) if weight >= w]
+        pieces.append(Piece(term, None if len(level) == len(choices) else level, w - before))
+        before = w
+    return pieces
 
 
 def _merged(instance: Instance, problems: list[AggregatedProblem]) -> tuple[AggregatedProblem, Int64]:
@@ -209,6 +226,6 @@ def _merged(instance: Instance, problems: list[AggregatedProblem]) -> tuple[Aggr
         set_item=set_item,
         term_radius=of_radius[first].astype(np.int32),
         term_set=of_set[first].astype(np.int32),
-        term_weight=np.zeros(len(first), dtype=np.int64),
+        term_weight=weights.max(axis=1, initial=0),
     )
     return merged, weights

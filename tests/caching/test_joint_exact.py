@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,25 +68,24 @@ def test_the_terms_of_all_choices_are_those_of_each() -> None:
     for seed, instance in feasible(range(150), max_variables=14):
         rng = np.random.default_rng(seed)
         problem = open_problem(instance)
-        assert problem.open is not None
-        assert (problem.terms.term_weight > 0).all(), seed
-        assert all(weight > 0 for *_, weight in problem.open.further), seed
+        assert all(piece.weight > 0 for piece in problem.pieces), seed
+        assert {piece.term for piece in problem.pieces} == set(range(problem.terms.n_terms)), seed
         for _ in range(3):
             cached = rng.random((len(instance.servers), instance.n_items)) < 0.6
             placement = Placement(cached, any_choice(instance, rng))
             if placement.uncovered(instance):
                 continue
-            _, satisfied, made, more = problem.satisfied(placement)
+            covered, satisfied, made, parts = problem.satisfied(placement)
             assert made.sum() == instance.n_blocks, seed
             cost = problem.constant + sum(itertools.compress(problem.open.extra, made))
-            cost -= int(problem.terms.term_weight[satisfied].sum())
-            cost -= sum(weight for (_, _, weight), counts in zip(problem.open.further, more, strict=True) if counts)
+            cost -= sum(piece.weight for piece in itertools.compress(problem.pieces, satisfied))
             assert cost == latency_ns(instance, placement), seed
+            assert parts.sum() == covered[list(problem.open.split)].sum(), seed
             assert instance.choices is not None
             lost = sum(itertools.compress(problem.open.loss, made)) - problem.open.spare
             assert lost == instance.choices.loss(placement.active) - instance.choices.budget, seed
-        shared += len(problem.open.further)
-        limited += len(problem.open.limits)
+        shared += sum(piece.choices is None or len(piece.choices) > 1 for piece in problem.pieces)
+        limited += sum(piece.choices is not None for piece in problem.pieces)
     assert shared > 50
     assert limited > 50
 
@@ -97,11 +95,12 @@ def test_what_is_saved_whatever_is_chosen_needs_no_choice() -> None:
     document = random_joint_document(np.random.default_rng(3), latency_model="max")
     document["activations"]["experts"] = [experts[:1] for experts in document["activations"]["experts"]]
     document["active"]["budget"] = 10**6
-    problem = open_problem(Instance.from_document(document))
-    assert problem.open is not None
-    assert not problem.open.limits
-    assert not problem.open.further
+    instance = Instance.from_document(document)
+    problem, plain = open_problem(instance), aggregate(instance.first_cut)
+    assert [piece.choices for piece in problem.pieces] == [None] * plain.n_terms
+    assert not problem.open.split
     assert not any(problem.open.extra)
+    assert len(problem.open.choices) > instance.n_blocks
 
 
 def test_with_one_choice_it_is_the_problem_without() -> None:
@@ -114,11 +113,9 @@ def test_with_one_choice_it_is_the_problem_without() -> None:
             continue
         cut = instance.cut(choices.first)
         problem, plain = open_problem(instance), aggregate(cut)
-        assert problem.open is not None
-        assert not problem.open.further, seed
-        assert not problem.open.limits, seed
+        assert not problem.open.split, seed
         assert problem.constant == cut.baseline_ns, seed
-        assert sorted(problem.terms.term_weight.tolist()) == sorted(plain.term_weight.tolist()), seed
+        assert sorted(piece.weight for piece in problem.pieces) == sorted(plain.term_weight.tolist()), seed
         try:
             joint = moeplace.solve(instance, "milp")
         except NoSolutionError:
@@ -221,5 +218,3 @@ def test_the_largest_losses_and_costs_that_there_can_be() -> None:
             assert solution.bound is None or solution.bound <= best <= solution.value, (seed, method)
             checked += solution.value == best
     assert checked > 10
-    problem = open_problem(instance)
-    assert replace(problem, open=None).rows == 0

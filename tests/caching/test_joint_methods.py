@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import signal
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,15 @@ import pytest
 from random_instances import brute_force_joint, random_joint_document
 
 import moeplace
-from moeplace import Instance, MethodLimitError, Placement
+from moeplace import Instance, MethodLimitError, Placement, Progress
 from moeplace.base.errors import NoSolutionError
+from moeplace.base.incumbent import Incumbent
+from moeplace.base.stop import stopping
+from moeplace.caching.bounds import joint_layers, joint_proving
+from moeplace.caching.bounds.joint_proving import JointProving
 from moeplace.caching.evaluation import cost_ns
 from moeplace.caching.heuristics.joint import JointForms
+from moeplace.caching.searching import caching_incumbent
 from moeplace.layers import merging
 from moeplace.layers.choosing import choose
 
@@ -166,3 +173,79 @@ def test_a_budget_that_leaves_no_choice_is_the_problem_without() -> None:
         assert solution.objective.bound_ns == whole.objective.bound_ns, seed
         compared += 1
     assert compared > 20
+
+
+# --- bounds and limits ---------------------------------------------------------------------------------------------
+
+
+def judged(instance: Instance, search: Incumbent, optimum: int, told: object) -> None:
+    assert search.placement.fits(instance), told
+    assert search.latency_ns == cost_ns(instance, search.placement), told
+    assert search.bound_ns is None or search.bound_ns <= optimum <= search.latency_ns, told
+    assert search.failures == [], told
+
+
+def solvable(seeds: Iterable[int]) -> Iterator[tuple[int, Instance, int]]:
+    """Yield seed, instance and optimum of those that have a solution and leave something open."""
+    for seed in seeds:
+        raw = document(seed)
+        optimum = brute_force_joint(raw)
+        if optimum is not None:
+            yield seed, Instance.from_document(raw), optimum
+
+
+def test_concave_bounds_hold_and_say_something() -> None:
+    tuning = joint_proving.Tuning(layers=joint_layers.Tuning(most_shares=0))
+    better, near = 0, 0
+    for seed, instance, optimum in solvable(range(60)):
+        with stopping(None) as stop:
+            search = caching_incumbent(instance, stop)
+            forms = JointForms(instance)
+            search.prove(instance.baseline_ns - forms.most_saving, "everything")
+            before = search.bound_ns
+            JointProving(forms, search, tuning).run(1)
+        judged(instance, search, optimum, seed)
+        assert before is not None
+        assert search.bound_ns is not None
+        better += search.bound_ns > before
+        near += search.bound_ns * 10 > optimum * 9
+    assert better > 5
+    assert near > 10
+
+
+@pytest.mark.parametrize("method", ["auto", "layer-enumeration", "alternating"])
+def test_interrupted_at_any_moment_the_best_is_kept(method: str) -> None:
+    instance = joint(6)
+    for moment in (1, 2, 3):
+        seen: list[int] = []
+
+        def interrupt(progress: Progress, moment: int = moment, seen: list[int] = seen) -> None:
+            assert progress.latency_ns is not None
+            seen.append(progress.latency_ns)
+            if len(seen) == moment:
+                signal.raise_signal(signal.SIGINT)
+
+        solution = moeplace.solve(instance, method, seed=1, progress=interrupt)
+        assert moeplace.check(instance, solution).ok
+        cost = cost_ns(instance, solution.placement_on(instance))
+        assert cost <= min(seen)
+        assert solution.objective.bound_ns is None or solution.objective.bound_ns <= cost
+        assert len(seen) < moment or solution.status.termination in ("interrupted", "optimal")
+
+
+def test_slots_loading_and_coverage_are_kept_with_open_active_experts() -> None:
+    """Every feature of version 2 is in some of the instances that are compared with brute force."""
+    found = set()
+    for seed in range(60):
+        raw = document(seed)
+        if brute_force_joint(raw) is None:
+            continue
+        instance = Instance.from_document(raw)
+        found |= {
+            *(["loading"] if instance.load_block_ns is not None else []),
+            *(["coverage"] if instance.coverage is not None else []),
+            *(["slots"] if any("layer_slots" in server for server in raw["servers"]) else []),
+            *(["open"] if any(len(own) > 1 for own in JointForms(instance).options) else []),
+            instance.latency_model,
+        }
+    assert found == {"loading", "coverage", "slots", "open", "max", "sum"}

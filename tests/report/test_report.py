@@ -45,7 +45,6 @@ Cli = Callable[..., tuple[str, str]]
 
 
 RUNS = 6 * len(METHODS) * 2
-pytestmark = pytest.mark.xdist_group("report")  # one process makes the run and the report that all look at
 
 
 @pytest.fixture(scope="module")

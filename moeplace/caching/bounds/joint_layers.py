@@ -24,7 +24,7 @@ from moeplace.caching.heuristics.repairing import without_excess
 from moeplace.caching.placement import Placement
 from moeplace.layers.choosing import choose
 from moeplace.layers.oracle import Float
-from moeplace.layers.proof import LayerProof
+from moeplace.layers.proof import Argument, LayerProof
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ class JointLayers:
         """Return whether the search has ended."""
         return self.search.checkpoint() is not None
 
-    def prove(self, upper: int) -> None:
-        """Report a bound on the scaled saving."""
+    def prove(self, upper: int, argument: Argument) -> None:
+        """Report a bound on the scaled saving; certificates know nothing of active experts."""
         self.search.prove(self.instance.baseline_ns - upper // self.scale * self.unit, SOURCE)
 
     def known(self) -> list[list[Int64]]:
@@ -200,7 +200,7 @@ class _JointProof(LayerProof):
     def bound(self, price: Int64) -> None:
         """Report the bound at once: the best choice within the budget of loss of what the layers are worth.
 
-        For each choice of active experts the layers are worth no more than (J1) without the price of loss; so the
+        For each choice of active experts the layers are worth no more than (J5) without the price of loss; so the
         knapsack over them bounds all choices that are within the budget, and by no more than (M1) does.
         """
         super().bound(price)
@@ -215,7 +215,8 @@ class _JointProof(LayerProof):
         least = value.max(axis=1, keepdims=True, where=value > NOTHING, initial=NOTHING)
         found = choose(np.where(value > NOTHING, value, least), loss, int(self.budget[-1]), stop=self.primal.stop)
         if found is not None and (value.max(axis=1) > NOTHING).all():
-            self.lower_upper(found.bound + int(price[:-1] @ self.budget[:-1]), price)
+            # Of all layers together, without what a price of loss adds in (M1).
+            self.lower_upper([found.bound - int(price[-1] * self.budget[-1])], price)
 
 
 @dataclass(frozen=True, eq=False)

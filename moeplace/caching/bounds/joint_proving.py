@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moeplace.base.incumbent import Incumbent
-from moeplace.caching.bounds import joint_layers, proving
+from moeplace.caching.bounds import joint_concave, joint_layers, proving
+from moeplace.caching.bounds.joint_concave import JointConcave
 from moeplace.caching.bounds.joint_layers import JointLayers, refuses
 from moeplace.caching.heuristics.joint import JointForms
 from moeplace.layers.oracle import Float
@@ -20,10 +21,12 @@ class Tuning:
     exact_experts : int
         Most experts of a layer that is priced exactly.
     layers : moeplace.caching.bounds.joint_layers.Tuning
+    concave : moeplace.caching.bounds.joint_concave.Tuning
     """
 
     exact_experts: int = proving.USUAL.exact_experts
     layers: joint_layers.Tuning = joint_layers.USUAL
+    concave: joint_concave.Tuning = joint_concave.USUAL
 
 
 USUAL = Tuning()
@@ -45,6 +48,7 @@ class JointProving:
         self.forms, self.search, self.tuning = forms, search, tuning
         self.by_layers = refuses(forms, tuning.layers) is None
         self._layers: JointLayers | None = None
+        self._concave: JointConcave | None = None
 
     @property
     def exact(self) -> bool:
@@ -54,10 +58,14 @@ class JointProving:
 
     def prices(self) -> Float | None:
         """Return the best prices known of a byte on each server and of a unit of loss, token-ns, or None."""
-        return None if self._layers is None else self._layers.prices()
+        running = self._layers or self._concave
+        return None if running is None else running.prices()
 
     def run(self, threads: int) -> None:
         """Prove what can be proven."""
         if self.by_layers:
             self._layers = JointLayers(self.forms, self.search, threads, self.tuning.layers)
             self._layers.proof().run()
+        else:
+            self._concave = JointConcave(self.forms, self.search, threads, self.tuning.concave)
+            self._concave.run()

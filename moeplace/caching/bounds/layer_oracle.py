@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64, hash_salt
+from moeplace.caching.certificates import odds_codes
 from moeplace.caching.instance import Instance
 from moeplace.caching.terms import AggregatedProblem
 from moeplace.layers.oracle import Float, Plans, Priced, Schedule, no_stop
@@ -87,6 +88,8 @@ def kernels() -> ModuleType:
 
 class LayerOracle:
     """The terms of one layer of one model, and the search over its plans.
+
+    :attr:`odds` and :attr:`slot_price` are the multipliers that its bounds use at the time, as certificates hold them.
 
     Parameters
     ----------
@@ -151,7 +154,7 @@ class LayerOracle:
         expert, length = expert[alive], length[alive].astype(np.int64)
         self._term_radius = alike[radius_of][alive].astype(np.int64)
         self._weight = weight[terms][alive] * scale
-        used_by = np.zeros(self.n_experts)
+        used_by = np.zeros(self.n_experts, dtype=np.int64)
         np.add.at(used_by, expert[expert >= 0], np.broadcast_to(self._weight[:, None], expert.shape)[expert >= 0])
         order = np.argsort(-used_by, kind="stable")
         wanted = used_by > 0
@@ -163,6 +166,11 @@ class LayerOracle:
         self._member = np.where(member < len(self.experts), member, -1)
         self._length = length
         self._part = (self._member >= 0) / length[:, None]
+        # What the parts are in proportion to: equal at first, nothing where no term asks for the expert.
+        self._odds: Float = np.zeros((len(self.experts), len(self._radius)))
+        inside = self._member >= 0
+        asked = np.broadcast_to(self._term_radius[:, None], inside.shape)[inside]
+        self._odds[self._member[inside], asked] = 1.0
         self._load = self._loads(instance, slice(first, last), loads)
         self._required = position[required], reach[:, self.servers] @ bits
         self._covers = self._covering()
@@ -177,6 +185,11 @@ class LayerOracle:
         even = 1 / np.maximum(1, length - 1)[:, None, None] * (1 - np.eye(width))
         self._beside: Float = even if self._slots is not None else np.zeros((0, width, width))
         self._shared()
+
+    @property
+    def slotted(self) -> bool:
+        """Whether slots leave less room than storage does."""
+        return self._slots is not None
 
     @property
     def total(self) -> int:
@@ -252,7 +265,8 @@ class LayerOracle:
             self.smoothed = unit * kernels().smooth(
                 self._radius, self._term_radius, self._member, self._length, self._weight / unit,
                 (price if slots is None else price + slots.price) / unit, self._load / unit, self._covers, self._within,
-                temperature, rate, self._part, self._beside, len(self.experts), mine, steps if slots is None else 1,
+                temperature, rate, self._odds, self._part, self._beside, len(self.experts), mine,
+                steps if slots is None else 1,
             )  # fmt: skip
             if slots is not None:
                 self.smoothed += float(slots.price @ self.room)
@@ -262,6 +276,13 @@ class LayerOracle:
         used[0] *= self.units
         used[1] *= float(self.units) ** 2
         return used
+
+    def odds_table(self, codes: Int64) -> Int64:
+        """Return :attr:`odds` as a certificate has them: by radius sets with servers, of all experts of the layer."""
+        some = self._radius > 0
+        table = np.zeros((int(some.sum()), self.n_experts), dtype=np.int64)
+        table[:, self.experts] = codes[:, some].T
+        return table
 
     def tune(self, price: Int64, schedule: Schedule | None = None) -> None:
         """Choose good shares for prices near these, by the tuning's schedule unless there is another one."""
@@ -414,14 +435,25 @@ class LayerOracle:
 
     def _shared(self) -> None:
         """Turn parts into integer shares, and these into what is booked at the root."""
+        if self._slots is None:
+            self.odds = odds_codes(self._odds)
+            code = self.odds[np.maximum(self._member, 0), self._term_radius[:, None]]
+        else:
+            code = odds_codes(self._part)
         # Shares of what is left once some members hit are made when a search needs them: they are many.
-        self._shared_part = self._part.copy()
-        first = kernels().split_shares(self._weight, self._shared_part, self._length, 1)
+        self._shared_code: Int64 = code
+        first = kernels().split_shares(self._weight, code, self._length, 1)
         self._mass: Int64 = kernels().first_mass(
             self._term_radius, self._member, self._length, first, len(self.experts), len(self._radius)
         )
         self._hit = self._mass
         if self._slots is not None:
+            # Terms have parts of their own here; what comes nearest, for who verifies what a search has found.
+            most = kernels().first_mass(
+                self._term_radius, self._member, self._length, np.repeat(self._weight, self._member.shape[1])
+                .reshape(first.shape), len(self.experts), len(self._radius),
+            )  # fmt: skip
+            self.odds = odds_codes(self._mass / np.maximum(1, most))
             self.slot_price = np.rint(self._slots.price).astype(np.int64)
             self._hit = kernels().room_mass(
                 self._term_radius, self._member, self._length, first, self._beside, self._within,
@@ -431,7 +463,7 @@ class LayerOracle:
     def _shares(self) -> Int64:
         """Return what is booked with each member of a term once the first ones hit, int64 [T, K, K]."""
         shares: Int64 = kernels().split_shares(
-            self._weight, self._shared_part, self._length, self._shared_part.shape[1]
+            self._weight, self._shared_code, self._length, self._shared_code.shape[1]
         )
         return shares
 

@@ -125,6 +125,10 @@ class JointForms:
                 layers.append(layer)
         return SavingForm(self.instance.cut(active), layers, self.instance.capacity_bytes)
 
+    def uniform_form(self, k: int) -> SavingForm:
+        """Return the saving form with ``k`` active experts where a model has so many."""
+        return self._cut(k)[0]
+
     def layer(self, block: int, k: int) -> Layer | None:
         """Return a block's layer with ``k`` active experts; None where no server is of use to it."""
         return self._cut(k)[1].get(block)

@@ -12,7 +12,7 @@ from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import joint_proving, proving
 from moeplace.caching.bounds.joint_proving import JointProving
-from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
+from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, apart, prices_exactly, prove, prove_everything
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
 from moeplace.caching.heuristics import column_search, joint_search
@@ -124,36 +124,132 @@ def pick(
 ) -> Outcome:
     """Pick methods for a search's instance and run them, as :func:`auto` does."""
     form = saving_form(instance)
-    search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
+    prove_everything(form, search)
     columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns)
-    small = prices_exactly(instance, tuning.proving)
-    at_once = threads > 1 and not small  # a small instance is proven from a good placement
-    if not at_once:
-        search.run(lambda: search.attempt("the first climb", columns.begin))
-    if ended := search.ended:
-        because = f"{ENDED[ended]} by the first climb"
-        return replace(search.outcome(), method="local-search", picked_because=because)
-
-    method = "layer-enumeration" if small else "column-generation"
     most = max((model.experts for model in instance.models), default=0)
-    because = (
-        f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
-        if small
-        else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
+    alone = form.most_terms <= tuning.proving.most_terms and apart(instance, tuning.proving)
+    parts = _Parts(
+        columns,
+        lambda threads: prove(form, search, tuning.proving, threads),
+        alone,
+        not alone and most > tuning.proving.exact_experts,
+        lambda: alone or prices_exactly(instance, tuning.proving),
+        lambda: form.most_terms <= tuning.proving.most_terms and aggregated_rows(instance) <= tuning.exact_rows,
+        lambda: improve_model("cpsat", instance, search, seed=seed, threads=1),
+        ("local-search", "the first climb"),
+        "column-generation",
+        lambda small: (
+            "nothing couples the layers but what is within one: each is proven by itself"
+            if alone
+            else f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
+            if small
+            else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
+        ),
     )
+    return _side_by_side(parts, search, threads, tuning)
+
+
+def pick_joint(
+    forms: JointForms,
+    search: Incumbent,
+    seed: int,
+    threads: int,
+    *,
+    started: bool,
+    tuning: Tuning = USUAL,
+) -> Outcome:
+    """Pick methods for a search's instance that leaves active experts open and run them, as :func:`auto` does."""
+    instance = forms.instance
+    search.prove(instance.baseline_ns - forms.most_saving, EVERYTHING)
+    proof = JointProving(forms, search, tuning.joint_proving)
+    enumerated = tuning.joint_proving.exact_experts
+    most = max((model.experts for model in instance.models), default=0)
+
+    def few() -> bool:
+        rows = sum(forms.uniform_form(k).n_rows for k in forms.numbers)
+        return rows <= tuning.exact_rows and aggregated_rows(instance) <= tuning.exact_rows
+
+    parts = _Parts(
+        JointSearch(forms, search, seed=seed, started=started, tuning=tuning.joint, hints=proof.prices),
+        proof.run,
+        False,
+        not proof.exact,
+        lambda: proof.exact,
+        few,
+        lambda: improve_model("cpsat", instance, search, seed=seed, threads=1),
+        ("alternating", "the first turns"),
+        "alternating",
+        lambda small: (
+            f"active experts are open; layers of {most} experts, up to {enumerated} are enumerated"
+            if small
+            else f"active experts are open; layers of {most} experts on {len(instance.servers)} servers are too large"
+            " to enumerate"
+        ),
+    )
+    return _side_by_side(parts, search, threads, tuning)
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What is run side by side.
+
+    Attributes
+    ----------
+    columns : ColumnSearch or JointSearch
+        Begins, and then improves the placement.
+    prove : callable
+        Proves what can be proven, on so many threads.
+    alone : bool
+        Whether that finds the placements as well, and so has all threads.
+    large : bool
+        Whether that cannot end in a proof of optimality soon: with two threads the proof then does not wait for a good
+        placement to begin from.
+    small : callable
+        Whether it may, exactly; asked once, after the beginning, since it may take as long as that.
+    few : callable
+        Whether the instance is small enough for CP-SAT; asked once, when the proof has ended.
+    solve : callable
+        Runs it.
+    beginning : (str, str)
+        The method's name where the beginning is all, and what the beginning is.
+    improving : str
+        The method's name where layers are not small.
+    because : callable
+        Says why these were picked, of whether it is small.
+    """
+
+    columns: ColumnSearch | JointSearch
+    prove: Callable[[int], None]
+    alone: bool
+    large: bool
+    small: Callable[[], bool]
+    few: Callable[[], bool]
+    solve: Callable[[], None]
+    beginning: tuple[str, str]
+    improving: str
+    because: Callable[[bool], str]
+
+
+def _side_by_side(parts: _Parts, search: Incumbent, threads: int, tuning: Tuning) -> Outcome:
+    """Begin, then prove and improve side by side, in turns on one thread, and let CP-SAT go on where that ends."""
+    columns, (method, beginning) = parts.columns, parts.beginning
+    at_once = threads > 1 and parts.large
+    if not at_once:
+        search.run(lambda: search.attempt(beginning, columns.begin))
+    if ended := search.ended:
+        return replace(search.outcome(), method=method, picked_because=f"{ENDED[ended]} by {beginning}")
+
+    small = parts.small()
+    because = parts.because(small)
 
     def solve() -> None:
-        search.attempt("cpsat", lambda: improve_model("cpsat", instance, search, seed=seed, threads=1))
+        search.attempt("cpsat", parts.solve)
 
     def prove_in(threads: int) -> None:
-        search.attempt("the proof", lambda: prove(form, search, tuning.proving, threads))
+        search.attempt("the proof", lambda: parts.prove(threads))
 
     def last() -> bool:
-        return (
-            not search.ended
-            and form.most_terms <= tuning.proving.most_terms
-            and aggregated_rows(instance) <= tuning.exact_rows
-        )
+        return not search.ended and parts.few()
 
     def both() -> None:
         prove_in(max(1, threads - 1))  # one is for the placement
@@ -170,13 +266,13 @@ def pick(
                 columns.begin()
             columns.improve(kicks)
 
-        return lambda: search.attempt("column-generation", work)
+        return lambda: search.attempt(parts.improving, work)
 
     tried: list[str] = []
-    if threads > 1:
+    if threads > 1 and not parts.alone:
         search.run(both, improve(None))
     elif small:
-        search.run(lambda: prove_in(1))
+        search.run(lambda: prove_in(threads if parts.alone else 1))
         if last():
             search.run(improve(tuning.kicks))
             tried.append("cpsat")
@@ -194,51 +290,5 @@ def pick(
         because += "; what ended without a proof was followed by cpsat"
     outcome = search.outcome()
     details = outcome.details | columns.details
+    method = "layer-enumeration" if small else parts.improving
     return replace(outcome, method=method, picked_because=because, details=details)
-
-
-def pick_joint(
-    forms: JointForms,
-    search: Incumbent,
-    seed: int,
-    threads: int,
-    *,
-    started: bool,
-    tuning: Tuning = USUAL,
-) -> Outcome:
-    """Pick methods for a search's instance that leaves active experts open and run them, as :func:`auto` does."""
-    search.prove(forms.instance.baseline_ns - forms.most_saving, EVERYTHING)
-    proof = JointProving(forms, search, tuning.joint_proving)
-    columns = JointSearch(forms, search, seed=seed, started=started, tuning=tuning.joint, hints=proof.prices)
-    at_once = threads > 1 and not proof.exact
-    if not at_once:
-        search.run(lambda: search.attempt("the first turns", columns.begin))
-    if ended := search.ended:
-        outcome = search.outcome()
-        because = f"{ENDED[ended]} by the first turns"
-        return replace(outcome, method="alternating", picked_because=because, details=outcome.details | columns.details)
-    method = "layer-enumeration" if proof.exact else "alternating"
-    most = max((model.experts for model in forms.instance.models), default=0)
-    because = f"active experts are open, and layers of {most} experts are {'enumerated' if proof.exact else 'bounded'}"
-
-    def prove_in(threads: int) -> None:
-        search.attempt("the proof", lambda: proof.run(threads))
-
-    def improve(kicks: int | None) -> Callable[[], None]:
-        def work() -> None:
-            if at_once:
-                columns.begin()
-            columns.improve(kicks)
-
-        return lambda: search.attempt("alternating", work)
-
-    if threads > 1:
-        search.run(lambda: prove_in(max(1, threads - 1)), improve(None))
-    elif proof.exact:
-        search.run(lambda: prove_in(1))
-        if not search.ended:
-            search.run(improve(None))
-    else:
-        search.run(improve(None), lambda: prove_in(1), turns=tuning.turns)
-    outcome = search.outcome()
-    return replace(outcome, method=method, picked_because=because, details=outcome.details | columns.details)
