@@ -55,6 +55,8 @@ class Incumbent:
         Best proven lower bound, token-ns; never above ``latency_ns``.
     bound_source : str or None
         Whose proof the bound rests on.
+    none : str
+        Why there is none, where that is proven.
     failures : list of str
         What failed on the way, a sentence each; the outcome says them.
     ending : str
@@ -75,7 +77,7 @@ class Incumbent:
         none: str = "no choice is within the limits",
         between: int = 64,
     ) -> None:
-        self._cost, self._fits, self.stop, self._none = cost, fits, stop, none
+        self._cost, self._fits, self.stop, self.none = cost, fits, stop, none
         if start is None and ceiling is None:
             raise ValueError("without a start a ceiling is needed")
         self.placement: Any = start
@@ -304,7 +306,7 @@ class Incumbent:
             self._recount()
             if self.placement is None:
                 if self.bound_ns == self.latency_ns:
-                    raise NoSolutionError(f"{self._none} (proven by {self.bound_source})")
+                    raise NoSolutionError(f"{self.none} (proven by {self.bound_source})")
                 ending = "; ".join(self.failures) or (self.ended or "completed").replace("_", " ")
                 raise MethodError(f"no solution was found, and none was proven not to exist: {ending}")
             unbounded = self.ending == "gap_limit" and self.bound_ns is None

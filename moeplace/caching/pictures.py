@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from moeplace.base import style
 from moeplace.base.arrays import Int64
 from moeplace.base.text import size, time_unit
+from moeplace.caching.document import Model
 from moeplace.caching.instance import Instance
 from moeplace.caching.shown import reference
 from moeplace.caching.view import PlacementView
@@ -375,26 +376,26 @@ def budget_curve(points: Sequence[BudgetPoint], tokens: int, title: str) -> Figu
     return figure
 
 
-def active_layers(instance: Instance, choices: Sequence[tuple[str, Sequence[int]]], title: str) -> Figure:
+def active_layers(models: Sequence[Model], choices: Sequence[tuple[str, Sequence[int]]], title: str) -> Figure:
     """Draw how many experts each layer uses, a line for each choice and a panel for each model.
 
     Parameters
     ----------
-    instance : Instance
+    models : sequence of Model
     choices : sequence of (str, sequence of int [B])
-        What to write beside a line, and the numbers of active experts.
+        What to write beside a line, and the numbers of active experts, model by model.
     title : str
     """
-    n_models, most = len(instance.models), max(model.top_k for model in instance.models)
+    most, lines = max(model.top_k for model in models), len(choices)
     # As wide as layers, what stands beside the lines, and the title need; letters are about 0.08 inches wide.
     beside = 0.08 * max(len(label) for label, _ in choices)
-    width = max(1.4 + beside + 0.2 * max(model.layers for model in instance.models), 0.085 * len(title) + 0.2)
-    figure = style.new_figure(width, n_models * (0.75 + 0.24 * len(choices)) + 0.5)
-    panels = figure.subplots(n_models, 1, squeeze=False)[:, 0]
+    width = max(1.4 + beside + 0.2 * max(model.layers for model in models), 0.085 * len(title) + 0.2)
+    figure = style.new_figure(width, len(models) * (0.75 + 0.24 * lines) + 0.5)
+    panels = figure.subplots(len(models), 1, squeeze=False)[:, 0]
     table = np.array([active for _, active in choices], dtype=np.int64)
-    image = None
-    for m, axes in enumerate(panels):
-        model, own = instance.models[m], table[:, instance.block_model == m]
+    image, first = None, 0
+    for model, axes in zip(models, panels, strict=True):
+        own, first = table[:, first : first + model.layers], first + model.layers
         image = axes.imshow(
             own, aspect="auto", cmap=style.SEQUENTIAL, vmin=0.5, vmax=most + 0.5, interpolation="nearest"
         )
@@ -402,9 +403,9 @@ def active_layers(instance: Instance, choices: Sequence[tuple[str, Sequence[int]
         for (line, layer), k in np.ndenumerate(own):
             colour = "white" if k <= (most + 1) / 2 else style.INK
             axes.text(layer, line, str(k), ha="center", va="center", fontsize=7, color=colour)
-        axes.set_yticks(range(len(choices)), [f" {label}" for label, _ in choices])
+        axes.set_yticks(range(lines), [f" {label}" for label, _ in choices])
         axes.set_xticks(range(0, model.layers, max(1, -(-model.layers // 12))))
-        axes.set_xlabel("layer" if n_models == 1 else f"layer of {model.name}")
+        axes.set_xlabel("layer" if len(models) == 1 else f"layer of {model.name}")
     figure.suptitle(f" {title}", x=0.01, ha="left", fontsize=10, fontweight="bold")
     bar = figure.colorbar(image, ax=list(panels), ticks=list(range(1, most + 1, max(1, most // 8))))
     bar.set_label("active experts")

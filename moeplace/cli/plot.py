@@ -319,7 +319,7 @@ def active(instance: str, solutions: tuple[str, ...], output: str) -> None:
             raise InputError("does not say how many experts are active", file=file)
         by = f"{chosen.method}, " if chosen.method else ""
         lines.append((f"{by}loss {choices.loss(found):,}", found.tolist()))
-    _save(output, lambda: active_layers(problem, lines, f"{problem.name}: active experts"))
+    _save(output, lambda: active_layers(problem.models, lines, f"{problem.name}: active experts"))
 
 
 @plot.command()

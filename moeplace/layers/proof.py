@@ -250,7 +250,7 @@ class LayerProof:
         if price is None:
             price = self.descend(tuning.schedule)
         else:
-            self._tune(self.sane(price), tuning.given)
+            self.tune(self.sane(price), tuning.given)
             self.bound(self.sane(price))
             if stop() or not self.minimise(price, tuning.nodes):
                 return
@@ -310,7 +310,7 @@ class LayerProof:
                     self.bound(self.sane(price))
         return price
 
-    def _tune(self, price: Int64, schedule: Schedule) -> None:
+    def tune(self, price: Int64, schedule: Schedule) -> None:
         """Choose good multipliers of all oracles."""
         each(lambda oracle: None if self.primal.stop() else oracle.tune(price, schedule), self._tunable(), self.threads)
 
@@ -355,11 +355,12 @@ class LayerProof:
                 return False
             if self.primal.stop() or stalled == tuning.stalled:
                 break
-            master = self._master()
+            master = self.propose()
             if master is None:
                 break
             value, proposed = master
-            if self.upper - value <= max(1e-7 * abs(self.upper), 0.01 * (self.upper - self.primal.value)):
+            slack = sum(plan.slack for plan in found)
+            if self.upper - slack - value <= max(1e-7 * abs(self.upper), 0.01 * (self.upper - self.primal.value)):
                 break
             price = np.rint(self.price + trust * (self.sane(proposed) - self.price)).astype(np.int64)
         if not self.primal.stop():
@@ -404,7 +405,7 @@ class LayerProof:
         self.primal.prove(upper, Argument(price, most, exact))
         return much
 
-    def _master(self) -> tuple[float, Float] | None:
+    def propose(self) -> tuple[float, Float] | None:
         """Return value and prices of the best convex combinations of the plans found, in floats."""
         layer, value, usage = self.pool.table()
         return Master(layer, value, usage, self.budget).bound(self.primal.stop, self.span)
@@ -412,7 +413,7 @@ class LayerProof:
     def enumerate(self) -> None:
         """List plans within a growing Delta and merge them."""
         price, stop = self.price, self.primal.stop
-        self._tune(price, self.tuning.retune)
+        self.tune(price, self.tuning.retune)
         found = each(lambda oracle: oracle.best(price, stop=stop), self.oracles, self.threads)
         if stop():
             return

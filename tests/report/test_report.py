@@ -45,7 +45,6 @@ Cli = Callable[..., tuple[str, str]]
 
 
 RUNS = 6 * len(METHODS) * 2
-pytestmark = pytest.mark.xdist_group("report")  # one process makes the run and the report that all look at
 
 
 @pytest.fixture(scope="module")
@@ -565,7 +564,7 @@ def test_plot_of_open_active_experts(cli: Cli) -> None:
     for name in ("layers", "budget"):
         assert ET.parse(f"{name}.svg").getroot().tag.endswith("svg")
     instance = moeplace.load(path)
-    figure = active_layers(instance, [("both", [1, 2]), ("neither", [2, 2])], "two models")
+    figure = active_layers(instance.models, [("both", [1, 2]), ("neither", [2, 2])], "two models")
     drawn = [axes.get_images()[0].get_array().tolist() for axes in figure.axes[:2]]
     assert drawn == [[[1], [2]], [[2], [2]]]  # a panel for each model, a line for each choice
     points = [BudgetPoint("milp", 60, 32, 30), BudgetPoint("milp", 0, 140, None), BudgetPoint("greedy", 60, 80, None)]

@@ -128,8 +128,8 @@ def test_gates_sort_the_rows_and_say_what_is_lost(run: Run) -> None:
     told = json.loads(run("import", "trace.npz", *OPTIONS, "--gates=gates.npz", "-o", "g.json", "--json")[0])
     assert (told["sorted_rows"], told["unweighed"]) == (moved, weightless)
     plain = moeplace.load("g.json")  # without a budget: ranked rows, nothing to choose
-    assert plain.ranked
-    assert plain.choices is None
+    assert (plain.ranked, plain.choices) == (True, None)
+    assert plain.name == "l02e007k3_ranked_trace_s2_u3_c060_seed0"
     # A row cut to its first experts is a row of a trace that has no more.
     for k in range(1, TOP_K + 1):
         cut = Counter((layer, tuple(sorted(own[layer][:k]))) for own in rows for layer in range(LAYERS))

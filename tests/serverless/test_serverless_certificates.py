@@ -38,7 +38,7 @@ def large(tuning: Any = None, **changes: Any) -> proving.Tuning:
 
 def solved(instance: Instance, tuning: proving.Tuning) -> Any:
     search = serverless_incumbent(instance, None, Stop(None), 0.0, None)
-    proving.solve_layers(instance, search, None, 0.0, tuning)
+    proving.solve_layers(instance, search, None, 0.0, tuning=tuning)
     return search
 
 

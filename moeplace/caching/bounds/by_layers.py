@@ -156,7 +156,7 @@ class CachingLayers:
         self._checkpoint = checkpoint
         self.instance = form.instance
         problem = aggregate(self.instance)
-        units = _Units.of(problem, tuning.coarse)
+        units = Units.of(problem, tuning.coarse)
         self.unit = units.unit
         self.scale = 1 << max(0, (tuning.fine // max(units.total, 1)).bit_length() - 1)
         blocks = problem.blocks
@@ -294,7 +294,7 @@ def loading_of_everything(instance: Instance) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _Units:
+class Units:
     """Weights and what loading costs in whole units, token-ns: no plan saves more than these say.
 
     Attributes
@@ -315,7 +315,7 @@ class _Units:
     total: int
 
     @classmethod
-    def of(cls, problem: AggregatedProblem, most: int = LARGEST) -> _Units:
+    def of(cls, problem: AggregatedProblem, most: int = LARGEST) -> Units:
         """Return the largest units that all numbers are multiples of; larger ones where these would be too many."""
         instance, loads = problem.instance, problem.instance.load_block_ns
         loading = loading_of_everything(instance)

@@ -16,7 +16,7 @@ bound is computed in integers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from moeplace.caching.bounds import concave
 from moeplace.caching.bounds.concave import PRICE_UNIT, WEIGHT_UNIT, ConcaveBound, rooms
 from moeplace.caching.certificates import SHARE_BITS
 from moeplace.caching.heuristics.joint import JointForms
+from moeplace.caching.saving import SavingForm
 from moeplace.layers.choosing import choose
 from moeplace.layers.oracle import LARGEST, Float
 
@@ -42,6 +43,10 @@ class Tuning:
 
     Attributes
     ----------
+    rounds : int
+        Times that all cuts are made anew at the prices found, at most.
+    worthwhile : float
+        Share of the bound that such a round must win for another one.
     steps : int
         Subgradient steps to better prices.
     halvings : int
@@ -49,6 +54,8 @@ class Tuning:
     concave : moeplace.caching.bounds.concave.Tuning
     """
 
+    rounds: int = 4
+    worthwhile: float = 1e-3
     steps: int = 40
     halvings: int = 6
     concave: concave.Tuning = field(default_factory=concave.Tuning)
@@ -90,7 +97,8 @@ class JointConcave:
         self._room = rooms(instance)
         self._sizes = instance.item_bytes[instance.block_start[:-1]]
         self._fits = self._sizes[None, :] <= self._room[:, None]
-        self._cuts: dict[tuple[int, int], _Cut] = {}
+        self._cuts: dict[tuple[int, int], list[_Cut]] = {}
+        self._best: int | None = None
         self._price: Float = np.zeros(len(self._room) + 1)
 
     def prices(self) -> Float | None:
@@ -98,19 +106,39 @@ class JointConcave:
         return self._price if self._price.any() else None
 
     def run(self) -> None:
-        """Improve the concave bound of one number of active experts after the other, each for its part of the time."""
+        """Improve the concave bounds of all numbers of active experts, at the prices of all storage and then at theirs.
+
+        At first each is the bound of its number alone, with prices of its own. What all storage costs is then searched
+        for all numbers together, and cuts are made anew that are best where storage costs this and has no end.
+        """
+        for turn in range(self.tuning.rounds + 1):
+            before = self._best
+            if not self._round(self._price[:-1] if turn else None):
+                return
+            won = None if before is None or self._best is None else before - self._best
+            if not self._price.any() or (turn and won is not None and won <= self.tuning.worthwhile * abs(before or 0)):
+                return
+
+    def _round(self, price: Float | None) -> bool:
+        """Make cuts for every number of active experts, at given prices or its own; say whether there is time left."""
         numbers = self.forms.numbers[::-1]
-        bounds = {k: ConcaveBound(self.forms.uniform_form(k), self.threads, self.tuning.concave) for k in numbers}
-        for k, bound in bounds.items():
-            self._take(k, bound)
-        for i, (k, bound) in enumerate(bounds.items()):
-            bound.improve(self._until(len(numbers) - i), None)
-            self._take(k, bound)
-            if self.search.checkpoint() is not None and not self.search.stop.timed_out:
-                return
-            self._prove(bound.best.prices)
+        for i, k in enumerate(numbers):
+            form, rent = self.forms.uniform_form(k), None
+            if price is not None:
+                rent = [np.rint(price * layer.size).astype(np.int64) for layer in form.layers]
+                form = _rented(form, rent)
+            bound = ConcaveBound(form, self.threads, self.tuning.concave)
+            if price is None and not i:  # a bound needs some cut of every number
+                for other in numbers:
+                    self._take(other, ConcaveBound(self.forms.uniform_form(other), self.threads, self.tuning.concave))
+            bound.improve(self._until(2 * (len(numbers) - i)))  # half of the time that is left is for later rounds
+            self._take(k, bound, rent)
+            if self.search.stop.interrupted:
+                return False
+            self._prove(bound.best.prices if price is None else self._price[:-1])
             if self.search.checkpoint() is not None:
-                return
+                return False
+        return True
 
     def _until(self, parts: int) -> Callable[[], bool]:
         """Return what says when a part of the time that is left is over."""
@@ -118,27 +146,34 @@ class JointConcave:
         begun = self.search.stop.elapsed
         return lambda: (
             self.search.checkpoint() is not None
-            or (left is not None and self.search.stop.elapsed - begun > left / (parts + 1))
+            or (left is not None and self.search.stop.elapsed - begun > left / parts)
         )
 
-    def _take(self, k: int, bound: ConcaveBound) -> None:
-        """Take over the cut that proves a bound best, for the layers that may have so many active experts."""
+    def _take(self, k: int, bound: ConcaveBound, rent: list[Int64] | None = None) -> None:
+        """Take over the cut that proves a bound best, for the layers that may have so many active experts.
+
+        ``rent``: what the bound's layers have as loading too much, by server.
+        """
         found = bound.layer_cuts()
-        servers = len(self._room)
+        rents = dict(zip((layer.items.start for layer in bound.layers), rent or (), strict=False))
+        unit = WEIGHT_UNIT << SHARE_BITS
         for b, own in enumerate(self.forms.options):
             if k not in own:
                 continue
             items = self.forms.items(b)
-            nothing = 0, np.zeros((servers, items.stop - items.start), dtype=object)
+            nothing = 0, np.zeros((len(self._room), items.stop - items.start), dtype=object)
             constant, slopes = found.get(items.start, nothing)
-            constant += self.forms.offset(b, k) * (WEIGHT_UNIT << SHARE_BITS)
-            unit = float(WEIGHT_UNIT << SHARE_BITS)
+            if items.start in found and items.start in rents:
+                slopes = slopes + np.array(rents[items.start].tolist(), dtype=object)[:, None] * unit
+            constant += self.forms.offset(b, k) * unit
             near = np.array([[value / unit for value in line] for line in slopes.tolist()], dtype=np.float64)
-            self._cuts[b, k] = _Cut(constant, slopes, constant / unit, near.reshape(slopes.shape))
+            cut = _Cut(constant, slopes, constant / unit, near.reshape(slopes.shape))
+            self._cuts.setdefault((b, k), []).append(cut)
 
     def _prove(self, first: Float) -> None:
         """Look for good prices, from some of a byte, and report the bound that they prove."""
-        candidates = [np.append(first, 0.0), self._price]
+        loss = self._price[-1]
+        candidates = [np.append(first, loss), self._price]
         best = min(candidates, key=lambda price: self._value(price)[0])
         value, slope = self._value(best)
         reach = np.append(self._room.astype(np.float64), self.forms.budget)
@@ -160,7 +195,8 @@ class JointConcave:
             length /= 4
         self._price = best
         bound = self._bound(best[:-1])
-        if bound is not None:
+        if bound is not None and (self._best is None or bound < self._best):
+            self._best = bound
             self.search.prove(max(0, self.forms.instance.baseline_ns - bound), SOURCE)
 
     def _value(self, price: Float) -> tuple[float, Float]:
@@ -172,13 +208,17 @@ class JointConcave:
             best, used = -np.inf, np.zeros_like(slope)
             cost = price[:-1] * self._sizes[b]
             for k in own:
-                cut = self._cuts[b, k]
-                left = np.where(self._fits[:, b, None], np.maximum(0.0, cut.near - cost[:, None]), 0.0)
-                left = _largest(left, slots)
-                worth = cut.base + float(left.sum()) - price[-1] * self.forms.loss[b, k - 1]
+                worth, least = np.inf, None
+                for cut in self._cuts[b, k]:
+                    left = np.where(self._fits[:, b, None], np.maximum(0.0, cut.near - cost[:, None]), 0.0)
+                    left = _largest(left, slots)
+                    if (found := cut.base + float(left.sum())) < worth:
+                        worth, least = found, left
+                assert least is not None, "every number has a cut"
+                worth -= price[-1] * self.forms.loss[b, k - 1]
                 if worth > best:
                     best = worth
-                    used = np.append((left > 0).sum(axis=1) * self._sizes[b], self.forms.loss[b, k - 1]).astype(float)
+                    used = np.append((least > 0).sum(axis=1) * self._sizes[b], self.forms.loss[b, k - 1]).astype(float)
             total += best
             slope -= used
         return total, slope
@@ -189,13 +229,15 @@ class JointConcave:
         instance = self.forms.instance
         slots = instance.layer_slots.tolist()
         worth: dict[tuple[int, int], int] = {}
-        for (b, k), cut in self._cuts.items():
-            size, total = int(self._sizes[b]), cut.constant * PRICE_UNIT
-            for n, (line, p) in enumerate(zip(cut.slopes.tolist(), whole, strict=True)):
-                if self._fits[n, b]:
-                    left = sorted((value * PRICE_UNIT - p * size for value in line), reverse=True)
-                    total += sum(max(0, value) for value in left[: slots[n]])
-            worth[b, k] = total
+        for (b, k), cuts in self._cuts.items():
+            size = int(self._sizes[b])
+            for cut in cuts:
+                total = cut.constant * PRICE_UNIT
+                for n, (line, p) in enumerate(zip(cut.slopes.tolist(), whole, strict=True)):
+                    if self._fits[n, b]:
+                        left = sorted((value * PRICE_UNIT - p * size for value in line), reverse=True)
+                        total += sum(max(0, value) for value in left[: slots[n]])
+                worth[b, k] = min(worth.get((b, k), total), total)
         # In token-ns, rounded up; coarser where sums would be too large.
         unit = _WHOLE
         while (
@@ -212,6 +254,17 @@ class JointConcave:
         rent = sum(p * room for p, room in zip(whole, self._room.tolist(), strict=True))
         saving: int = (rent + found.bound * unit) // _WHOLE
         return saving
+
+
+def _rented(form: SavingForm, rent: list[Int64]) -> SavingForm:
+    """Return a form whose servers hold everything, at what each expert costs there beside its loading."""
+    layers = [
+        replace(layer, load=np.ascontiguousarray(layer.load + own[:, None]))
+        for layer, own in zip(form.layers, rent, strict=True)
+    ]
+    everything = np.full(len(form.capacity_bytes), max(1, int(form.instance.item_bytes.sum())), dtype=np.int64)
+    instance = replace(form.instance, capacity_bytes=everything)
+    return SavingForm(instance, layers, everything)
 
 
 def _largest(values: Float, most: Int64) -> Float:

@@ -12,7 +12,7 @@ from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import joint_proving, proving
 from moeplace.caching.bounds.joint_proving import JointProving
-from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove, prove_everything
+from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, apart, prices_exactly, prove, prove_everything
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
 from moeplace.caching.heuristics import column_search, joint_search
@@ -127,17 +127,21 @@ def pick(
     prove_everything(form, search)
     columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns)
     most = max((model.experts for model in instance.models), default=0)
+    alone = form.most_terms <= tuning.proving.most_terms and apart(instance, tuning.proving)
     parts = _Parts(
         columns,
         lambda threads: prove(form, search, tuning.proving, threads),
-        most > tuning.proving.exact_experts,
-        lambda: prices_exactly(instance, tuning.proving),
+        alone,
+        not alone and most > tuning.proving.exact_experts,
+        lambda: alone or prices_exactly(instance, tuning.proving),
         lambda: form.most_terms <= tuning.proving.most_terms and aggregated_rows(instance) <= tuning.exact_rows,
         lambda: improve_model("cpsat", instance, search, seed=seed, threads=1),
         ("local-search", "the first climb"),
         "column-generation",
         lambda small: (
-            f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
+            "nothing couples the layers but what is within one: each is proven by itself"
+            if alone
+            else f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
             if small
             else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
         ),
@@ -168,6 +172,7 @@ def pick_joint(
     parts = _Parts(
         JointSearch(forms, search, seed=seed, started=started, tuning=tuning.joint, hints=proof.prices),
         proof.run,
+        False,
         not proof.exact,
         lambda: proof.exact,
         few,
@@ -194,6 +199,8 @@ class _Parts:
         Begins, and then improves the placement.
     prove : callable
         Proves what can be proven, on so many threads.
+    alone : bool
+        Whether that finds the placements as well, and so has all threads.
     large : bool
         Whether that cannot end in a proof of optimality soon: with two threads the proof then does not wait for a good
         placement to begin from.
@@ -213,6 +220,7 @@ class _Parts:
 
     columns: ColumnSearch | JointSearch
     prove: Callable[[int], None]
+    alone: bool
     large: bool
     small: Callable[[], bool]
     few: Callable[[], bool]
@@ -261,10 +269,10 @@ def _side_by_side(parts: _Parts, search: Incumbent, threads: int, tuning: Tuning
         return lambda: search.attempt(parts.improving, work)
 
     tried: list[str] = []
-    if threads > 1:
+    if threads > 1 and not parts.alone:
         search.run(both, improve(None))
     elif small:
-        search.run(lambda: prove_in(1))
+        search.run(lambda: prove_in(threads if parts.alone else 1))
         if last():
             search.run(improve(tuning.kicks))
             tried.append("cpsat")

@@ -1,6 +1,7 @@
 """Proof by layers: prices for storage, every plan of every layer near its best, and their exact merge.
 
-The proof is the engine's (:mod:`moeplace.layers.proof`); what it takes is in :mod:`moeplace.caching.bounds.by_layers`.
+The proof is the engine's (:mod:`moeplace.layers.proof`); what it takes is in :mod:`moeplace.caching.bounds.by_layers`,
+and for layers that share nothing in :mod:`moeplace.caching.bounds.independent`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import by_layers, joint_layers
-from moeplace.caching.bounds.by_layers import IMPORTS, USUAL, CachingLayers
+from moeplace.caching.bounds.by_layers import USUAL, CachingLayers
+from moeplace.caching.bounds.independent import IndependentLayers
 from moeplace.caching.bounds.joint_layers import JointLayers
+from moeplace.caching.bounds.proving import IMPORTS, apart
 from moeplace.caching.heuristics.climb import climbed
 from moeplace.caching.heuristics.joint import JointForms, PartStop, alternate
 from moeplace.caching.instance import Instance
@@ -68,9 +71,12 @@ def layer_enumeration(
         if start is not None:
             search.offer(start)
         if not search.ended:
-            search.run(
-                lambda: search.attempt("layer-enumeration", lambda: CachingLayers(form, search, threads).proof().run())
+            work = (
+                IndependentLayers(instance, search, threads).run
+                if apart(instance)
+                else CachingLayers(form, search, threads).proof().run
             )
+            search.run(lambda: search.attempt("layer-enumeration", work))
         return search.outcome()
 
 

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -680,6 +681,8 @@ def import_windows(
         reading = reading or Reading()
         reading = replace(reading, columns=replace(reading.columns, time=reading.columns.time or TIME))
     selection = selection or Selection()
+    if gates:
+        scenario = msgspec.structs.replace(scenario, ranked=True)
     if len(scenario.models) > 1:
         raise InputError(f"{len(scenario.models)} models; a trace is of one", place="models")
     (model, *_), message_bits = scenario_models(scenario)
