@@ -186,6 +186,8 @@ class Problem:
     from_values : callable, optional
         ``(instance, values)``: the decision that the values of an exported model's variables mean, by their names;
         raises an InputError where they mean none of this instance. Left out where no model is exported.
+    compile : callable, optional
+        ``(modules)``: runs once what compiles the inner loops of these modules, so that no method's clock counts it.
     view : View
     """
 
@@ -212,4 +214,5 @@ class Problem:
     models: str | None = None
     model_limit: Callable[[Any, str], str | None] = lambda instance, name: None
     from_values: Callable[[Any, Mapping[str, float]], Any] | None = None
+    compile: Callable[[Sequence[str]], None] | None = None
     view: View = field(default_factory=View)

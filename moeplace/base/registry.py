@@ -32,9 +32,9 @@ MODELS = "moeplace.models"
 """The entry point group of caching's formulations; each problem has its own."""
 
 ORDER = [
-    "auto", "layer-enumeration", "column-generation", "milp", "cpsat", "milp-textbook", "flow", "local-search",
-    "max-convolution", "successive-greedy", "greedy", "two-stage", "redundant", "balanced", "uniform", "popular",
-    "random", "no-cache",
+    "auto", "layer-enumeration", "column-generation", "milp", "cpsat", "milp-textbook", "flow", "alternating",
+    "local-search", "max-convolution", "successive-greedy", "greedy", "two-stage", "redundant", "balanced", "uniform",
+    "popular", "random", "no-cache",
 ]  # fmt: skip
 """The order in which caching's methods are listed; others follow by name."""
 

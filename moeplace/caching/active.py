@@ -69,7 +69,7 @@ class Choices:
         NoSolutionError
             No choice is within the budget.
         """  # noqa: D205
-        self._check()
+        self.check()
         return np.array([useful[0] for useful in self.useful], dtype=np.int64)
 
     @property
@@ -88,7 +88,8 @@ class Choices:
             return fewest
         return np.array([useful[-1] for useful in self.useful], dtype=np.int64)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise a :class:`NoSolutionError` where no choice is within the budget."""
         if (said := self.shortage) is not None:
             raise NoSolutionError(said)
 

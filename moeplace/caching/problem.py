@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -97,6 +97,12 @@ def _model_limit(instance: Instance, name: str) -> str | None:
     return refuses(name)(instance)
 
 
+def _compile(modules: Sequence[str]) -> None:
+    from moeplace.caching.compiling import compile_loops
+
+    compile_loops(modules)
+
+
 def _sizes(instance: Instance) -> dict[str, Any]:
     return {
         "latency_model": instance.latency_model,
@@ -136,5 +142,6 @@ PROBLEM = Problem(
     models=MODELS,
     model_limit=_model_limit,
     from_values=_from_values,
+    compile=_compile,
     view=VIEW,
 )

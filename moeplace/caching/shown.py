@@ -347,6 +347,8 @@ def _newer_lines(document: Mapping[str, Any]) -> Lines:
         layers = number(sum(model["layers"] for model in document["models"]), "layer")
         layers = f"{active['layers_with_a_choice']} of {layers} have a choice"
         lines.append(("", f"{layers}; {number(active['useful_choices'], 'number')} of experts are worth considering"))
+    elif document.get("ranked"):
+        lines.append(("ranked rows", "experts stand in falling router weight; every row waits for all of them"))
     if (coverage := document.get("coverage")) is not None:
         alone, all_of_them = coverage["demands_without_cloud"], number(document["demands"], "demand")
         must = f"{number(coverage['experts'], 'expert')} of {size(coverage['bytes'])} must be on a server within reach"

@@ -16,6 +16,7 @@ from moeplace.base.errors import InputError
 from moeplace.base.files import read_json
 from moeplace.base.result import Written
 from moeplace.base.text import gap_percent
+from moeplace.caching.active import active_experts
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 
@@ -158,15 +159,23 @@ class Solution(Written, Struct, frozen=True):
                 if cached[n, item]:
                     raise InputError(f"[{layer}, {expert}] is on the server already", place=here)
                 cached[n, item] = True
-        placement = Placement(cached, self._active_on(instance))
+        placement = Placement(cached, self.active_on(instance))
         try:
             placement.check_fits(instance)
         except InputError as error:
             raise InputError(error.message, place=error.place or "placement") from None
         return placement
 
-    def _active_on(self, instance: Instance) -> Int64 | None:
-        """Return the active experts of each block; None where nothing is said of them."""
+    def active_on(self, instance: Instance) -> Int64 | None:
+        """Return the active experts of each block, int64 [B]; None where nothing is said of them.
+
+        Their loss may be of another budget.
+
+        Raises
+        ------
+        InputError
+            Of models or layers that the instance has not, or a number that cannot be.
+        """
         if self.active_experts is UNSET:
             return None
         for name in self.active_experts:
@@ -180,7 +189,10 @@ class Solution(Written, Struct, frozen=True):
                     f"{len(numbers)} numbers for the {model.layers} layers of {model.name!r}", place="active_experts"
                 )
             found += numbers
-        return np.array(found, dtype=np.int64)
+        try:
+            return active_experts(instance, found)
+        except InputError as error:
+            raise InputError(error.message, place="active_experts") from None
 
 
 def assignments(instance: Instance, placement: Placement) -> list[Assignment]:
