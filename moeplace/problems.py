@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint
 from typing import Any, NamedTuple
 
-from moeplace.base.certificates import Certificate
+from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import show
 from moeplace.base.errors import InputError, MoeplaceError
 from moeplace.base.files import read_json
@@ -222,7 +222,7 @@ def read_solution(path: str | os.PathLike[str]) -> Any:
         raise error.in_file(str(path)) from None
 
 
-def check(instance: Any, solution: Any, certificate: Certificate | None = None) -> Any:
+def check(instance: Any, solution: Any, certificate: AnyCertificate | None = None) -> Any:
     """Recompute everything a solution says.
 
     Parameters

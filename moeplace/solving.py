@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
-from moeplace.base.certificates import Certificate, Trusted
+from moeplace.base.certificates import AnyCertificate, Certificate, Trusted
 from moeplace.base.documents import Status, Termination
 from moeplace.base.errors import InfeasibleError, InputError, MethodError, MethodLimitError, MoeplaceError
 from moeplace.base.problem import Problem
@@ -110,7 +110,7 @@ def certified(
     start: Any = None,
     progress: ProgressCallback | None = None,
     **parameters: Any,
-) -> tuple[Any, Certificate | None]:
+) -> tuple[Any, AnyCertificate | None]:
     """Do what :func:`solve` does and return what proves the bound, too.
 
     Returns
@@ -161,13 +161,14 @@ def _run(
     start: Any,
     progress: ProgressCallback | None,
     parameters: dict[str, Any],
-) -> tuple[Any, Certificate | Callable[[], Certificate] | None]:
+) -> tuple[Any, AnyCertificate | Callable[[], AnyCertificate] | None]:
     """Run a method; return its solution and its certificate, which may still have to be packed."""
     check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)
     own = parameters | ({"gap": gap} if gap else {})
     problem = problem_of(instance)
     function = find_method(method, problem.methods, problem.method_order)
     check_parameters(method, function, own)
+    function = problem.adapt(function, instance)
     if start is not None and not isinstance(start, problem.decision_type):
         check_same_problem(problem, start)
         start = problem.decision(instance, start)

@@ -75,6 +75,16 @@ def loading(weight: int, rate: int) -> bytes:
     return json.dumps(document | {"version": 2, "loading": {"weight": weight}}).encode()
 
 
+def joint(*steps_and_value: Any) -> bytes:
+    """The document in version 2 with active experts to choose, with one value of it replaced or added."""
+    document = copy.deepcopy(DOCUMENT) | {"version": 2}
+    document["activations"]["ranked"] = True
+    document["active"] = {"loss": {"m": [[5, 0], [3, 0]], "k": [[0]]}, "budget": 4}
+    *steps, last, value = steps_and_value
+    at(document, *steps)[last] = value
+    return json.dumps(document).encode()
+
+
 def drop(*steps: str | int) -> bytes:
     document = copy.deepcopy(DOCUMENT)
     del at(document, *steps[:-1])[steps[-1]]
@@ -146,6 +156,20 @@ INSTANCES: dict[str, tuple[bytes, str]] = {
     "holds-server": (second(put("servers", 0, "holds", [{"server": "s0", "model": "m", "experts": []}])), 'servers[0].holds[0]: unknown key "server"'),
     "load-rate-zero": (second(put("servers", 0, "load_bytes_per_s", 0)), "servers[0].load_bytes_per_s: expected an integer >= 1, found 0"),
     "layer-slots-negative": (second(put("servers", 0, "layer_slots", -1)), "servers[0].layer_slots: expected an integer >= 0, found -1"),
+    "ranked-in-version-1": (put("activations", "ranked", True), "activations.ranked: is a key of version 2, the file says version 1"),
+    "active-in-version-1": (put("active", {"loss": {}, "budget": 0}), "active: is a key of version 2, the file says version 1"),
+    "active-without-ranked": (second(put("active", {"loss": {}, "budget": 0})), "active: which experts of a row a layer uses is known only where activations.ranked is true"),
+    "active-not-ranked": (joint("activations", "ranked", False), "active: which experts of a row a layer uses"),
+    "ranked-number": (joint("activations", "ranked", 1), "activations.ranked: expected true or false, found 1"),
+    "active-budget-negative": (joint("active", "budget", -1), "active.budget: expected an integer >= 0, found -1"),
+    "active-budget-float": (joint("active", "budget", 0.5), "active.budget: expected an integer, found 0.5"),
+    "active-unknown-model": (joint("active", "loss", "x", [[0]]), 'active.loss: "x" is not the name of a model'),
+    "active-model-missing": (joint("active", "loss", {"m": [[5, 0], [3, 0]]}), 'active.loss: says nothing of the model "k"'),
+    "active-layers": (joint("active", "loss", "m", [[5, 0]]), 'active.loss["m"]: 1 entries, 2 layers'),
+    "active-top-k": (joint("active", "loss", "m", 1, [3, 0, 0]), 'active.loss["m"][1]: 3 entries, the model\'s top_k is 2'),
+    "active-loss-negative": (joint("active", "loss", "m", 1, [-3, 0]), "expected an integer >= 0, found -3"),
+    "active-loss-huge": (joint("active", "loss", "m", [[2**63 - 1, 0], [1, 0]]), "active.loss: the largest losses of all layers sum to 9223372036854775808; they must fit in 63 bits"),
+    "active-unknown-key": (joint("active", "bugdet", 1), 'active: unknown key "bugdet"'),
     "loading-weight-zero": (second(put("loading", {"weight": 0})), "loading.weight: expected an integer >= 1, found 0"),
     "loading-of-one-expert-does-not-fit": (loading(2**62, 1), "loading: loading one expert costs"),
     "loading-does-not-fit": (loading(2**52, 10**9), "loading: the latency with empty servers and loading everything cost"),

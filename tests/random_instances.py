@@ -116,6 +116,90 @@ def random_document_2(
     return document | {"version": 2}
 
 
+def random_joint_document(
+    rng: np.random.Generator, max_variables: int = 8, latency_model: str | None = None
+) -> dict[str, Any]:
+    """Draw an instance of version 2 with ranked rows in which it is to be decided how many experts are active."""
+    while True:
+        document = random_document_2(rng, max_variables, latency_model)
+        if any(model["top_k"] > 1 for model in document["models"]):
+            break
+    document["activations"]["ranked"] = True
+    losses: dict[str, list[list[int]]] = {}
+    for model in document["models"]:
+        table = [rng.integers(0, 10, model["top_k"]).tolist() for _ in range(model["layers"])]
+        if rng.random() < 0.6:  # as losses are: less with more experts, and nothing with all of them
+            table = [[*sorted(layer[:-1], reverse=True), 0] for layer in table]
+        losses[model["name"]] = table
+    least = sum(min(layer) for table in losses.values() for layer in table)
+    most = sum(max(layer) for table in losses.values() for layer in table)
+    budget = int(rng.integers(max(0, least - 1), max(least, most) + 1))
+    document["active"] = {"loss": losses, "budget": 0 if rng.random() < 0.1 else budget}
+    return document
+
+
+def cut_document(document: dict[str, Any], active: dict[str, list[int]]) -> dict[str, Any]:
+    """Return the document of an instance of its own in which every row has its first experts only."""
+    rows = document["activations"]
+    numbers = [active[document["demands"][d]["model"]][at] for d, at in zip(rows["demand"], rows["layer"], strict=True)]
+    rows = {key: rows[key] for key in ("demand", "layer", "count")} | {
+        "experts": [experts[:k] for experts, k in zip(rows["experts"], numbers, strict=True)]
+    }
+    return {key: value for key, value in document.items() if key != "active"} | {"activations": rows}
+
+
+def choices_of(document: dict[str, Any]) -> list[dict[str, list[int]]]:
+    """Return every choice of active experts within the budget."""
+    models, active = document["models"], document["active"]
+    places = [(model["name"], layer) for model in models for layer in range(model["layers"])]
+    numbers = [range(1, model["top_k"] + 1) for model in models for _ in range(model["layers"])]
+    found = []
+    for chosen in itertools.product(*numbers):
+        lost = sum(active["loss"][name][layer][k - 1] for (name, layer), k in zip(places, chosen, strict=True))
+        if lost <= active["budget"]:
+            by_model: dict[str, list[int]] = {model["name"]: [] for model in models}
+            for (name, _), k in zip(places, chosen, strict=True):
+                by_model[name].append(k)
+            found.append(by_model)
+    return found
+
+
+def brute_force_joint(document: dict[str, Any]) -> int | None:
+    """Return the least cost of all placements with all choices of active experts, or None where there is none.
+
+    What a placement costs is a sum over layers, so each is valued once for each number of experts of each layer.
+    """
+    models = document["models"]
+    layers = [(model["name"], layer) for model in models for layer in range(model["layers"])]
+    rows = document["activations"]
+    index = [
+        layers.index((document["demands"][d]["model"], at)) for d, at in zip(rows["demand"], rows["layer"], strict=True)
+    ]
+    nothing: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
+    most = max(model["top_k"] for model in models)
+    parts: dict[tuple[int, int], dict[str, Any]] = {}
+    for layer, k in itertools.product(range(len(layers)), range(1, most + 1)):
+        own = [i for i, there in enumerate(index) if there == layer]
+        cut = {key: [rows[key][i] for i in own] for key in nothing}
+        cut["experts"] = [experts[:k] for experts in cut["experts"]]
+        parts[layer, k] = document | {"activations": cut}
+    choices = [[k for model in models for k in chosen[model["name"]]] for chosen in choices_of(document)]
+    places = [
+        (n, m, *pair) for n in range(len(document["servers"])) for m, x in enumerate(models) for pair in _experts(x)
+    ]
+    best = None
+    for chosen in itertools.product((False, True), repeat=len(places)):
+        cached = set(itertools.compress(places, chosen))
+        found = naive_cost_2(document | {"activations": nothing}, cached)
+        if found is None or not choices:
+            continue
+        filled = [d if d["cloud_ns"] is not None else d | {"cloud_ns": 2**40} for d in document["demands"]]
+        table = {key: naive_cost(part | {"demands": filled}, cached) for key, part in parts.items()}
+        cost = found[1] + min(sum(table[layer, k] for layer, k in enumerate(choice)) for choice in choices)
+        best = cost if best is None else min(best, cost)
+    return best
+
+
 def _layer_bytes(model: dict[str, Any]) -> list[int]:
     sizes = model["expert_bytes"]
     return list(sizes) if isinstance(sizes, list) else [sizes] * model["layers"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from moeplace.active.certificates import ActiveCertificate
 from moeplace.active.checking import recompute, recompute_numbers, recompute_reference
 from moeplace.active.cost import cost, numbers, reference, refuses
 from moeplace.active.document import INSTANCE_FORMAT, SOLUTION_FORMAT, Choice
 from moeplace.active.instance import Instance
 from moeplace.active.shown import VIEW
 from moeplace.active.verification import verify
+from moeplace.base.documents import parse
 from moeplace.base.plain import plain_problem
 
 ORDER = ["auto", "front", "layers", "milp", "cpsat", "greedy", "schedule", "uniform"]
@@ -21,6 +23,10 @@ def _from_values(instance: Instance, values: Mapping[str, float]) -> Choice:
     from moeplace.active.formulations import choice_of_values
 
     return choice_of_values(instance, values)
+
+
+def _read_certificate(document: object) -> ActiveCertificate:
+    return parse(document, ActiveCertificate)
 
 
 def _sizes(instance: Instance) -> dict[str, Any]:
@@ -42,6 +48,7 @@ PROBLEM = plain_problem(
     recompute_numbers=recompute_numbers,
     recompute_reference=recompute_reference,
     verify=verify,
+    read_certificate=_read_certificate,
     methods="moeplace.methods.active",
     method_order=ORDER,
     view=VIEW,

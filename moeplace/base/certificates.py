@@ -1,127 +1,60 @@
 """What proves a bound, as a document: format ``moeplace/certificate`` version 1 (docs/certificates.md).
 
-A bound rests either on a *cut* or on *prices*, which anybody can verify with the instance at hand, or on the proof of a
-solver, which is named. This module holds the document and nothing that makes or verifies one.
+A bound rests either on numbers which anybody can verify with the instance at hand, of a kind of the problem's own, or
+on the proof of a solver, which is named. This module holds the form and nothing that makes or verifies one.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import os
-from typing import Annotated, Literal
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Struct
 
-from moeplace.base.documents import InstanceReference, Named, NonNegative, Positive, parse
+from moeplace.base.arrays import Int64
+from moeplace.base.documents import InstanceReference, Named, NonNegative
 from moeplace.base.errors import InputError
-from moeplace.base.files import Saved, read_json
+from moeplace.base.files import Saved
 
-LARGEST_UNIT = 2**16 - 1
-
-SHARE_BITS = 20
-"""Multipliers are whole numbers of ``2**-SHARE_BITS``: part of the format."""
-
-Unit = Annotated[int, Meta(ge=1, le=LARGEST_UNIT)]
+Proof = TypeVar("Proof")
 
 
-class Point(Struct, frozen=True, forbid_unknown_fields=True):
-    """A fractional placement, at which the multipliers are taken.
+def packed(numbers: npt.NDArray[np.integer], size: int = 2) -> str:
+    """Return whole numbers as base64 of little-endian unsigned integers of two or four bytes each."""
+    return base64.b64encode(numbers.astype(f"<u{size}").tobytes()).decode()
 
-    Attributes
+
+def unpacked(text: str, count: int | None, what: str = "", size: int = 2) -> Int64:
+    """Return the numbers that :func:`packed` packed, int64.
+
+    Parameters
     ----------
-    smoothing : int
-        How far above the smallest value a multiplier may still be positive, in units of the cut's ``unit``.
-    weights : list of int
-        One for each block (layer of a model): what this point counts in the average, of ``Cut.weight_unit``.
-    placement : str
-        ``unit`` times the fraction of every item on every server: base64 of two-byte little-endian integers, server
-        by server, all items of all models within a server.
+    text : str
+    count : int or None
+        How many there must be; None: any number.
+    what : str
+        Why so many, for the message.
+    size : int
+        Bytes of each.
+
+    Raises
+    ------
+    InputError
+        It is not base64, or not of this many numbers.
     """
-
-    smoothing: Annotated[int, Meta(ge=0, le=LARGEST_UNIT)]
-    weights: list[NonNegative]
-    placement: str
-
-    @classmethod
-    def make(cls, smoothing: int, weights: list[int], placement: npt.NDArray[np.uint16]) -> Point:
-        """Pack ``placement [N, I]``."""
-        return cls(smoothing, weights, base64.b64encode(placement.astype("<u2").tobytes()).decode())
-
-    def unpacked(self, servers: int, items: int) -> npt.NDArray[np.int64]:
-        """Return the placement, int64 [N, I].
-
-        Raises
-        ------
-        InputError
-            It is not base64, or not of this many numbers.
-        """
-        try:
-            data = base64.b64decode(self.placement.encode(), validate=True)
-        except (binascii.Error, UnicodeEncodeError):
-            raise InputError("not base64", place="placement") from None
-        if len(data) != 2 * servers * items:
-            expected = f"{2 * servers * items} bytes ({servers} servers, {items} experts)"
-            raise InputError(f"expected {expected}, found {len(data)}", place="placement")
-        return np.frombuffer(data, dtype="<u2").reshape(servers, items).astype(np.int64)
-
-
-class Covering(Struct, frozen=True, forbid_unknown_fields=True):
-    """What it is worth that a demand without a cloud reaches its experts.
-
-    Attributes
-    ----------
-    demand : int
-        Which one, from 0.
-    prices : list of int
-        One for each expert of the demand's model, layer by layer, in units of ``1 / (weight_unit * 2**20)`` token-ns; 0
-        for an expert on its device.
-    """
-
-    demand: NonNegative
-    prices: list[Annotated[int, Meta(ge=0)]]
-
-
-class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cut"):
-    """A linear upper bound on the saving, maximised over the capacities at given prices. It needs no trust.
-
-    Attributes
-    ----------
-    unit : int
-        What stands for 1 in the placements.
-    points : list of Point
-    weight_unit : int
-        What the weights of all points sum to in every block.
-    prices : list of int
-        One for each server, of a byte, in units of ``1 / (price_unit * weight_unit * 2**20)`` token-ns.
-    price_unit : int
-    coverage : list of Covering, optional
-        Where demands have no cloud: multipliers of what they need.
-    """
-
-    unit: Unit
-    points: Annotated[list[Point], Meta(min_length=1)]
-    weight_unit: Unit
-    prices: list[Annotated[int, Meta(ge=0)]]
-    price_unit: Positive
-    coverage: list[Covering] | UnsetType = UNSET
-
-
-class Prices(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="prices"):
-    """Prices of budgets that layers share; each layer then costs at least the least it can with its use paid. No trust.
-
-    Attributes
-    ----------
-    prices : list of int
-        One for each budget, of a unit of it, in units of ``1 / unit`` of what is minimised.
-    unit : int
-    """
-
-    prices: list[Annotated[int, Meta(ge=0)]]
-    unit: Positive
+    try:
+        data = base64.b64decode(text.encode(), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise InputError("not base64") from None
+    if count is None and len(data) % size:
+        raise InputError(f"expected {size} bytes a number, found {len(data)} bytes")
+    if count is not None and len(data) != size * count:
+        raise InputError(f"expected {size * count} bytes{f' ({what})' if what else ''}, found {len(data)}")
+    return np.frombuffer(data, dtype=f"<u{size}").astype(np.int64)
 
 
 class Trusted(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="trusted"):
@@ -136,8 +69,8 @@ class Trusted(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
     source: str
 
 
-class Certificate(Saved, Struct, frozen=True, forbid_unknown_fields=True):
-    """A certificate document.
+class Certificate(Saved, Struct, Generic[Proof], frozen=True, forbid_unknown_fields=True):
+    """A certificate document. Each problem says which kinds of proof it reads.
 
     Attributes
     ----------
@@ -145,17 +78,17 @@ class Certificate(Saved, Struct, frozen=True, forbid_unknown_fields=True):
         Name and hash of the instance that it is for.
     bound_ns : int
         The lower bound on the cost of every placement, token-ns, that is proven.
-    proof : Cut, Prices or Trusted
+    proof : Trusted, or of a kind of the problem
     """
 
     format: Literal["moeplace/certificate"]
     version: Literal[1]
     instance: InstanceReference
     bound_ns: NonNegative
-    proof: Cut | Prices | Trusted
+    proof: Proof
 
     @classmethod
-    def make(cls, instance: Named, bound_ns: int, proof: Cut | Prices | Trusted) -> Certificate:
+    def make(cls, instance: Named, bound_ns: int, proof: Proof) -> Self:
         """Make a certificate for an instance."""
         reference = InstanceReference(instance.name, instance.sha256)
         return cls("moeplace/certificate", 1, reference, bound_ns, proof)
@@ -165,16 +98,5 @@ class Certificate(Saved, Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.json.encode(self) + b"\n"
 
 
-def read_certificate(path: str | os.PathLike[str]) -> Certificate:
-    """Read a certificate file.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read or is no certificate document.
-    """
-    document = read_json(path)
-    try:
-        return parse(document, Certificate)
-    except InputError as error:
-        raise error.in_file(str(path)) from None
+AnyCertificate: TypeAlias = Certificate[Any]
+"""A certificate of any problem."""

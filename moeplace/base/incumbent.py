@@ -14,7 +14,7 @@ from moeplace.base.stop import Stop
 from moeplace.base.workers import Turns, run_workers
 
 if TYPE_CHECKING:
-    from moeplace.base.certificates import Certificate
+    from moeplace.base.certificates import AnyCertificate
 
 
 class Incumbent:
@@ -55,6 +55,8 @@ class Incumbent:
         Best proven lower bound, token-ns; never above ``latency_ns``.
     bound_source : str or None
         Whose proof the bound rests on.
+    none : str
+        Why there is none, where that is proven.
     failures : list of str
         What failed on the way, a sentence each; the outcome says them.
     ending : str
@@ -75,7 +77,7 @@ class Incumbent:
         none: str = "no choice is within the limits",
         between: int = 64,
     ) -> None:
-        self._cost, self._fits, self.stop, self._none = cost, fits, stop, none
+        self._cost, self._fits, self.stop, self.none = cost, fits, stop, none
         if start is None and ceiling is None:
             raise ValueError("without a start a ceiling is needed")
         self.placement: Any = start
@@ -85,7 +87,7 @@ class Incumbent:
         self.failures: list[str] = []
         self.ending: Termination = "completed"
         # The best bound of everybody who proved one: where one turns out to be wrong, the others' hold.
-        self._bounds: dict[str, tuple[int, Callable[[], Certificate] | None]] = {}
+        self._bounds: dict[str, tuple[int, Callable[[], AnyCertificate] | None]] = {}
         self._distrusted: set[str] = set()
         self._listener_error: BaseException | None = None
         self._gap, self._progress, self._lock = gap, progress, threading.Lock()
@@ -158,7 +160,7 @@ class Incumbent:
             self._report()
         self._computed = self.placement, self.latency_ns
 
-    def prove(self, bound_ns: int, source: str, certificate: Callable[[], Certificate] | None = None) -> None:
+    def prove(self, bound_ns: int, source: str, certificate: Callable[[], AnyCertificate] | None = None) -> None:
         """Take a proven lower bound, whose proof it is, and what writes down the proof, if it is better.
 
         Raises
@@ -304,7 +306,7 @@ class Incumbent:
             self._recount()
             if self.placement is None:
                 if self.bound_ns == self.latency_ns:
-                    raise NoSolutionError(f"{self._none} (proven by {self.bound_source})")
+                    raise NoSolutionError(f"{self.none} (proven by {self.bound_source})")
                 ending = "; ".join(self.failures) or (self.ended or "completed").replace("_", " ")
                 raise MethodError(f"no solution was found, and none was proven not to exist: {ending}")
             unbounded = self.ending == "gap_limit" and self.bound_ns is None

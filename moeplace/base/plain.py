@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_type_hints
 import msgspec
 from msgspec import Struct
 
-from moeplace.base.certificates import Certificate, Trusted
+from moeplace.base.certificates import AnyCertificate, Trusted
 from moeplace.base.documents import InstanceReference, Status, parse
 from moeplace.base.errors import InputError, MethodError
 from moeplace.base.problem import Problem, View
@@ -192,7 +192,7 @@ def plain_problem(
     numbers: Callable[[Any, Any], Mapping[str, Any]] = lambda instance, decision: {},
     recompute_numbers: Callable[[Any, Any], Mapping[str, Any]] | None = None,
     recompute_reference: Callable[[Any], int | None] | None = None,
-    verify: Callable[[Any, Certificate], Sequence[str]] | None = None,
+    verify: Callable[[Any, AnyCertificate], Sequence[str]] | None = None,
     methods: str | None = None,
     method_order: Sequence[str] = (),
     view: View | None = None,
@@ -279,7 +279,7 @@ def plain_problem(
         check_fits(instance, solution.decision)
         return solution.decision
 
-    def check(instance: Any, solution: PlainSolution, certificate: Certificate | None = None) -> PlainReport:
+    def check(instance: Any, solution: PlainSolution, certificate: AnyCertificate | None = None) -> PlainReport:
         wrong = _reference_violations(instance, solution)
         violations, recomputed = recompute(instance, solution.decision)
         wrong += violations

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from moeplace.base.certificates import Certificate
+from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import parse
+from moeplace.base.registry import Method
 from moeplace.base.result import Finished
 from moeplace.base.text import NOTHING
 
@@ -131,8 +132,8 @@ class View:
     lost: str = "the solution names what the instance has not"
 
 
-def _read_certificate(document: object) -> Certificate:
-    return parse(document, Certificate)
+def _read_certificate(document: object) -> AnyCertificate:
+    return parse(document, AnyCertificate)
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,9 @@ class Problem:
         methods; returns a report with ``ok``, ``violations``, ``value``, ``reference``, ``bound``, ``document()``.
     read_certificate : callable
         A certificate from its document.
+    adapt : callable
+        ``(method, instance)``: what is run of a method on an instance: the method, or where the instance leaves more
+        open than it knows (:attr:`moeplace.base.registry.MethodInfo.takes`), one that decides the rest beforehand.
     remarks : callable
         ``(instance)``: what a person should know of the instance itself, for a solution's details.
     sizes : callable
@@ -202,8 +206,9 @@ class Problem:
     finish: Callable[[Any, Finished], Any]
     read_solution: Callable[[object], Any]
     decision: Callable[[Any, Any], Any]
-    check: Callable[[Any, Any, Certificate | None], Any]
-    read_certificate: Callable[[object], Certificate] = _read_certificate
+    check: Callable[[Any, Any, AnyCertificate | None], Any]
+    read_certificate: Callable[[object], AnyCertificate] = _read_certificate
+    adapt: Callable[[Method, Any], Method] = lambda method, instance: method
     remarks: Callable[[Any], Mapping[str, str]] = lambda instance: {}
     sizes: Callable[[Any], Mapping[str, Any]] = lambda instance: {}
     method_order: Sequence[str] = ()

@@ -13,7 +13,7 @@ from moeplace.base.documents import InstanceReference, Termination
 from moeplace.base.files import Saved
 
 if TYPE_CHECKING:
-    from moeplace.base.certificates import Certificate
+    from moeplace.base.certificates import AnyCertificate
     from moeplace.base.documents import Named, Status
 
 
@@ -101,7 +101,7 @@ class Outcome:
     method: str | None = None
     picked_because: str | None = None
     details: dict[str, int | float | str] = field(default_factory=dict)
-    certificate: Certificate | Callable[[], Certificate] | None = None
+    certificate: AnyCertificate | Callable[[], AnyCertificate] | None = None
 
 
 @dataclass(frozen=True)

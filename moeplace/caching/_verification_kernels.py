@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from moeplace.base.certificates import SHARE_BITS
+from moeplace.caching.certificates import SHARE_BITS
 
 HALF = 31
 

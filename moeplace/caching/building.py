@@ -64,6 +64,8 @@ class Model:
         Where the data came from, strings and integers.
     loading_weight : int, optional
         How many token-ns one ns of loading counts; else 1.
+    ranked : bool
+        The experts of every row stand in falling router weight.
 
     Examples
     --------
@@ -87,9 +89,11 @@ class Model:
         notes: str | None = None,
         source: Mapping[str, str | int] | None = None,
         loading_weight: int | None = None,
+        ranked: bool = False,
     ) -> None:
         self.name, self.latency_model, self.notes, self.source = name, latency_model, notes, source
-        self.loading_weight = loading_weight
+        self.loading_weight, self.ranked = loading_weight, ranked
+        self._active: dict[str, Any] | None = None
         self._servers: list[ServerHandle] = []
         self._models: list[LanguageModelHandle] = []
         self._demands: list[DemandHandle] = []
@@ -258,6 +262,26 @@ class Model:
         for key, values in (("demand", of), ("layer", layers), ("experts", rows), ("count", counts)):
             self._rows[key] += values
 
+    def choose_active(
+        self,
+        losses: Mapping[LanguageModelHandle, Sequence[Sequence[int]] | npt.NDArray[np.integer]],
+        *,
+        budget: int,
+    ) -> None:
+        """Leave open how many experts each layer uses; rows have to be ranked.
+
+        Parameters
+        ----------
+        losses : dict of LanguageModelHandle to int [layers, top_k]
+            For every language model what each layer loses in quality with 1, 2, ... ``top_k`` active experts.
+        budget : int
+            The most that all layers may lose in sum.
+        """
+        for model in losses:
+            self._own(model, self._models)
+        tables = {model.name: _whole(table, "losses") for model, table in losses.items()}
+        self._active = {"loss": tables, "budget": _whole(budget, "budget")}
+
     def instance(self) -> Instance:
         """Return what has been added so far as an instance.
 
@@ -274,8 +298,10 @@ class Model:
             "models": self._model_documents,
             "servers": self._server_documents,
             "demands": self._demands_document(),
-            "activations": self._rows,
+            "activations": self._rows | ({"ranked": True} if self.ranked else {}),
         }
+        if self._active is not None:
+            document["active"] = self._active
         if self.loading_weight is not None:
             document["loading"] = {"weight": _whole(self.loading_weight, "loading_weight")}
         document["version"] = lowest_version(document)

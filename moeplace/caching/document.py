@@ -89,12 +89,27 @@ class Demand(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Activations(Struct, frozen=True, forbid_unknown_fields=True):
-    """The activation rows in columns: ``count[i]`` tokens used exactly ``experts[i]`` at ``layer[i]``."""
+    """The activation rows in columns: ``count[i]`` tokens used exactly ``experts[i]`` at ``layer[i]``.
+
+    ``ranked`` (version 2) says that the experts of every row stand in falling router weight.
+    """
 
     demand: list[NonNegative]
     layer: list[NonNegative]
     experts: list[Annotated[list[NonNegative], Meta(min_length=1)]]
     count: list[Positive]
+    ranked: bool | UnsetType = UNSET
+
+
+class Active(Struct, frozen=True, forbid_unknown_fields=True):
+    """How many experts each layer uses is to be decided, too (version 2; rows have to be ranked).
+
+    ``loss`` has for every model, layer by layer, what it costs in quality to use 1, 2, ... ``top_k`` experts only;
+    ``budget`` is the most that all layers of all models may lose in sum.
+    """
+
+    loss: dict[str, list[list[NonNegative]]]
+    budget: NonNegative
 
 
 class InstanceDocument(Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,6 +124,7 @@ class InstanceDocument(Struct, frozen=True, forbid_unknown_fields=True):
     demands: list[Demand]
     activations: Activations
     loading: Loading | UnsetType = UNSET
+    active: Active | UnsetType = UNSET
     notes: str | UnsetType = UNSET
     source: dict[str, str | int] | UnsetType = UNSET
 
@@ -135,7 +151,9 @@ def newer_key(document: Mapping[str, Any]) -> str | None:
     for d, demand in enumerate(document["demands"]):
         if "cloud_ns" in demand and demand["cloud_ns"] is None:
             return f"demands[{d}].cloud_ns"
-    return "loading" if "loading" in document else None
+    if "ranked" in document["activations"]:
+        return "activations.ranked"
+    return next((key for key in ("loading", "active") if key in document), None)
 
 
 def layout(document: dict[str, Any]) -> bytes:

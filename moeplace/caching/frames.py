@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -45,6 +46,13 @@ class Frames(NamedTuple):
         ``server``, ``model``, ``layer``, ``expert``: what is on the servers now. No row for a server: nothing is said.
     loading_weight : int or None
         No frame: how many token-ns one ns of loading counts.
+    ranked : bool
+        No frame: whether the experts of every row of ``activations`` stand in falling router weight.
+    losses : DataFrame or None
+        ``model``, ``layer``, ``active_experts``, ``loss``: what it costs in quality that a layer uses so many experts,
+        a row for each number from 1 to ``top_k``. None where that is not to be decided.
+    loss_budget : int or None
+        No frame: the most that all layers may lose.
     """
 
     models: pd.DataFrame
@@ -55,25 +63,23 @@ class Frames(NamedTuple):
     device_experts: pd.DataFrame
     holds: pd.DataFrame | None = None
     loading_weight: int | None = None
+    ranked: bool = False
+    losses: pd.DataFrame | None = None
+    loss_budget: int | None = None
 
 
-def document_of(
-    models: pd.DataFrame,
-    servers: pd.DataFrame,
-    demands: pd.DataFrame,
-    links: pd.DataFrame,
-    activations: pd.DataFrame,
-    device_experts: pd.DataFrame | None,
-    holds: pd.DataFrame | None,
-    loading_weight: int | None,
-) -> dict[str, Any]:
-    """Return the keys of an instance document that frames hold, in the form of :class:`Frames`.
+def document_of(frames: Frames) -> dict[str, Any]:
+    """Return the keys of an instance document that frames hold; those of devices may be missing, too.
 
     Raises
     ------
     InputError
         A column is missing or unknown, or a cell is not what it must be; the frame, the row and the column are named.
     """
+    (
+        models, servers, demands, links, activations, device_experts, holds, loading_weight, ranked, losses,
+        loss_budget,
+    ) = frames  # fmt: skip
     table = _Table("models", models, "name layers experts top_k expert_bytes", "layer_index")
     numbers = {key: table.whole(key) for key in ("layers", "experts", "top_k")}
     sizes, own = table.lists("expert_bytes"), table.lists("layer_index")
@@ -140,11 +146,43 @@ def document_of(
     for demand in given:
         demand.setdefault("tokens", 1)
         demand.setdefault("cloud_ns", None)
-    rows = {"demand": of, "layer": layer, "experts": table.lists("experts"), "count": count}
+    rows: dict[str, Any] = {"demand": of, "layer": layer, "experts": table.lists("experts"), "count": count}
+    if ranked:
+        rows["ranked"] = True
     document: dict[str, Any] = {"models": shapes, "servers": places, "demands": given, "activations": rows}
     if loading_weight is not None:
         document["loading"] = {"weight": int(loading_weight)}
+    if (losses is None) != (loss_budget is None):
+        raise InputError("losses and loss_budget belong together; one of them is missing")
+    if losses is not None and loss_budget is not None:
+        shape = {shape["name"]: (shape["layers"], shape["top_k"]) for shape in shapes}
+        document["active"] = {"loss": _losses(losses, shape), "budget": int(loss_budget)}
     return document
+
+
+def _losses(losses: pd.DataFrame, shape: dict[str, tuple[int, int]]) -> dict[str, list[list[int]]]:
+    """Return the losses of every model, layer by layer; each must be there once."""
+    table = _Table("losses", losses, "model layer active_experts loss")
+    table.known("model", shape)
+    found: dict[tuple[str, int, int], int] = {}
+    columns = table.text("model"), table.whole("layer"), table.whole("active_experts"), table.whole("loss")
+    for i, (model, layer, k, loss) in enumerate(zip(*columns, strict=True)):
+        layers, top_k = shape[model]
+        if not 0 <= layer < layers:
+            raise table.wrong(i, "layer", f"a layer below {layers}", layer)
+        if not 1 <= k <= top_k:
+            raise table.wrong(i, "active_experts", f"a number from 1 to {top_k}", k)
+        if (model, layer, k) in found:
+            raise table.wrong(i, "active_experts", "a number that is there once for a layer", k)
+        found[model, layer, k] = loss
+    for model, (layers, top_k) in shape.items():
+        for layer, k in itertools.product(range(layers), range(1, top_k + 1)):
+            if (model, layer, k) not in found:
+                raise InputError(f"losses: layer {layer} of {model!r} with {k} active experts is in no row")
+    return {
+        model: [[found[model, layer, k] for k in range(1, top_k + 1)] for layer in range(layers)]
+        for model, (layers, top_k) in shape.items()
+    }
 
 
 def most_counted(demand: list[int], layer: list[int], count: list[int]) -> dict[int, int]:
@@ -308,6 +346,13 @@ def frames_of(document: Mapping[str, Any]) -> Frames:
         "model": [who[d][1] for d in rows["demand"]],
         **{key: rows[key] for key in ("layer", "experts", "count")},
     }
+    active = document.get("active")
+    lost = [
+        (model, layer, k, loss)
+        for model, layers in ({} if active is None else active["loss"]).items()
+        for layer, losses in enumerate(layers)
+        for k, loss in enumerate(losses, start=1)
+    ]
     return Frames(
         _models(document["models"]),
         _servers(document["servers"]),
@@ -317,6 +362,9 @@ def frames_of(document: Mapping[str, Any]) -> Frames:
         pd.DataFrame(held, columns=["user", "model", "layer", "expert"]),
         pd.DataFrame(loaded, columns=["server", "model", "layer", "expert"]),
         document["loading"]["weight"] if "loading" in document else None,
+        rows.get("ranked", False),
+        None if active is None else pd.DataFrame(lost, columns=["model", "layer", "active_experts", "loss"]),
+        None if active is None else active["budget"],
     )
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,10 @@ from moeplace.base.arrays import Bool, Int32, Int64
 from moeplace.base.documents import INT64_MAX
 from moeplace.base.errors import InputError
 from moeplace.base.files import no_garbage_collection, read_json, write_bytes
+from moeplace.caching.active import Choices, active_experts, choices_of
 from moeplace.caching.coverage import Coverage, coverage_of
-from moeplace.caching.document import Demand, LatencyModel, Loading, Model, Server, layout, lowest_version
-from moeplace.caching.reading import read
+from moeplace.caching.document import Active, Demand, LatencyModel, Loading, Model, Server, layout, lowest_version
+from moeplace.caching.reading import document_hash, read
 from moeplace.caching.rows import Rows
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ class Instance:
     ----------
     name, notes : str
         As the document gives them (no notes: empty).
-    sha256 : str
-        Hash of the instance document (see :func:`moeplace.base.documents.canonical`).
     latency_model : {"max", "sum"}
         Whether a token waits for its slowest expert or for one after the other.
     models, servers, demands : tuple
@@ -76,7 +75,7 @@ class Instance:
     device_demand, device_item : int32 array [V]
         Pairs (demand, item): experts that the user's device holds.
     rows : Rows
-        The activation rows in document order.
+        The activation rows in document order; the experts of a row in the order that the document has.
     layer_slots : int64 array [N]
         How many experts of one layer a server takes at most; :data:`~moeplace.caching.reading.NO_LIMIT` without.
     holds : bool array [N, I] or None
@@ -85,13 +84,16 @@ class Instance:
         What loading one expert of a block costs on a server, token-ns: (C2); None where loading is free.
     loading : Loading
         How many token-ns one ns of loading counts, where the document says it.
+    active : Active or None
+        Losses and budget, where it is to be decided how many experts each layer uses; None where every row waits for
+        all its experts. What is made of it is in :mod:`moeplace.caching.active`.
     baseline_ns : int
-        Total latency with empty servers, token-ns; without a cloud, with every expert as far away as can be.
+        Total latency with empty servers, token-ns; without a cloud, with every expert as far away as can be. All
+        experts of every row count, however many are active.
     """
 
     name: str
     notes: str
-    sha256: str
     latency_model: LatencyModel
     models: tuple[Model, ...]
     servers: tuple[Server, ...]
@@ -118,9 +120,12 @@ class Instance:
     baseline_ns: int
     # An absent key and an empty one give documents with different hashes, and so do versions.
     _version: int = 1
+    _sha256: str | None = None  # none yet: of the document that the instance makes
+    _ranked: bool | UnsetType = UNSET
     _has_notes: bool = False
     _has_source: bool = False
     loading: Loading | UnsetType = UNSET
+    active: Active | None = None
 
     @classmethod
     def from_document(cls, document: object) -> Instance:
@@ -142,9 +147,7 @@ class Instance:
         """
         with no_garbage_collection():
             instance = cls(**read(document), baseline_ns=0)
-            for array in [*vars(instance).values(), *vars(instance.rows).values()]:
-                if isinstance(array, np.ndarray):
-                    array.setflags(write=False)
+            instance._freeze()
             baseline = baseline_ns(instance)
             # Heuristics begin with everything everywhere: it has to fit, though no placement may cost so much.
             experts = np.diff(instance.block_start).tolist()
@@ -164,6 +167,42 @@ class Instance:
         object.__setattr__(instance, "baseline_ns", baseline)
         return instance
 
+    def _freeze(self) -> None:
+        for array in [*vars(self).values(), *vars(self.rows).values()]:
+            if isinstance(array, np.ndarray):
+                array.setflags(write=False)
+
+    def cut(self, active: Sequence[int] | Int64) -> Instance:
+        """Return the instance in which it is decided how many experts each layer uses: what (J2) says of one choice.
+
+        Parameters
+        ----------
+        active : sequence of int [B]
+            The number of active experts of each block, 1 to the model's ``top_k``.
+
+        Returns
+        -------
+        Instance
+            Without ``active``; every row has its first experts only, and rows of a demand that now ask for the same
+            are one. Servers, demands and all that a placement must keep are the same, so every placement here is one
+            there, and costs what it costs there with this choice. Its baseline is the one of its own rows.
+
+        Raises
+        ------
+        InputError
+            The rows are not ranked, or a number is not possible.
+        """
+        if not self.ranked:
+            raise InputError("the experts of a row can be cut only where activations.ranked is true")
+        rows = self.rows.first(active_experts(self, active)[self.row_block]).merged()
+        cut = replace(self, rows=rows, active=None, baseline_ns=0, _ranked=UNSET, _sha256=None)
+        cut._freeze()
+        said = cut._header() | {"activations": {}} | ({} if cut.loading is UNSET else {"loading": cut.loading})
+        object.__setattr__(cut, "_version", lowest_version(said))
+        object.__setattr__(cut, "baseline_ns", baseline_ns(cut))
+        vars(cut)["coverage"] = self.coverage  # it speaks of servers and experts, not of rows
+        return cut
+
     @classmethod
     def from_frames(
         cls,
@@ -175,6 +214,9 @@ class Instance:
         device_experts: pd.DataFrame | None = None,
         holds: pd.DataFrame | None = None,
         loading_weight: int | None = None,
+        ranked: bool = False,
+        losses: pd.DataFrame | None = None,
+        loss_budget: int | None = None,
         *,
         name: str = "frames",
         latency_model: LatencyModel = "max",
@@ -194,6 +236,12 @@ class Instance:
         device_experts, holds : DataFrame, optional
         loading_weight : int, optional
             How many token-ns one ns of loading counts.
+        ranked : bool
+            The experts of every row stand in falling router weight.
+        losses : DataFrame, optional
+        loss_budget : int, optional
+            Where it is to be decided how many experts each layer uses: what that costs in quality, and the most that
+            all layers may lose. Both or neither.
         name, latency_model, notes, source
             As in the instance document.
 
@@ -202,9 +250,14 @@ class Instance:
         InputError
             A column is missing or unknown, a cell is not what it must be, or the whole is no instance.
         """
-        from moeplace.caching.frames import document_of
+        from moeplace.caching.frames import Frames, document_of
 
-        found = document_of(models, servers, demands, links, activations, device_experts, holds, loading_weight)
+        found = document_of(
+            Frames(
+                models, servers, demands, links, activations, device_experts, holds, loading_weight, ranked, losses,
+                loss_budget,
+            )
+        )  # fmt: skip
         document = {"format": "moeplace/instance", "version": lowest_version(found), "name": name}
         document |= {"latency_model": latency_model, **found}
         if notes is not None:
@@ -221,33 +274,38 @@ class Instance:
 
     def document(self) -> dict[str, Any]:
         """Return the instance document; the same document, value for value, that the instance was made from."""
-        rows = self.rows
-        first = rows.item[rows.start[:-1]] if len(rows) else rows.item[:0]
-        block = self.item_block[first]
+        rows, block = self.rows, self.row_block
         expert = (rows.item - np.repeat(self.block_start[block], np.diff(rows.start))).tolist()
         bounds = rows.start.tolist()
+        activations: dict[str, Any] = {
+            "demand": rows.demand.tolist(),
+            "layer": self.block_layer[block].tolist(),
+            "experts": [expert[a:b] for a, b in itertools.pairwise(bounds)],
+            "count": rows.count.tolist(),
+        }
+        if self._ranked is not UNSET:
+            activations["ranked"] = self._ranked
         document: dict[str, Any] = {
             "format": "moeplace/instance",
             "version": self._version,
             "name": self.name,
             "latency_model": self.latency_model,
-            "models": msgspec.to_builtins(list(self.models)),
-            "servers": msgspec.to_builtins(list(self.servers)),
-            "demands": msgspec.to_builtins(list(self.demands)),
-            "activations": {
-                "demand": rows.demand.tolist(),
-                "layer": self.block_layer[block].tolist(),
-                "experts": [expert[a:b] for a, b in itertools.pairwise(bounds)],
-                "count": rows.count.tolist(),
-            },
+            **self._header(),
+            "activations": activations,
         }
         if self.loading is not UNSET:
             document["loading"] = msgspec.to_builtins(self.loading)
+        if self.active is not None:
+            document["active"] = msgspec.to_builtins(self.active)
         if self._has_notes:
             document["notes"] = self.notes
         if self._has_source:
             document["source"] = dict(self.source)
         return document
+
+    def _header(self) -> dict[str, Any]:
+        said = {"models": self.models, "servers": self.servers, "demands": self.demands}
+        return {key: msgspec.to_builtins(list(entries)) for key, entries in said.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the instance document, gzip where the name ends in ``.gz``; whole or not at all.
@@ -263,6 +321,21 @@ class Instance:
         """Return the instance document as :meth:`save` writes it."""
         return layout(self.document())
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the instance document (see :func:`moeplace.base.documents.canonical`)."""
+        return document_hash(self.document()) if self._sha256 is None else self._sha256
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the experts of every row stand in falling router weight."""
+        return self._ranked is True
+
+    @property
+    def row_block(self) -> Int32:
+        """The block of each row, int32 [A]."""
+        return self.item_block[self.rows.item[self.rows.start[:-1]]]
+
     @property
     def n_items(self) -> int:
         """Number of items (experts of all layers of all models)."""
@@ -277,6 +350,29 @@ class Instance:
     def coverage(self) -> Coverage | None:
         """What must be held somewhere, where demands have no cloud; None where nothing must."""
         return coverage_of(self)
+
+    @cached_property
+    def block_top_k(self) -> Int64:
+        """``top_k`` of each block's model, int64 [B]."""
+        return np.array([model.top_k for model in self.models], dtype=np.int64)[self.block_model]
+
+    @cached_property
+    def first_cut(self) -> Instance:
+        """The instance at :attr:`Choices.first`, for what wants experts to be active before anything is decided.
+
+        The instance itself where that is not open.
+
+        Raises
+        ------
+        NoSolutionError
+            No choice is within the budget.
+        """
+        return self if self.choices is None else self.cut(self.choices.first)
+
+    @cached_property
+    def choices(self) -> Choices | None:
+        """How many experts each layer may use; None where that is not to be decided."""
+        return choices_of(self)
 
     def load_ns(self, items: slice) -> Int64 | None:
         """Return what loading costs, token-ns, int64 [N, items]; 0 for what is held already. None where it is free."""

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from moeplace.base.certificates import Certificate
+from msgspec import UNSET
+
+from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import parse
 from moeplace.base.problem import Problem
 from moeplace.base.registry import METHODS, MODELS, ORDER
 from moeplace.base.result import NOTHING_FITS, Finished, relative_gap, saving_ratio
 from moeplace.caching import checking
+from moeplace.caching.certificates import CachingCertificate
 from moeplace.caching.coverage import shortage
+from moeplace.caching.decided import adapted
 from moeplace.caching.evaluation import cost_ns, loading_ns
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.shown import VIEW
-from moeplace.caching.solution import Objective, Solution, assignments
+from moeplace.caching.solution import Objective, Solution, active_by_model, assignments
 
 NO_PLACEMENT = "no_placement"
 """What a remark on an instance without any placement goes by; no solution's details ever have it."""
@@ -31,7 +35,12 @@ def _decision(instance: Instance, solution: Solution) -> Placement:
 
 
 def _finish(instance: Instance, run: Finished) -> Solution:
-    loading = loading_ns(instance, run.decision)
+    loading, choices = loading_ns(instance, run.decision), instance.choices
+    numbers: dict[str, Any] = {}
+    if instance.load_block_ns is not None:
+        numbers = {"loading_ns": loading, "cost_ns": run.cost}
+    if choices is not None:
+        numbers |= {"loss": choices.loss(run.decision.active), "loss_budget": choices.budget}
     return Solution(
         format="moeplace/solution",
         version=1,
@@ -42,8 +51,9 @@ def _finish(instance: Instance, run: Finished) -> Solution:
             bound_ns=run.bound,
             gap=relative_gap(run.cost, run.bound),
             saving_ratio=saving_ratio(run.cost, run.bound, instance.baseline_ns),
-            **({} if instance.load_block_ns is None else {"loading_ns": loading, "cost_ns": run.cost}),
+            **numbers,
         ),
+        active_experts=UNSET if choices is None else active_by_model(instance, run.decision),
         **run.envelope(instance),
     )
 
@@ -52,12 +62,18 @@ def _read_solution(document: object) -> Solution:
     return parse(document, Solution)
 
 
-def _check(instance: Instance, solution: Solution, certificate: Certificate | None) -> checking.Report:
+def _check(instance: Instance, solution: Solution, certificate: AnyCertificate | None) -> checking.Report:
     return checking.check(instance, solution, certificate)
+
+
+def _read_certificate(document: object) -> CachingCertificate:
+    return parse(document, CachingCertificate)
 
 
 def _remarks(instance: Instance) -> dict[str, str]:
     """Say so where no expert fits anywhere (the units are wrong, most likely), or not all that must."""
+    if instance.choices is not None and (said := instance.choices.shortage) is not None:
+        return {NO_PLACEMENT: said}
     if (said := shortage(instance)) is not None:
         return {NO_PLACEMENT: f"no placement exists: {said}"}
     if not len(instance.item_bytes) or not len(instance.capacity_bytes):
@@ -118,6 +134,8 @@ PROBLEM = Problem(
     read_solution=_read_solution,
     decision=_decision,
     check=_check,
+    adapt=adapted,
+    read_certificate=_read_certificate,
     remarks=_remarks,
     sizes=_sizes,
     method_order=ORDER,

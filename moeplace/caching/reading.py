@@ -14,7 +14,7 @@ from msgspec import UNSET
 from moeplace.base.arrays import Bool, Int32, Int64
 from moeplace.base.documents import INT64_MAX, UNREACHABLE, canonical, parse, show
 from moeplace.base.errors import InputError
-from moeplace.caching.document import Demand, InstanceDocument, Model, Server, layer_bytes, newer_key
+from moeplace.caching.document import Active, Demand, InstanceDocument, Model, Server, layer_bytes, newer_key
 from moeplace.caching.rows import Rows
 
 MOST_ITEMS = 10**8  # two thousand times the largest published model; keeps a misprint from filling memory
@@ -38,7 +38,7 @@ def read(raw: object) -> dict[str, Any]:
         if (newer := newer_key(raw)) is not None:
             what = "null" if newer.endswith("cloud_ns") else "is a key"
             raise InputError(f"{what} of version 2, the file says version 1", place=newer)
-    sha256 = hashlib.sha256(canonical(raw)).hexdigest()
+    sha256 = document_hash(raw)
     models, servers, demands = document.models, document.servers, document.demands
     _unique([model.name for model in models], "models", "name")
     _unique([server.name for server in servers], "servers", "name")
@@ -79,11 +79,13 @@ def read(raw: object) -> dict[str, Any]:
     ]
     device_pairs = np.array(device, dtype=np.int32).reshape(-1, 2)
     rows = _build_rows(document, demand_model, model_block, block_start)
+    if document.active is not UNSET:
+        _check_active(document.active, document.activations.ranked is True, models)
 
     return {
         "name": document.name,
         "notes": document.notes or "",
-        "sha256": sha256,
+        "_sha256": sha256,
         "latency_model": document.latency_model,
         "models": tuple(models),
         "servers": tuple(servers),
@@ -113,7 +115,14 @@ def read(raw: object) -> dict[str, Any]:
         "_has_notes": document.notes is not UNSET,
         "_has_source": document.source is not UNSET,
         "loading": document.loading,
+        "active": None if document.active is UNSET else document.active,
+        "_ranked": document.activations.ranked,
     }
+
+
+def document_hash(document: object) -> str:
+    """Return the SHA-256 of a document as it is read, whatever its layout."""
+    return hashlib.sha256(canonical(document)).hexdigest()
 
 
 def _farthest(demand: Demand) -> int:
@@ -161,6 +170,36 @@ def _load_block_ns(document: InstanceDocument, block_bytes: list[int]) -> Int64 
             f"loading one expert costs {most} token-ns; it must fit in 63 bits ({INT64_MAX})", place="loading"
         )
     return np.array(table, dtype=np.int64).reshape(len(document.servers), len(block_bytes))
+
+
+def _check_active(active: Active, ranked: bool, models: Sequence[Model]) -> None:
+    if not ranked:
+        raise InputError(
+            "which experts of a row a layer uses is known only where activations.ranked is true", place="active"
+        )
+    names = {model.name for model in models}
+    for name in active.loss:
+        if name not in names:
+            raise InputError(f"{show(name)} is not the name of a model", place="active.loss")
+    most = 0
+    for model in models:
+        place = f"active.loss[{show(model.name)}]"
+        if model.name not in active.loss:
+            raise InputError(f"says nothing of the model {show(model.name)}", place="active.loss")
+        table = active.loss[model.name]
+        if len(table) != model.layers:
+            raise InputError(f"{len(table)} entries, {model.layers} layers", place=place)
+        for layer, losses in enumerate(table):
+            if len(losses) != model.top_k:
+                raise InputError(
+                    f"{len(losses)} entries, the model's top_k is {model.top_k}", place=f"{place}[{layer}]"
+                )
+            most += max(losses)
+    if most > INT64_MAX:
+        raise InputError(
+            f"the largest losses of all layers sum to {most}; they must fit in 63 bits ({INT64_MAX})",
+            place="active.loss",
+        )
 
 
 def _unique(names: Sequence[object], place: str, key: str) -> None:

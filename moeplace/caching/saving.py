@@ -35,6 +35,7 @@ import numpy.typing as npt
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.stop import Stop
+from moeplace.caching.active import check_decided
 from moeplace.caching.evaluation import cost_ns
 from moeplace.caching.heuristics.closure import LARGEST, corners
 from moeplace.caching.heuristics.covering import cover
@@ -461,7 +462,13 @@ def saving_form(
     -------
     SavingForm
         Rows that no server can make faster are gone; groups and rows that are alike are one.
+
+    Raises
+    ------
+    InputError
+        The instance leaves open how many experts are active.
     """
+    check_decided(instance)
     n_demands, of_instance = len(instance.demands), server_ns is None and capacity_bytes is None
     server_ns = instance.server_ns if server_ns is None else server_ns
     capacity_bytes = instance.capacity_bytes if capacity_bytes is None else capacity_bytes

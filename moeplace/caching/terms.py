@@ -24,14 +24,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from moeplace.base.arrays import Bool, Int32, Int64, row_keys
+from moeplace.base.arrays import Bool, Int32, Int64
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import NoSolutionError
 from moeplace.base.text import number
+from moeplace.caching.active import check_decided
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.reading import NO_LIMIT
-from moeplace.caching.rows import Rows
+from moeplace.caching.rows import Rows, distinct_sets
 
 
 class Sets(NamedTuple):
@@ -231,9 +232,15 @@ def aggregate(instance: Instance) -> AggregatedProblem:
     AggregatedProblem
         Device experts, servers that are never nearer than the cloud, and steps that save nothing are gone;
         rows that are equal from some radius on are one term. Made once for an instance and kept with it.
+
+    Raises
+    ------
+    InputError
+        The instance leaves open how many experts are active.
     """
     kept: AggregatedProblem | None = vars(instance).get("_aggregated")
     if kept is None:
+        check_decided(instance)
         kept = _aggregate(instance)
         object.__setattr__(instance, "_aggregated", kept)
     return kept
@@ -246,12 +253,12 @@ def _aggregate(instance: Instance) -> AggregatedProblem:
     if on_device.any():
         # From its device's time on, a demand's rows need only the experts that are not on the device.
         away = _without(rows, on_device)
-        set_start, set_item, (set_of_row, set_of_away) = _distinct_sets(rows, away)
+        set_start, set_item, (set_of_row, set_of_away) = distinct_sets(rows, away)
         weight = _weights(steps, False, rows, set_of_row, len(set_start) - 1) + _weights(
             steps, True, away, set_of_away, len(set_start) - 1
         )
     else:
-        set_start, set_item, (set_of_row,) = _distinct_sets(rows)
+        set_start, set_item, (set_of_row,) = distinct_sets(rows)
         weight = _weights(steps, None, rows, set_of_row, len(set_start) - 1)
     weight = weight.tocoo()
     keep = weight.data > 0
@@ -333,7 +340,7 @@ def crowds(instance: Instance, pairs: list[tuple[int, int]]) -> list[tuple[int, 
 
 def distinct_rows(instance: Instance) -> int:
     """Return how many activation rows are left when equal ones (demand, layer, experts) are merged."""
-    set_start, _, (set_of_row,) = _distinct_sets(instance.rows)
+    set_start, _, (set_of_row,) = distinct_sets(instance.rows)
     return len(np.unique(instance.rows.demand.astype(np.int64) * len(set_start) + set_of_row))
 
 
@@ -389,31 +396,6 @@ def _without(rows: Rows, dropped: Bool) -> Rows:
     left = kept > 0
     start = np.concatenate(([0], np.cumsum(kept[left]))).astype(np.int64)
     return Rows(rows.demand[left], rows.count[left], start, rows.item[~dropped])
-
-
-def _distinct_sets(*groups: Rows) -> tuple[Int64, Int32, list[Int32]]:
-    """Give each distinct item set of some rows a number; return the sets and each row's number."""
-    start = np.concatenate([[0], *(np.diff(rows.start) for rows in groups)]).cumsum()
-    item = np.concatenate([rows.item for rows in groups])
-    length = np.diff(start)
-    row = np.repeat(np.arange(len(length)), length)
-    item = item[np.lexsort((item, row))]
-    number = np.full(len(length), -1, dtype=np.int32)
-    firsts: list[npt.NDArray[np.intp]] = []
-    found = 0
-    for size in np.unique(length).tolist():
-        of_size = np.flatnonzero(length == size)
-        table = item[start[of_size][:, None] + np.arange(size)]
-        _, first, inverse = np.unique(row_keys(table.T), return_index=True, return_inverse=True)
-        number[of_size] = found + inverse
-        firsts.append(of_size[first])
-        found += len(first)
-    chosen = np.concatenate(firsts) if firsts else np.zeros(0, dtype=np.intp)
-    set_length = length[chosen]
-    set_start = np.concatenate(([0], np.cumsum(set_length))).astype(np.int64)
-    gather = np.arange(set_start[-1]) + np.repeat(start[chosen] - set_start[:-1], set_length)
-    bounds = np.cumsum([len(rows) for rows in groups])[:-1]
-    return set_start, item[gather], np.split(number, bounds)
 
 
 def _weights(steps: _Steps, device: bool | None, rows: Rows, set_of_row: Int32, n_sets: int) -> Any:

@@ -83,6 +83,8 @@ class Priced:
         The plan, as its problem reads it.
     nodes : int
         Nodes of a search, where there was one.
+    slack : int
+        How far the bound may be above what the plan is worth though the search has ended.
     """
 
     bound: int
@@ -91,11 +93,12 @@ class Priced:
     usage: Int64
     code: Int64
     nodes: int = 0
+    slack: int = 0
 
     @property
     def exact(self) -> bool:
-        """Whether the plan is proven to be the best."""
-        return self.bound == self.worth
+        """Whether the plan is proven to be the best, but for the slack."""
+        return self.bound <= self.worth + self.slack
 
 
 @dataclass(frozen=True, eq=False)

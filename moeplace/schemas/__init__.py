@@ -13,15 +13,16 @@ from typing import Any, Final
 
 import msgspec
 
+from moeplace.active.certificates import ActiveCertificate
 from moeplace.active.document import SOLUTION_FORMAT, Choice
 from moeplace.active.document import InstanceDocument as ActiveInstance
 from moeplace.active.document import Objective as ActiveObjective
-from moeplace.base.certificates import Certificate
 from moeplace.base.documents import BestKnown
 from moeplace.base.errors import InputError
 from moeplace.base.plain import document_type
 from moeplace.bench.records import Record, Run
 from moeplace.bench.replays import ReplayRecord, ReplayRun
+from moeplace.caching.certificates import CachingCertificate
 from moeplace.caching.document import InstanceDocument
 from moeplace.caching.solution import Solution
 from moeplace.serverless import document as serverless
@@ -33,7 +34,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
     "instance": ("Instance file of moeplace, versions 1 and 2", InstanceDocument),
     "solution": ("Solution file of moeplace, version 1", Solution),
-    "certificate": ("Certificate of moeplace, version 1", Certificate),
+    "certificate": ("Certificate of moeplace, version 1", CachingCertificate),
     "run": ("run.json of a run directory of moeplace, version 1", Run),
     "record": ("A line of records.jsonl of a run directory of moeplace, version 1", Record),
     "replay": ("run.json of a replay directory of moeplace, version 1", ReplayRun),
@@ -44,6 +45,7 @@ DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
         "Solution of active experts of moeplace, version 1",
         document_type(SOLUTION_FORMAT, Choice, ActiveObjective),
     ),
+    "active_experts_certificate": ("Certificate of active experts of moeplace, version 1", ActiveCertificate),
     "serverless": ("Instance of serverless deployment of moeplace, version 1", serverless.InstanceDocument),
     "serverless_solution": (
         "Solution of serverless deployment of moeplace, version 1",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated, Final
 
 import numpy as np
 from msgspec import Meta, Struct
 
 from moeplace.base.arrays import Int64
-from moeplace.base.certificates import Certificate, Trusted
+from moeplace.base.certificates import Certificate, Trusted, packed, unpacked
 from moeplace.base.documents import NonNegative
 from moeplace.base.errors import InputError
 
@@ -36,8 +34,7 @@ class AlphaSet(Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def make(cls, first: Int64, every: list[Int64]) -> AlphaSet:
         """Pack alphas."""
-        packed = np.concatenate(every).astype("<u2").tobytes()
-        return cls(first.tolist(), base64.b64encode(packed).decode())
+        return cls(first.tolist(), packed(np.concatenate(every)))
 
     def rows(self) -> list[int]:
         """Return the alphas of all rows.
@@ -48,12 +45,9 @@ class AlphaSet(Struct, frozen=True, forbid_unknown_fields=True):
             They are not base64, or not of two bytes each.
         """
         try:
-            data = base64.b64decode(self.every.encode(), validate=True)
-        except (binascii.Error, UnicodeEncodeError):
-            raise InputError("not base64", place="every") from None
-        if len(data) % 2:
-            raise InputError(f"expected two bytes a row, found {len(data)} bytes", place="every")
-        return [int(n) for n in np.frombuffer(data, dtype="<u2")]
+            return list(map(int, unpacked(self.every, None)))
+        except InputError as error:
+            raise InputError(error.message, place="every") from None
 
 
 class SpecProof(Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,15 +82,13 @@ class Alphas(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", 
     alphas: list[AlphaSet]
 
 
-class ServerlessCertificate(Certificate, frozen=True, forbid_unknown_fields=True):
+class ServerlessCertificate(Certificate[Alphas | Trusted], frozen=True, forbid_unknown_fields=True):
     """A certificate of the serverless problem; its bound is in price units.
 
     Attributes
     ----------
     bound_ns : int
         The lower bound, price units. (The key is the same in the certificates of all problems.)
-    proof : Alphas or Trusted
     """
 
     bound_ns: Annotated[int, Meta(ge=0)]
-    proof: Alphas | Trusted  # type: ignore[assignment]

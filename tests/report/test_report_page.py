@@ -25,7 +25,6 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 DRIVER = shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"),
-    pytest.mark.xdist_group("page"),  # one process makes the page that all look at
 ]
 METHODS = ["cpsat", "greedy", "popular"]
 EVIL = (

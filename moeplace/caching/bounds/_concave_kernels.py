@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeplace.base.certificates import SHARE_BITS
 from moeplace.base.compiled import compiled
+from moeplace.caching.certificates import SHARE_BITS
 
 MASK = (1 << 32) - 1
 

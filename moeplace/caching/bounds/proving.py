@@ -9,15 +9,18 @@ import numpy as np
 
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.workers import Resumed
-from moeplace.caching.bounds import by_layers, concave
+from moeplace.caching.bounds import by_layers, concave, independent
 from moeplace.caching.bounds.by_layers import IMPORTS as BY_LAYERS
 from moeplace.caching.bounds.by_layers import CachingLayers, refuses, table_cells
 from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
+from moeplace.caching.bounds.independent import IndependentLayers
+from moeplace.caching.bounds.server_oracle import KERNELS as SERVERS
+from moeplace.caching.certificates import CachingCertificate
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import SavingForm
 from moeplace.layers.oracle import Float
 
-IMPORTS = (*BY_LAYERS, "moeplace.caching.bounds._concave_kernels")
+IMPORTS = (*BY_LAYERS, *SERVERS, "moeplace.caching.bounds._concave_kernels")
 """What is imported when something is proven."""
 
 EVERYTHING = "every server holding everything"
@@ -49,6 +52,7 @@ class Tuning:
         Turns that the bound by layers has after it for each one of the concave bound that does not lower the bound.
     layers : moeplace.caching.bounds.by_layers.Tuning
     concave : moeplace.caching.bounds.concave.Tuning
+    independent : moeplace.caching.bounds.independent.Tuning
     """
 
     exact_experts: int = 16
@@ -62,10 +66,27 @@ class Tuning:
     in_a_row: int = 3
     layers: by_layers.Tuning = by_layers.USUAL
     concave: concave.Tuning = concave.USUAL
+    independent: independent.Tuning = independent.USUAL
 
 
 USUAL = Tuning()
 """What is used unless something else is asked for."""
+
+
+def prove_everything(form: SavingForm, search: Incumbent) -> None:
+    """Report the bound that needs no work: nothing saves more than every server holding everything."""
+    instance = form.instance
+    bound = instance.baseline_ns - form.most_ns
+
+    def certificate() -> CachingCertificate:
+        return CachingCertificate.make(instance, max(bound, 0), ConcaveBound(form).best.certificate().proof)
+
+    search.prove(bound, EVERYTHING, certificate)
+
+
+def apart(instance: Instance, tuning: Tuning = USUAL) -> bool:
+    """Return whether layers share nothing and each is its servers', so that each is proven by itself."""
+    return independent.refuses(instance, tuning.independent) is None
 
 
 def prices_exactly(instance: Instance, tuning: Tuning = USUAL) -> bool:
@@ -81,7 +102,7 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
     The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
     it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows. Where it
     is the tables that are large, as with a dozen servers and more, the two race. Both value their layers on so many
-    threads.
+    threads. Layers that share nothing are proven one by one instead, where each is its servers'.
 
     Where demands have no cloud, layers that are not priced exactly always come after the concave bound, and begin with
     its prices: on DeepSeek-V2-Lite's layers that was three times as fast as their own descent, to a better bound. Not
@@ -93,6 +114,9 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
             search.prove(found.bound_ns, "concave bound", found.certificate)
 
     layers = tuning.layers
+    if form.most_terms <= tuning.most_terms and apart(form.instance, tuning):
+        IndependentLayers(form.instance, search, threads, tuning.independent).run()
+        return
     by_layers = form.most_terms <= tuning.most_terms and refuses(form.instance, tuning.most_cells_later, layers) is None
     small = prices_exactly(form.instance, tuning)
     slots = any((layer.slots < layer.n_experts).any() for layer in form.layers)

@@ -1,0 +1,42 @@
+"""What proves a bound on active experts, as a document (docs/active.md): kinds ``prices`` and ``layers``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from moeplace.base.certificates import Certificate, Trusted
+from moeplace.base.documents import Positive
+
+
+class Prices(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="prices"):
+    """Prices of budgets that layers share; each layer then costs at least the least it can with its use paid. No trust.
+
+    Attributes
+    ----------
+    prices : list of int
+        One for each budget, of a unit of it, in units of ``1 / unit`` of what is minimised.
+    unit : int
+    """
+
+    prices: list[Annotated[int, Meta(ge=0)]]
+    unit: Positive
+
+
+class MergedLayers(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="layers"):
+    """Prices as above, for a merge of all layers: what cannot cost less than the bound by them is dropped. No trust.
+
+    Attributes
+    ----------
+    prices : list of int
+        One for each budget, of a unit of it, in units of ``1 / unit`` of what is minimised.
+    unit : int
+    """
+
+    prices: list[Annotated[int, Meta(ge=0)]]
+    unit: Positive
+
+
+class ActiveCertificate(Certificate[Prices | MergedLayers | Trusted], frozen=True, forbid_unknown_fields=True):
+    """A certificate of the problem of active experts; its bound is in the unit of what is minimised."""
