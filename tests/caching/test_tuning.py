@@ -139,6 +139,18 @@ def test_tiny_limits_of_column_generation(wide: bool) -> None:
     assert not wide or "concave bound" in bounds
 
 
+def test_tiny_limits_of_the_race_of_bounds() -> None:
+    usual = proving.Tuning(exact_experts=0, light_cells=0)
+    for told, tuning in each_tiny(usual):
+        if told.startswith(("layers.", "concave.", "exact_experts", "most_")):
+            continue  # as alone
+        for instance, optimum in zip(INSTANCES[:2], OPTIMA, strict=False):
+            with stopping(None) as stop:
+                search = caching_incumbent(instance, stop)
+                proving.prove(saving_form(instance), search, tuning)
+            judged(instance, search, optimum, told)
+
+
 def test_tiny_limits_of_auto() -> None:
     for told, tuning in each_tiny(auto.USUAL):
         if told.startswith(("columns.", "proving.", "joint.", "joint_proving.")):
