@@ -15,7 +15,8 @@ from sphinx.application import Sphinx
 from sphinx.domains.math import MathDomain
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "scripts")]  # formulas.py; student_notebooks.py
+# formulas.py; student_notebooks.py; ages.py
+sys.path[:0] = [str(HERE), str(HERE.parent / "scripts"), str(HERE.parent / "scripts" / "benchmarks")]
 
 project = "moeplace"
 author = "the moeplace authors"
@@ -102,8 +103,16 @@ def write_student_notebooks(app: Sphinx) -> None:
     write(Path(app.srcdir) / "students")
 
 
+def say_what_is_old(app: Sphinx, name: str, text: list[str]) -> None:
+    """Say at the head of a benchmark page that it is older than the methods, where it is."""
+    from ages import note
+
+    text[0] = note(name, text[0])
+
+
 def setup(app: Sphinx) -> None:
     """Register what is ours."""
     app.add_domain(NamedEquations, override=True)
     app.connect("builder-inited", copy_instance_pages)
     app.connect("builder-inited", write_student_notebooks)
+    app.connect("source-read", say_what_is_old)

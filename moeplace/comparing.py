@@ -155,7 +155,8 @@ class Comparison:
             if name == "auto":
                 continue
             try:
-                reason = method_info(_method(self.problem, name)).refuses(self.instance)
+                method = self.problem.adapt(_method(self.problem, name), self.instance)
+                reason = method_info(method).refuses(self.instance)
             except InputError as error:
                 reason = str(error)
             if reason is None:

@@ -41,10 +41,10 @@ def set_names() -> list[str]:
     Examples
     --------
     >>> set_names()
-    ['tiny', 'small', 'medium', 'large', 'real', 'collaboration', 'active', 'serverless']
+    ['tiny', 'small', 'medium', 'large', 'real', 'collaboration', 'joint', 'active', 'serverless']
     """
     found = {folder.name for folder in instances_folder().iterdir() if any(folder.glob("*.json*"))}
-    order = ["tiny", "small", "medium", "large", "real", "collaboration", "active", "serverless"]
+    order = ["tiny", "small", "medium", "large", "real", "collaboration", "joint", "active", "serverless"]
     return [name for name in order if name in found] + sorted(found - set(order))
 
 

@@ -29,6 +29,9 @@ DEFAULT_TIME_LIMIT = 60.0
 """Seconds that ``auto`` takes where no limit is given."""
 
 
+COMPILING = "compiling the inner loops, once after an installation: up to half a minute"
+"""What is said before that."""
+
 _PACKAGES = ("moeplace", "numpy", "scipy", "pyomo", "highspy", "ortools", "numba")
 """Whose versions a solution records, where they were loaded."""
 
@@ -165,6 +168,7 @@ def _run(
     problem = problem_of(instance)
     function = find_method(method, problem.methods, problem.method_order)
     check_parameters(method, function, own)
+    function = problem.adapt(function, instance)
     if start is not None and not isinstance(start, problem.decision_type):
         check_same_problem(problem, start)
         start = problem.decision(instance, start)
@@ -174,8 +178,7 @@ def _run(
         time_limit = DEFAULT_TIME_LIMIT
     info = method_info(function)
     try:
-        for module in info.imports:
-            import_module(module)
+        prepare(problem, function)
         began = time.perf_counter()
         listener = _Listener(progress, began)
         if reason := info.refuses(instance):
@@ -198,6 +201,26 @@ def _run(
     if isinstance(given, Certificate):
         _check_certificate(instance, method, solution, given)
     return solution, given
+
+
+def prepare(problem: Problem, function: Method, say: Callable[[str], None] | None = None) -> None:
+    """Load what a method imports, and compile its inner loops where no run before has: neither is a method's time.
+
+    Parameters
+    ----------
+    problem : Problem
+    function : callable
+        The method.
+    say : callable, optional
+        Told in a sentence before something is compiled.
+    """
+    imports = method_info(function).imports
+    for module in imports:
+        import_module(module)
+    if problem.compile is None or (loops := sys.modules.get("moeplace.base.compiled")) is None:
+        return
+    if missing := loops.uncompiled(imports):
+        problem.compile(missing, lambda: None if say is None else say(COMPILING))
 
 
 class _Listener:

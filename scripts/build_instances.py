@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from instance_sets import active, collaboration, real, serverless, small, tiny
+from instance_sets import active, collaboration, joint, real, serverless, small, tiny
 
 from moeplace import Instance
 from moeplace.base.errors import MoeplaceError
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SUITES = ("medium", "large")
 """Sets that ``instances/SET/suite.toml`` describes."""
 
-MEASURED = ("real", "collaboration", "active", "serverless")
+MEASURED = ("real", "collaboration", "active", "serverless", "joint")
 """Sets that need the raw traces."""
 
 ZIPPED_NAMES = ("gpt-oss-20b_short", "gpt-oss-20b_long", "deepseek-v2-lite_short", "deepseek-v2-lite_long")
@@ -43,11 +43,11 @@ def instances(set_name: str, realdata: Path, only: list[str]) -> Iterator[Any]:
     if set_name == "serverless":
         yield from serverless.instances(realdata, only)
         return
-    written = {"tiny": tiny, "small": small, "collaboration": collaboration}
+    written = {"tiny": tiny, "small": small, "collaboration": collaboration, "joint": joint}
     for document in written[set_name].documents() if set_name in written else ():
         if not only or document["name"] in only:
             yield Instance.from_document(document)
-    measured = {"real": real, "collaboration": collaboration}
+    measured = {"real": real, "collaboration": collaboration, "joint": joint}
     for recipe in measured[set_name].RECIPES if set_name in measured else ():
         if not only or recipe.name in only:
             yield measured[set_name].make(recipe, realdata)

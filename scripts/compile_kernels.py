@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Compile the inner loops once, before several processes of tests would each do so.
 
-    python scripts/compile_kernels.py
+    python scripts/compile_kernels.py [methods | others]
 
-Runs what uses them on the smallest instances: methods, bounds with their certificates, value functions, generated
-instances, traces in the forms that are read by compiled loops. At the end it says what it did not reach.
+Both parts, or one of them: they may run beside one another. They run what uses the loops on the smallest instances:
+methods, bounds with their certificates, value functions, generated instances, deployments, traces in the forms that are
+read by compiled loops. At the end of both it is said what was not reached.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -37,6 +39,11 @@ def methods() -> None:
     instances = [
         moeplace.load(n) for n in ("tiny_two_models_two_sizes", "tiny_sum_adds_up", "small_l02e06k4_s3_u40_c090_seed2")
     ]
+    # Slots, coverage and loading.
+    instances += [
+        moeplace.load(f"collaboration_{n}")
+        for n in ("tiny_slots", "small_l04e08k2_s4_u16_c180_seed4_slots4", "small_l03e08k3_s3_u12_c150_seed3_loading")
+    ]
     # One expert a token; experts of three sizes.
     for layers, experts, top_k, sizes in ((2, 4, 1, "equal"), (6, 4, 2, "mixed")):
         shape = {"layers": layers, "experts": experts, "top_k": top_k, "expert_bytes": 1000, "sizes": sizes}
@@ -58,6 +65,12 @@ def active_experts() -> None:
     """Solve an instance of active experts."""
     for method in ("front", "layers"):
         moeplace.solve(moeplace.load("active_tiny_toy"), method)
+
+
+def serverless() -> None:
+    """Find deployments: of few experts a layer, where all sets are listed, and of many, where they are bounded."""
+    for name in ("serverless_toy", "gpt-oss-20b_short_loose"):
+        moeplace.solve(moeplace.load(name), "layers", time_limit=5)
 
 
 def traces() -> None:
@@ -95,7 +108,11 @@ def missing() -> list[str]:
 
 
 if __name__ == "__main__":
-    methods()
-    active_experts()
-    traces()
-    print("not reached:", ", ".join(missing()) or "nothing")
+    if sys.argv[1:] != ["others"]:
+        methods()
+    if sys.argv[1:] != ["methods"]:
+        active_experts()
+        serverless()
+        traces()
+    if not sys.argv[1:]:
+        print("not reached:", ", ".join(missing()) or "nothing")

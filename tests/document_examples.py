@@ -1,7 +1,6 @@
 """The examples of the documentation: every fenced block of a page, run in the order in which a reader meets them.
 
-A page is one session in a process of its own (``python document_examples.py PAGE``): its blocks share a folder, its
-Python blocks share their names. What a block is follows from its
+A page is one session: its blocks share a folder, its Python blocks share their names. What a block is follows from its
 language:
 
 - ``console``: lines that begin with ``$`` are run, what follows each is its output (standard output, then error
@@ -151,10 +150,3 @@ def plain(text: str) -> str:
     for pattern, replacement in _VARIABLE:
         text = pattern.sub(replacement, text)
     return text.strip() + "\n"
-
-
-if __name__ == "__main__":
-    session = Session()
-    sys.path.insert(0, "")
-    for found in examples(Path(sys.argv[1])):
-        session.run(found)

@@ -7,14 +7,13 @@ from typing import Final
 
 import numpy as np
 
-from moeplace.active.certificates import Prices
+from moeplace.active.certificates import ActiveCertificate, MergedLayers, Prices
 from moeplace.active.cost import choice_of
 from moeplace.active.document import Choice
 from moeplace.active.front import USUAL, Tuning, front
-from moeplace.active.heuristics import Walk
+from moeplace.active.heuristics import Walk, walk
 from moeplace.active.instance import Instance
 from moeplace.base.arrays import Int64
-from moeplace.base.certificates import Certificate
 from moeplace.base.incumbent import Incumbent
 from moeplace.layers.listed import ListedOracle
 from moeplace.layers.oracle import LARGEST, Plans, finest
@@ -52,13 +51,19 @@ def prove_by_price(instance: Instance, search: Incumbent, way: Walk) -> None:
     """Report the bound of the linear relaxation, with its certificate."""
     price, unit = relaxation(instance, way)
     bound = price_bound(instance, price, unit)
-    search.prove(bound, PRICE, lambda: Certificate.make(instance, bound, Prices([price], unit)))
+    search.prove(bound, PRICE, lambda: ActiveCertificate.make(instance, bound, Prices([price], unit)))
 
 
 def too_large(instance: Instance) -> str | None:
     """Say why the proof by layers does not take an instance, or None."""
     worst = sum(instance.cost.max(axis=1).tolist())
     return f"its layers may cost {worst:,} in sum, at most 2**57 - 1 is handled" if worst >= LARGEST else None
+
+
+def _merged(instance: Instance, bound: int) -> ActiveCertificate:
+    """Write down what proves a bound by a merge: the price of the linear relaxation makes it short."""
+    price, unit = relaxation(instance, walk(instance))
+    return ActiveCertificate.make(instance, bound, MergedLayers([price], unit))
 
 
 def prove_by_layers(instance: Instance, search: Incumbent, threads: int) -> None:
@@ -78,7 +83,16 @@ def prove_by_layers(instance: Instance, search: Incumbent, threads: int) -> None
     def codes(choice: Choice) -> list[Int64]:
         return [np.array([k], dtype=np.int64) for k in choice.active_experts]
 
-    side = CostSide(search, worst, instance.layers, LAYERS, decision, codes, scale=scale)
+    side = CostSide(
+        search,
+        worst,
+        instance.layers,
+        LAYERS,
+        decision,
+        codes,
+        scale=scale,
+        certificate=lambda bound: _merged(instance, bound),
+    )
     LayerProof(oracles, [instance.budget], side, threads=threads).run()
 
 
@@ -98,4 +112,5 @@ def prove_by_front(instance: Instance, search: Incumbent, tuning: Tuning = USUAL
     at = found.at(loss=instance.budget) if timed else found.at(time_ns=instance.budget)
     assert at is not None, "the incumbent is within the budget"
     search.offer(choice_of(found.active([at])[0]))
-    search.prove(int((found.time_ns if timed else found.loss)[at]), FRONT)
+    best = int((found.time_ns if timed else found.loss)[at])
+    search.prove(best, FRONT, lambda: _merged(instance, best))

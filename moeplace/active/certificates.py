@@ -1,4 +1,4 @@
-"""What proves a bound on an instance of active experts, as a document (docs/active.md): kind ``prices``."""
+"""What proves a bound on active experts, as a document (docs/active.md): kinds ``prices`` and ``layers``."""
 
 from __future__ import annotations
 
@@ -24,5 +24,19 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", 
     unit: Positive
 
 
-class ActiveCertificate(Certificate[Prices | Trusted], frozen=True, forbid_unknown_fields=True):
+class MergedLayers(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="layers"):
+    """Prices as above, for a merge of all layers: what cannot cost less than the bound by them is dropped. No trust.
+
+    Attributes
+    ----------
+    prices : list of int
+        One for each budget, of a unit of it, in units of ``1 / unit`` of what is minimised.
+    unit : int
+    """
+
+    prices: list[Annotated[int, Meta(ge=0)]]
+    unit: Positive
+
+
+class ActiveCertificate(Certificate[Prices | MergedLayers | Trusted], frozen=True, forbid_unknown_fields=True):
     """A certificate of the problem of active experts; its bound is in the unit of what is minimised."""

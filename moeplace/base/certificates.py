@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,12 +23,12 @@ from moeplace.base.files import Saved
 Proof = TypeVar("Proof")
 
 
-def packed(numbers: npt.NDArray[np.integer]) -> str:
-    """Return whole numbers below ``2**16`` as base64 of two-byte little-endian integers."""
-    return base64.b64encode(numbers.astype("<u2").tobytes()).decode()
+def packed(numbers: npt.NDArray[np.integer], size: int = 2) -> str:
+    """Return whole numbers as base64 of little-endian unsigned integers of two or four bytes each."""
+    return base64.b64encode(numbers.astype(f"<u{size}").tobytes()).decode()
 
 
-def unpacked(text: str, count: int | None, what: str = "") -> Int64:
+def unpacked(text: str, count: int | None, what: str = "", size: int = 2) -> Int64:
     """Return the numbers that :func:`packed` packed, int64.
 
     Parameters
@@ -38,6 +38,8 @@ def unpacked(text: str, count: int | None, what: str = "") -> Int64:
         How many there must be; None: any number.
     what : str
         Why so many, for the message.
+    size : int
+        Bytes of each.
 
     Raises
     ------
@@ -48,11 +50,11 @@ def unpacked(text: str, count: int | None, what: str = "") -> Int64:
         data = base64.b64decode(text.encode(), validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise InputError("not base64") from None
-    if count is None and len(data) % 2:
-        raise InputError(f"expected two bytes a number, found {len(data)} bytes")
-    if count is not None and len(data) != 2 * count:
-        raise InputError(f"expected {2 * count} bytes{f' ({what})' if what else ''}, found {len(data)}")
-    return np.frombuffer(data, dtype="<u2").astype(np.int64)
+    if count is None and len(data) % size:
+        raise InputError(f"expected {size} bytes a number, found {len(data)} bytes")
+    if count is not None and len(data) != size * count:
+        raise InputError(f"expected {size * count} bytes{f' ({what})' if what else ''}, found {len(data)}")
+    return np.frombuffer(data, dtype=f"<u{size}").astype(np.int64)
 
 
 class Trusted(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="trusted"):
@@ -86,7 +88,7 @@ class Certificate(Saved, Struct, Generic[Proof], frozen=True, forbid_unknown_fie
     proof: Proof
 
     @classmethod
-    def make(cls, instance: Named, bound_ns: int, proof: Proof) -> Certificate[Proof]:
+    def make(cls, instance: Named, bound_ns: int, proof: Proof) -> Self:
         """Make a certificate for an instance."""
         reference = InstanceReference(instance.name, instance.sha256)
         return cls("moeplace/certificate", 1, reference, bound_ns, proof)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
 from numba import njit
 
 
@@ -11,3 +15,38 @@ def compiled(function):
         return njit(cache=True, nogil=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return njit(nogil=True)(function)
+
+
+def uncompiled(modules: Iterable[str]) -> list[str]:
+    """Return which imported modules have compiled loops of which none is ready: neither here nor, as new, on disk.
+
+    Parameters
+    ----------
+    modules : iterable of str
+
+    Returns
+    -------
+    list of str
+        In this order, each once.
+    """
+    found = []
+    for name in dict.fromkeys(modules):
+        module = sys.modules.get(name)
+        loops = [value for value in vars(module).values() if _own(value, name)] if module is not None else []
+        if loops and not any(loop.signatures or _kept(loop) for loop in loops):
+            found.append(name)
+    return found
+
+
+def _own(value, name):
+    """Return whether something is a compiled loop that is a module's own."""
+    return hasattr(value, "signatures") and hasattr(value, "py_func") and value.py_func.__module__ == name
+
+
+def _kept(loop):
+    """Return whether a loop is on disk, newer than its source; False where numba keeps such files in another way."""
+    index = getattr(getattr(loop._cache, "_cache_file", None), "_index_path", None)
+    try:
+        return Path(index).stat().st_mtime >= Path(loop.py_func.__code__.co_filename).stat().st_mtime
+    except (OSError, TypeError):
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,17 +41,22 @@ class Incumbent:
         More than any placement costs; needed without a start. A bound that reaches it proves that there is none.
     none : str
         Why there is none then.
+    between : int
+        Placements taken at the cost that is claimed for them, between two whose cost is computed.
 
     Attributes
     ----------
     placement : Placement or None
         The incumbent.
     latency_ns : int
-        Its exact cost, by our own evaluator, token-ns; the ceiling while there is no incumbent.
+        Its exact cost, token-ns, by ``cost`` or by whoever offered it; the ceiling while there is no incumbent. What a
+        search's outcome is made of, and what meets a bound, has been computed by ``cost``.
     bound_ns : int or None
         Best proven lower bound, token-ns; never above ``latency_ns``.
     bound_source : str or None
         Whose proof the bound rests on.
+    none : str
+        Why there is none, where that is proven.
     failures : list of str
         What failed on the way, a sentence each; the outcome says them.
     ending : str
@@ -69,8 +75,9 @@ class Incumbent:
         progress: ProgressCallback | None = None,
         ceiling: int | None = None,
         none: str = "no choice is within the limits",
+        between: int = 64,
     ) -> None:
-        self._cost, self._fits, self.stop, self._none = cost, fits, stop, none
+        self._cost, self._fits, self.stop, self.none = cost, fits, stop, none
         if start is None and ceiling is None:
             raise ValueError("without a start a ceiling is needed")
         self.placement: Any = start
@@ -86,18 +93,36 @@ class Incumbent:
         self._gap, self._progress, self._lock = gap, progress, threading.Lock()
         self._turns: Turns | None = None
         self._failed = False
+        # How many claimed costs in a row may be believed, how many were, and the best placement of a computed cost.
+        self._between, self._believed = between, 0
+        self._computed = self.placement, self.latency_ns
         self._report()
 
-    def offer(self, placement: Any) -> bool:
+    def offer(self, placement: Any, cost: int | None = None) -> bool:
         """Take a placement that fits as the incumbent if it is strictly better; say whether it was taken.
 
         Where it costs less than a bound that was claimed, that bound is wrong: it is dropped with all others of its
         source, and :attr:`failures` says so.
+
+        Parameters
+        ----------
+        placement : Placement
+        cost : int, optional
+            What it costs, of somebody who has kept exact count of it: computing it anew may take longer than finding
+            the next one. It is computed all the same now and then, where it would meet or refute a bound, and in the
+            end. Once it was wrong, :attr:`failures` says so, the better one of this placement at its true cost and the
+            best one whose cost had been computed is the incumbent, and no claim is believed any more.
         """
+        if cost is not None and cost >= self.latency_ns and self.placement is not None and self._between:
+            return False
         if not self._fits(placement):
             return False
-        cost = self._cost(placement)
+        believed = cost is not None and self._believed < self._between
+        if cost is None or not believed:
+            cost = self._count(placement, cost)
         with self._lock:
+            if believed and any(bound >= cost for bound, _ in self._bounds.values()):
+                cost, believed = self._count(placement, cost), False
             if cost >= self.latency_ns:
                 if self.placement is None:
                     raise ValueError(f"a cost of {cost} is not below the ceiling {self.latency_ns}")
@@ -107,8 +132,33 @@ class Incumbent:
                 if cost < bound:
                     self._drop(source, f"claimed a bound of {bound}, but there is a placement of cost {cost}")
             self.placement, self.latency_ns = placement, cost
+            self._believed = self._believed + 1 if believed else 0
+            if not believed:
+                self._computed = placement, cost
             self._report()
             return True
+
+    def _count(self, placement: Any, claimed: int | None) -> int:
+        """Return what a placement costs, computed; where something else was claimed, claims are not believed again."""
+        cost = self._cost(placement)
+        if claimed is not None and claimed != cost:
+            self._between = 0
+            self._note(
+                f"a cost of {claimed} was claimed for a placement that costs {cost}; costs are computed from then on"
+            )
+        return cost
+
+    def _recount(self) -> None:
+        """Compute the incumbent's cost if it is believed only, and keep the better one of what is known then."""
+        if not self._believed:
+            return
+        cost = self._count(self.placement, self.latency_ns)
+        self._believed = 0
+        if cost != self.latency_ns:
+            computed = self.placement, cost
+            self.placement, self.latency_ns = min(computed, self._computed, key=operator.itemgetter(1))
+            self._report()
+        self._computed = self.placement, self.latency_ns
 
     def prove(self, bound_ns: int, source: str, certificate: Callable[[], AnyCertificate] | None = None) -> None:
         """Take a proven lower bound, whose proof it is, and what writes down the proof, if it is better.
@@ -120,6 +170,8 @@ class Incumbent:
             it is wrong, and all bounds of this source are dropped.
         """
         with self._lock:
+            if bound_ns >= self.latency_ns:
+                self._recount()
             if self.placement is None:
                 bound_ns = min(bound_ns, self.latency_ns)
             if bound_ns > self.latency_ns:
@@ -251,12 +303,14 @@ class Incumbent:
         """
         with self._lock:
             self._progress = None  # nobody listens any more to a worker that was abandoned
+            self._recount()
             if self.placement is None:
                 if self.bound_ns == self.latency_ns:
-                    raise NoSolutionError(f"{self._none} (proven by {self.bound_source})")
+                    raise NoSolutionError(f"{self.none} (proven by {self.bound_source})")
                 ending = "; ".join(self.failures) or (self.ended or "completed").replace("_", " ")
                 raise MethodError(f"no solution was found, and none was proven not to exist: {ending}")
-            ended = self.ended or ("completed" if self.failures else self.ending)
+            unbounded = self.ending == "gap_limit" and self.bound_ns is None
+            ended = self.ended or ("completed" if self.failures or unbounded else self.ending)
             _, certificate = self._bounds[self.bound_source] if self.bound_source is not None else (None, None)
             details: dict[str, int | float | str] = {SOLVER_FAILURE: "; ".join(self.failures)} if self.failures else {}
             return Outcome(

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import parse
+from moeplace.base.registry import Method
 from moeplace.base.result import Finished
 from moeplace.base.text import NOTHING
 
@@ -169,6 +170,9 @@ class Problem:
         methods; returns a report with ``ok``, ``violations``, ``value``, ``reference``, ``bound``, ``document()``.
     read_certificate : callable
         A certificate from its document.
+    adapt : callable
+        ``(method, instance)``: what is run of a method on an instance: the method, or where the instance leaves more
+        open than it knows (:attr:`moeplace.base.registry.MethodInfo.takes`), one that decides the rest beforehand.
     remarks : callable
         ``(instance)``: what a person should know of the instance itself, for a solution's details.
     sizes : callable
@@ -182,6 +186,9 @@ class Problem:
     from_values : callable, optional
         ``(instance, values)``: the decision that the values of an exported model's variables mean, by their names;
         raises an InputError where they mean none of this instance. Left out where no model is exported.
+    compile : callable, optional
+        ``(modules, say)``: runs once what compiles the inner loops of these modules, so that no method's clock counts
+        it; calls ``say()`` before, unless it knows none of them.
     view : View
     """
 
@@ -201,10 +208,12 @@ class Problem:
     decision: Callable[[Any, Any], Any]
     check: Callable[[Any, Any, AnyCertificate | None], Any]
     read_certificate: Callable[[object], AnyCertificate] = _read_certificate
+    adapt: Callable[[Method, Any], Method] = lambda method, instance: method
     remarks: Callable[[Any], Mapping[str, str]] = lambda instance: {}
     sizes: Callable[[Any], Mapping[str, Any]] = lambda instance: {}
     method_order: Sequence[str] = ()
     models: str | None = None
     model_limit: Callable[[Any, str], str | None] = lambda instance, name: None
     from_values: Callable[[Any, Mapping[str, float]], Any] | None = None
+    compile: Callable[[Sequence[str], Callable[[], None]], None] | None = None
     view: View = field(default_factory=View)

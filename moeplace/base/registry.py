@@ -32,9 +32,9 @@ MODELS = "moeplace.models"
 """The entry point group of caching's formulations; each problem has its own."""
 
 ORDER = [
-    "auto", "layer-enumeration", "column-generation", "milp", "cpsat", "milp-textbook", "flow", "local-search",
-    "max-convolution", "successive-greedy", "greedy", "two-stage", "redundant", "balanced", "uniform", "popular",
-    "random", "no-cache",
+    "auto", "layer-enumeration", "column-generation", "milp", "cpsat", "milp-textbook", "flow", "alternating",
+    "local-search", "max-convolution", "successive-greedy", "greedy", "two-stage", "redundant", "balanced", "uniform",
+    "popular", "random", "no-cache",
 ]  # fmt: skip
 """The order in which caching's methods are listed; others follow by name."""
 
@@ -61,6 +61,8 @@ class MethodInfo:
         Modules that it imports when it runs; :func:`~moeplace.solving.solve` loads them before its clock starts.
     seeded : callable
         Given its parameters, says whether its result depends on the seed; where it does not, a benchmark runs it once.
+    takes : tuple of str
+        What of its problem's instances it takes that a method need not: :attr:`moeplace.base.problem.Problem.adapt`.
     """
 
     summary: str
@@ -70,6 +72,7 @@ class MethodInfo:
     refuses: Callable[[Any], str | None] = lambda instance: None
     imports: tuple[str, ...] = ()
     seeded: Callable[[Mapping[str, Any]], bool] = lambda parameters: True
+    takes: tuple[str, ...] = ()
 
 
 def describe(info: MethodInfo) -> Callable[[M], M]:

@@ -128,6 +128,72 @@ def run_workers(
         raise failure[0]
 
 
+class Resumed:
+    """A work that goes on only while somebody waits for it.
+
+    It runs in a thread of its own, from one of its checkpoints to the next: what comes of several such works does not
+    depend on the clock.
+
+    Parameters
+    ----------
+    work : callable
+        Given ``stop``, which it calls now and then: there it rests until it is resumed. It ends by itself, or soon
+        after ``stop`` returned True. Where other threads of its own call ``stop``, these do not rest.
+    ended : callable
+        Whether it is time to end.
+
+    Attributes
+    ----------
+    done : bool
+        Whether the work has ended.
+    """
+
+    def __init__(self, work: Callable[[Callable[[], bool]], None], ended: Callable[[], bool]) -> None:
+        self.done = False
+        self._work, self._ended = work, ended
+        self._failure: BaseException | None = None
+        self._given_up = False
+        self._turn, self._rest = threading.Semaphore(0), threading.Semaphore(0)
+        self._thread: threading.Thread | None = None
+
+    def resume(self, checkpoints: int = 1) -> None:
+        """Let the work go on over so many checkpoints, or to its end; raise what it raises."""
+        for _ in range(checkpoints):
+            if self.done:
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=WORKER_NAME)
+                self._thread.start()
+            else:
+                self._turn.release()
+            self._rest.acquire()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def give_up(self) -> None:
+        """Let the work end: from now on ``stop`` returns True and does not rest."""
+        self._given_up = True
+        if self._thread is not None and not self.done:
+            self._turn.release()
+            self._thread.join()
+
+    def _stop(self) -> bool:
+        if not self._given_up and threading.current_thread() is self._thread:
+            self._rest.release()
+            self._turn.acquire()
+        return self._given_up or self._ended()
+
+    def _run(self) -> None:
+        try:
+            self._work(self._stop)
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self.done = True
+            self._rest.release()
+
+
 A = TypeVar("A")
 
 

@@ -69,7 +69,7 @@ class Choices:
         NoSolutionError
             No choice is within the budget.
         """  # noqa: D205
-        self._check()
+        self.check()
         return np.array([useful[0] for useful in self.useful], dtype=np.int64)
 
     @property
@@ -88,7 +88,8 @@ class Choices:
             return fewest
         return np.array([useful[-1] for useful in self.useful], dtype=np.int64)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise a :class:`NoSolutionError` where no choice is within the budget."""
         if (said := self.shortage) is not None:
             raise NoSolutionError(said)
 
@@ -118,13 +119,13 @@ def active_experts(instance: Instance, active: Sequence[int] | Int64) -> Int64:
     """
     found = np.array(active)
     if found.shape != (instance.n_blocks,) or (found.size and found.dtype.kind not in "iu"):
-        raise InputError(f"expected {instance.n_blocks} integers, one for each layer, found {active!r:.200}")
-    most = np.array([model.top_k for model in instance.models], dtype=np.int64)[instance.block_model]
-    if (wrong := np.flatnonzero((found < 1) | (found > most))).size:
+        said = f"expected {instance.n_blocks} integers, one for each layer, found {active!r:.200}"
+        raise InputError(said, place="active_experts")
+    if (wrong := np.flatnonzero((found < 1) | (found > instance.block_top_k))).size:
         b = int(wrong[0])
         layer, model = int(instance.block_layer[b]), instance.models[int(instance.block_model[b])]
-        said = f"{found[b]} active experts in layer {layer} of {model.name!r}, there can be 1 to {model.top_k}"
-        raise InputError(said)
+        said = f"{found[b]} in layer {layer} of {model.name!r}, there can be 1 to {model.top_k}"
+        raise InputError(said, place="active_experts")
     result = found.astype(np.int64)
     result.setflags(write=False)
     return result

@@ -1,4 +1,4 @@
-"""What proves a bound on a caching instance, as a document (docs/certificates.md): kind ``cut``."""
+"""What proves a bound on a caching instance, as a document (docs/certificates.md): kinds ``cut`` and ``layers``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from moeplace.base.arrays import Int64
 from moeplace.base.certificates import Certificate, Trusted, packed, unpacked
 from moeplace.base.documents import NonNegative, Positive, parse
 from moeplace.base.errors import InputError
@@ -18,6 +19,9 @@ LARGEST_UNIT = 2**16 - 1
 
 SHARE_BITS = 20
 """Multipliers are whole numbers of ``2**-SHARE_BITS``: part of the format."""
+
+MANTISSA_BITS = 20
+"""Of a code of odds, the bits that are its mantissa: part of the format."""
 
 Unit = Annotated[int, Meta(ge=1, le=LARGEST_UNIT)]
 
@@ -101,7 +105,97 @@ class Cut(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag
     coverage: list[Covering] | UnsetType = UNSET
 
 
-class CachingCertificate(Certificate[Cut | Trusted], frozen=True, forbid_unknown_fields=True):
+Whole = Annotated[int, Meta(ge=0)]
+"""A number that may have any length."""
+
+
+class LayerWorth(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a layer is worth at most at the prices, and the odds by which that is shown.
+
+    Attributes
+    ----------
+    most : int
+        No plan of the layer is worth more, in the proof's units.
+    odds : str
+        By which the weights of the layer's terms are shared out over their experts: base64 of four-byte little-endian
+        integers, see :func:`odds_codes`; radius set by radius set (docs/certificates.md says in which order), all
+        experts of the layer within each. Empty: all alike.
+    slot_prices : list of int, optional
+        Where slots limit the layer: of each server of the instance, what a slot is worth.
+    """
+
+    most: int
+    odds: str
+    slot_prices: list[Whole] | UnsetType = UNSET
+
+
+class MergeStep(Struct, frozen=True, forbid_unknown_fields=True):
+    """A step of the merge of the layers' plans.
+
+    Attributes
+    ----------
+    layer : int
+        Which one is merged, from 0 over all layers of all models.
+    prices : list of list of int
+        Prices, each as those of the proof, at which states are bounded.
+    """
+
+    layer: NonNegative
+    prices: Annotated[list[list[Whole]], Meta(min_length=1)]
+
+
+class Layers(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="layers"):
+    """Prices of storage at which layers fall apart, what they are worth then, and how to merge the rest. No trust.
+
+    Attributes
+    ----------
+    unit : int
+        Weights are rounded up to multiples of so many token-ns, what loading costs is rounded down.
+    scale : int
+        Prices and worths are in units of ``unit / scale`` token-ns.
+    size_unit : int
+        Bytes that are one unit of storage; all sizes of experts are multiples of it.
+    prices : list of int
+        Of a unit of storage on each server.
+    layers : list of LayerWorth
+        All layers of all models.
+    merge : list of MergeStep, optional
+        Where layers must be enumerated and merged.
+    """
+
+    unit: Positive
+    scale: Positive
+    size_unit: Positive
+    prices: list[Whole]
+    layers: list[LayerWorth]
+    merge: list[MergeStep] | UnsetType = UNSET
+
+
+def odds_codes(odds: npt.NDArray[np.float64]) -> Int64:
+    """Return codes of odds: ``code`` stands for ``2**(code >> 20) * (1 + (code % 2**20) / 2**20)``, but for a factor.
+
+    Parameters
+    ----------
+    odds : float64 array
+        From 0 to 1; what is less than ``2**-1000`` counts as that.
+
+    Returns
+    -------
+    int64 array
+        Below ``2**30``.
+
+    Examples
+    --------
+    >>> odds_codes(np.array([1.0, 0.5, 0.0])).tolist()
+    [1048576000, 1047527424, 0]
+    """
+    mantissa, exponent = np.frexp(np.maximum(odds, 2.0**-1000))
+    steps = 1 << MANTISSA_BITS
+    code: Int64 = (999 + exponent.astype(np.int64)) * steps + np.rint((2 * mantissa - 1) * steps).astype(np.int64)
+    return code
+
+
+class CachingCertificate(Certificate[Cut | Layers | Trusted], frozen=True, forbid_unknown_fields=True):
     """A certificate of the caching problem; its bound is in token-ns."""
 
 

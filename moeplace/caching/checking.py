@@ -110,13 +110,14 @@ def check(instance: Instance, solution: Solution, certificate: AnyCertificate | 
         wrong.append(f"instance.name: the solution is for {solution.instance.name!r}, this is {instance.name!r}")
     holders = _read_placement(instance, solution, wrong)
     far = [_farthest(demand) for demand in instance.demands]
-    baseline = _latency(instance, {}, far)
+    active = _read_active(instance, solution, wrong)
+    baseline = _latency(instance, {}, far, None)
     said = solution.objective
     latency = loading = cost = None
     if holders is not None:
         _check_slots(instance, holders, wrong)
-        if _check_coverage(instance, holders, wrong):
-            cost = latency = _latency(instance, holders, far)
+        if _check_coverage(instance, holders, wrong) and (instance.active is None or active is not None):
+            cost = latency = _latency(instance, holders, far, active)
             _equal("latency_ns", said.latency_ns, latency, wrong)
         loading = _loading(instance, holders)
         if loading is not None and latency is not None:
@@ -128,6 +129,7 @@ def check(instance: Instance, solution: Solution, certificate: AnyCertificate | 
                 if value is not UNSET:
                     wrong.append(f"objective.{name}: the solution says {value}, but loading is free in this instance")
     _equal("baseline_ns", said.baseline_ns, baseline, wrong)
+    _check_loss(instance, solution, active, wrong)
     if cost is not None:
         _check_numbers(solution, cost, baseline, wrong)
     claim = "none claimed" if said.bound_ns is None else "claimed, not verified"
@@ -186,6 +188,54 @@ def _read_placement(instance: Instance, solution: Solution, wrong: list[str]) ->
                 f"server {server.name!r}: {used[n]} bytes cached, {over} more than its capacity {server.capacity_bytes}"
             )
     return holders if understood else None
+
+
+def _read_active(instance: Instance, solution: Solution, wrong: list[str]) -> dict[str, list[int]] | None:
+    """Return the active experts of each layer by model, or None where nothing is open or they are not all there."""
+    said = solution.active_experts
+    if instance.active is None:
+        if said is not UNSET:
+            wrong.append("active_experts: the solution says some, but they are not open in this instance")
+        return None
+    if said is UNSET:
+        wrong.append("active_experts: missing, how many experts each layer uses is open in this instance")
+        return None
+    before = len(wrong)
+    models = {model.name: model for model in instance.models}
+    wrong += [f"active_experts: the instance has no model {name!r}" for name in said if name not in models]
+    for name, model in models.items():
+        if name not in said:
+            wrong.append(f"active_experts: nothing is said of {name!r}")
+        elif len(said[name]) != model.layers:
+            wrong.append(f"active_experts: {len(said[name])} numbers for the {model.layers} layers of {name!r}")
+        else:
+            wrong += [
+                f"active_experts: {k} in layer {layer} of {name!r}, there can be 1 to {model.top_k}"
+                for layer, k in enumerate(said[name])
+                if not 1 <= k <= model.top_k
+            ]
+    return said if len(wrong) == before else None
+
+
+def _check_loss(instance: Instance, solution: Solution, active: dict[str, list[int]] | None, wrong: list[str]) -> None:
+    """Say where the layers lose more than they may, or another amount than is stated."""
+    said = solution.objective
+    if instance.active is None:
+        for name, value in (("loss", said.loss), ("loss_budget", said.loss_budget)):
+            if value is not UNSET:
+                wrong.append(f"objective.{name}: the solution says {value}, but no experts are to be left out")
+        return
+    budget = instance.active.budget
+    _equal("loss_budget", said.loss_budget, budget, wrong)
+    if active is None:
+        return
+    lost = 0
+    for name, numbers in active.items():
+        for layer, k in enumerate(numbers):
+            lost += instance.active.loss[name][layer][k - 1]
+    _equal("loss", said.loss, lost, wrong)
+    if lost > budget:
+        wrong.append(f"active_experts: the layers lose {lost}, {lost - budget} more than the budget {budget}")
 
 
 def _first_item(instance: Instance, model: int) -> int:
@@ -264,8 +314,13 @@ def _loading(instance: Instance, holders: dict[int, set[int]]) -> int | None:
     return total
 
 
-def _latency(instance: Instance, holders: dict[int, set[int]], far: list[int]) -> int:
-    """Sum of count * latency over the rows, by the definition, in Python's integers; ``far`` is the cloud's time."""
+def _latency(
+    instance: Instance, holders: dict[int, set[int]], far: list[int], active: dict[str, list[int]] | None
+) -> int:
+    """Sum of count * latency over the rows, by the definition, in Python's integers; ``far`` is the cloud's time.
+
+    A row waits for its first experts only, where it is said how many are active.
+    """
     slowest = instance.latency_model == "max"
     device: list[set[int]] = [set() for _ in instance.demands]
     for d, item in zip(instance.device_demand.tolist(), instance.device_item.tolist(), strict=True):
@@ -279,12 +334,21 @@ def _latency(instance: Instance, holders: dict[int, set[int]], far: list[int]) -
         rows.start.tolist(),
         rows.item.tolist(),
     )
+    first_item, model_of = (
+        [_first_item(instance, m) for m in range(len(instance.models))],
+        instance.demand_model.tolist(),
+    )
     known: list[dict[int, int]] = [{} for _ in instance.demands]
     total = 0
     for i, d in enumerate(demand):
         reach = known[d]
         latency = 0
-        for item in items[start[i] : start[i + 1]]:
+        asked = items[start[i] : start[i + 1]]
+        if active is not None:
+            m = model_of[d]
+            model = instance.models[m]
+            asked = asked[: active[model.name][(asked[0] - first_item[m]) // model.experts]]
+        for item in asked:
             time = reach.get(item)
             if time is None:
                 choices = [far[d]]

@@ -7,7 +7,8 @@ The time until demand `d` has the output of expert `e` back is::
 and a row waits for its slowest expert (``latency_model`` "max") or for one after the other ("sum"). The cost
 of a placement is the sum over rows of ``count * latency`` (P2), in token-nanoseconds, an exact integer, and what
 loading the experts costs that are new on a server (C2, C3). A demand without a cloud has none to fall back on: its
-``cloud_ns`` is the farthest place that an expert can be on, and counts as an edge server.
+``cloud_ns`` is the farthest place that an expert can be on, and counts as an edge server. Where a placement says how
+many experts are active, rows have only that many (J2).
 
 The checker does not use this module: it computes the same number in another way.
 """
@@ -50,7 +51,7 @@ def latency_ns(instance: Instance, placement: Placement) -> int:
     """
     return sum(
         int(np.dot(view.tokens, _row_latency(instance, view, _reach(instance, placement, view.demand)[0])))
-        for view in _views(instance)
+        for view in _views(instance, placement)
     )
 
 
@@ -125,7 +126,7 @@ class Evaluation:
         # Tokens by place; floats, since with times of zero the counts themselves may pass 2**63.
         self._expert_tokens = np.zeros(3)
         self._row_tokens = np.zeros(3)
-        for view in _views(instance):
+        for view in _views(instance, placement):
             reach, where = _reach(instance, placement, view.demand)
             cost = view.tokens * _row_latency(instance, view, reach)
             self.demand_ns[view.demand] = cost.sum()
@@ -143,7 +144,7 @@ class Evaluation:
     def _away_tokens(self) -> npt.NDArray[np.float64]:
         """Tokens of expert requests, and of rows, that leave home, float64 [2]."""
         away_tokens = np.zeros(2)
-        for view in _views(self.instance):
+        for view in _views(self.instance, self.placement):
             reach, where = _reach(self.instance, self.placement, view.demand)
             home = self.instance.server_ns[view.demand].min(initial=UNREACHABLE)
             away = ((where == CLOUD) | ((where == EDGE) & (reach > home)))[view.item]
@@ -156,7 +157,7 @@ class Evaluation:
         """What each server's cache saves given the others, int64 [N]: how much the cost rises without it."""
         instance, placement = self.instance, self.placement
         saving = np.zeros(len(instance.servers), dtype=np.int64)
-        for view in _views(instance):
+        for view in _views(instance, placement):
             first, second, holder = _two_nearest(instance, placement, view.demand)
             latency = _row_latency(instance, view, first)
             for n in np.unique(holder[view.item]).tolist():
@@ -234,9 +235,11 @@ class _View(NamedTuple):
     size: Int64
 
 
-def _views(instance: Instance) -> Iterator[_View]:
+def _views(instance: Instance, placement: Placement) -> Iterator[_View]:
     rows: Rows
     rows, bounds, _ = instance.rows_by_demand
+    if (active := placement.active_in(instance)) is not None and len(rows):
+        rows = rows.first(active[instance.item_block[rows.item[rows.start[:-1]]]])
     for d in range(len(instance.demands)):
         first, last = int(bounds[d]), int(bounds[d + 1])
         if first < last:

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from moeplace.base.arrays import Bool
+from moeplace.base.arrays import Bool, Int64
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError, MethodLimitError
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import find_formulation
 from moeplace.caching.instance import Instance
+from moeplace.caching.open_terms import open_problem
 from moeplace.caching.placement import Placement
 from moeplace.caching.reading import NO_LIMIT
-from moeplace.caching.terms import aggregate
 from moeplace.solvers.decoding import INTEGRAL, Decoding
 from moeplace.solvers.exporting import check_ending, write_model
 
@@ -25,10 +25,21 @@ MOST_ROWS = 500_000
 """Constraint rows above which a model is not built: it would take tens of seconds and gigabytes."""
 
 
+ACTIVE_MODELS = ("milp", "cpsat")
+"""Our formulations that have the choice of active experts in them."""
+
+
 def refuses(name: str) -> Callable[[Instance], str | None]:
     """Return what says why a model of an instance is not built, or None."""
 
     def refuses(instance: Instance) -> str | None:
+        if instance.choices is not None:
+            if name not in ACTIVE_MODELS:
+                return (
+                    f"how many experts are active is open, which of all models only {' and '.join(ACTIVE_MODELS)} have"
+                )
+            if instance.choices.shortage is not None:
+                return None  # which is said by whoever builds it
         needed = rows(name, instance)
         return f"{needed:,} constraint rows, at most {MOST_ROWS:,} are built" if needed > MOST_ROWS else None
 
@@ -43,9 +54,7 @@ def rows(name: str, instance: Instance) -> int:
 
 def aggregated_rows(instance: Instance) -> int:
     """Return how many constraint rows the aggregated models have (without RLT rows)."""
-    problem = aggregate(instance)
-    size = np.diff(problem.set_start)[problem.term_set]
-    return int(size[size > 1].sum()) + len(problem.covers[0]) + _side_rows(instance)
+    return open_problem(instance).rows + _side_rows(instance)
 
 
 def _side_rows(instance: Instance) -> int:
@@ -73,36 +82,54 @@ def improve(name: str, instance: Instance, search: Incumbent, *, seed: int, thre
         from moeplace.solvers import highs
 
         # Once it is decided what is cached the best values of all columns are integers.
-        highs.improve(formulation, decoding(instance, formulation.x), search, seed=seed, threads=threads, whole=True)
+        decided = decoding(instance, formulation.x, getattr(formulation, "uses", {}))
+        highs.improve(formulation, decided, search, seed=seed, threads=threads, whole=True)
         return
     from moeplace.solvers import cpsat
 
     if search.placement is not None:
         formulation.hint(search.placement)
     cpsat.improve(
-        formulation.model, decoding(instance, formulation.x), search, constant=instance.baseline_ns,
-        unit=formulation.unit, largest=formulation.largest, seed=seed, threads=threads,
+        formulation.model, decoding(instance, formulation.x, formulation.uses), search,
+        constant=formulation.problem.constant, unit=formulation.unit, largest=formulation.largest,
+        seed=seed, threads=threads,
     )  # fmt: skip
 
 
-def decoding(instance: Instance, x: Mapping[tuple[int, int], Any]) -> Decoding:
-    """Return what the variables ``x[server, item]`` of a formulation mean."""
+def decoding(
+    instance: Instance, x: Mapping[tuple[int, int], Any], uses: Mapping[tuple[int, int], Any] | None = None
+) -> Decoding:
+    """Return what the variables ``x[server, item]`` of a formulation mean, and ``uses[block, number]`` if it has them.
+
+    Where a solver has a block with no number or with several, the placement has 0 there, which fits no instance.
+    """
     pairs = np.array(list(x), dtype=np.intp).reshape(-1, 2)
     server, item = pairs[:, 0], pairs[:, 1]
+    choices = np.array(list(uses or {}), dtype=np.int64).reshape(-1, 2)
+    block, number = choices[:, 0], choices[:, 1]
 
     def decision(values: Bool) -> Placement:
         cached = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
-        cached[server, item] = values
-        return Placement(cached)
+        cached[server, item] = values[: len(x)]
+        if instance.choices is None:
+            return Placement(cached)
+        made = values[len(x) :]
+        chosen = np.zeros(instance.n_blocks, dtype=np.int64)
+        chosen[block[made]] = number[made]
+        chosen[np.bincount(block[made], minlength=instance.n_blocks) != 1] = 0
+        return Placement(cached, chosen)
 
     def values(placement: Placement) -> Bool:
         held: Bool = placement.cached[server, item]
-        return held
+        if placement.active is None:
+            return held
+        return np.concatenate((held, placement.active[block] == number))
 
-    return Decoding(list(x.values()), decision, values)
+    return Decoding([*x.values(), *(uses or {}).values()], decision, values)
 
 
 _X = re.compile(r"x[(\[_](\d+)[_,](\d+)[)\]_]?")
+_USES = re.compile(r"uses[(\[_](\d+)[_,](\d+)[)\]_]?")
 
 
 def placement_of_values(instance: Instance, values: Mapping[str, float]) -> Placement:
@@ -113,8 +140,8 @@ def placement_of_values(instance: Instance, values: Mapping[str, float]) -> Plac
     instance : Instance
         The one that was exported.
     values : mapping
-        Values by the variables' names; ``x(n_i)`` says whether server ``n`` caches item ``i``. Other variables follow
-        from these and are passed over.
+        Values by the variables' names; ``x(n_i)`` says whether server ``n`` caches item ``i``, ``uses(b_k)`` whether
+        block ``b`` uses ``k`` experts, where that is open. Other variables follow from these and are passed over.
 
     Returns
     -------
@@ -140,9 +167,28 @@ def placement_of_values(instance: Instance, values: Mapping[str, float]) -> Plac
         cached[n, i] = value > 0.5
     if not found:
         raise InputError("no variable x(SERVER_EXPERT); is it a solution of a model that moeplace export wrote?")
-    placement = Placement(cached)
+    placement = Placement(cached, None if instance.choices is None else _active_of_values(instance, values))
     placement.check_fits(instance)
     return placement
+
+
+def _active_of_values(instance: Instance, values: Mapping[str, float]) -> Int64:
+    active = np.zeros(instance.n_blocks, dtype=np.int64)
+    for name, value in values.items():
+        if (match := _USES.fullmatch(name)) is None:
+            continue
+        block, number = int(match[1]), int(match[2])
+        if block >= instance.n_blocks:
+            raise InputError(
+                f"the instance has {instance.n_blocks} layers (from 0); was another one exported?", place=name
+            )
+        if min(abs(value), abs(value - 1)) > INTEGRAL:
+            raise InputError(f"{value:g} is neither 0 nor 1: no choice, as of a relaxation", place=name)
+        if value > 0.5:
+            if active[block]:
+                raise InputError(f"the layer uses {active[block]} already", place=name)
+            active[block] = number
+    return active
 
 
 def export(instance: Instance, model: str, path: str | Path) -> None:

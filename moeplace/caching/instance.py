@@ -352,6 +352,24 @@ class Instance:
         return coverage_of(self)
 
     @cached_property
+    def block_top_k(self) -> Int64:
+        """``top_k`` of each block's model, int64 [B]."""
+        return np.array([model.top_k for model in self.models], dtype=np.int64)[self.block_model]
+
+    @cached_property
+    def first_cut(self) -> Instance:
+        """The instance at :attr:`Choices.first`, for what wants experts to be active before anything is decided.
+
+        The instance itself where that is not open.
+
+        Raises
+        ------
+        NoSolutionError
+            No choice is within the budget.
+        """
+        return self if self.choices is None else self.cut(self.choices.first)
+
+    @cached_property
     def choices(self) -> Choices | None:
         """How many experts each layer may use; None where that is not to be decided."""
         return choices_of(self)

@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from moeplace.base import style
 from moeplace.base.arrays import Int64
 from moeplace.base.text import size, time_unit
+from moeplace.caching.document import Model
 from moeplace.caching.instance import Instance
 from moeplace.caching.shown import reference
 from moeplace.caching.view import PlacementView
@@ -52,6 +53,27 @@ class CapacityPoint:
     share: float
     saving: float
     at_most: float | None
+
+
+@dataclass(frozen=True)
+class BudgetPoint:
+    """What one way to choose reaches within a loss budget.
+
+    Attributes
+    ----------
+    way : str
+        A method, or several one after the other.
+    budget : int
+    cost : int
+        Token-ns.
+    bound : int or None
+        That no placement with any choice within the budget costs less, token-ns.
+    """
+
+    way: str
+    budget: int
+    cost: int
+    bound: int | None
 
 
 @dataclass(frozen=True)
@@ -311,6 +333,83 @@ def capacity_curve(points: Sequence[CapacityPoint], title: str, most: float | No
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     style.legend_below(figure, handles, labels, columns=3)
+    return figure
+
+
+def budget_curve(points: Sequence[BudgetPoint], tokens: int, title: str) -> Figure:
+    """Draw what each way costs against the loss budget; bounds as dashes in its colour.
+
+    Parameters
+    ----------
+    points : sequence of BudgetPoint
+    tokens : int
+        Costs are shown per token.
+    title : str
+    """
+    figure = style.new_figure(6.6, 4.2)
+    axes = figure.subplots()
+    unit, unit_name = time_unit(max(point.cost for point in points) / tokens)
+    scale = tokens * unit
+    handles, labels = [], []
+    for i, way in enumerate(dict.fromkeys(point.way for point in points)):
+        look = style.Look.number(i)
+        own = sorted((point for point in points if point.way == way), key=lambda point: point.budget)
+        (line,) = axes.plot(
+            [point.budget for point in own], [point.cost / scale for point in own], color=look.color,
+            linestyle=style.DASHES[look.dash], marker=style.MARKERS[look.marker],
+        )  # fmt: skip
+        handles.append(line)
+        labels.append(way)
+        if proven := [(point.budget, point.bound / scale) for point in own if point.bound is not None]:
+            (bound,) = axes.plot(
+                *zip(*proven, strict=True), color=look.color, linestyle="none", marker="_", markersize=11,
+                markeredgewidth=1.6,
+            )  # fmt: skip
+            handles.append(bound)
+            labels.append(f"bound of {way}")
+    axes.set_title(title)
+    axes.set_xlabel("loss budget")
+    axes.set_ylabel(f"latency, {unit_name} per token")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    axes.set_xlim(left=0)
+    style.legend_below(figure, handles, labels, columns=3)
+    return figure
+
+
+def active_layers(models: Sequence[Model], choices: Sequence[tuple[str, Sequence[int]]], title: str) -> Figure:
+    """Draw how many experts each layer uses, a line for each choice and a panel for each model.
+
+    Parameters
+    ----------
+    models : sequence of Model
+    choices : sequence of (str, sequence of int [B])
+        What to write beside a line, and the numbers of active experts, model by model.
+    title : str
+    """
+    most, lines = max(model.top_k for model in models), len(choices)
+    # As wide as layers, what stands beside the lines, and the title need; letters are about 0.08 inches wide.
+    beside = 0.08 * max(len(label) for label, _ in choices)
+    width = max(1.4 + beside + 0.2 * max(model.layers for model in models), 0.085 * len(title) + 0.2)
+    figure = style.new_figure(width, len(models) * (0.75 + 0.24 * lines) + 0.5)
+    panels = figure.subplots(len(models), 1, squeeze=False)[:, 0]
+    table = np.array([active for _, active in choices], dtype=np.int64)
+    image, first = None, 0
+    for model, axes in zip(models, panels, strict=True):
+        own, first = table[:, first : first + model.layers], first + model.layers
+        image = axes.imshow(
+            own, aspect="auto", cmap=style.SEQUENTIAL, vmin=0.5, vmax=most + 0.5, interpolation="nearest"
+        )
+        style.quiet(axes)
+        for (line, layer), k in np.ndenumerate(own):
+            colour = "white" if k <= (most + 1) / 2 else style.INK
+            axes.text(layer, line, str(k), ha="center", va="center", fontsize=7, color=colour)
+        axes.set_yticks(range(lines), [f" {label}" for label, _ in choices])
+        axes.set_xticks(range(0, model.layers, max(1, -(-model.layers // 12))))
+        axes.set_xlabel("layer" if len(models) == 1 else f"layer of {model.name}")
+    figure.suptitle(f" {title}", x=0.01, ha="left", fontsize=10, fontweight="bold")
+    bar = figure.colorbar(image, ax=list(panels), ticks=list(range(1, most + 1, max(1, most // 8))))
+    bar.set_label("active experts")
+    bar.outline.set_visible(False)
     return figure
 
 

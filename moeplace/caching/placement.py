@@ -1,4 +1,4 @@
-"""A placement: which server caches which expert."""
+"""A placement: which server caches which expert, and how many experts are active where that is to be decided."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.errors import InputError
+from moeplace.caching.active import active_experts
 from moeplace.caching.instance import Instance
 from moeplace.caching.reading import NO_LIMIT
 
@@ -25,9 +26,13 @@ class Placement:
     ----------
     cached : bool array [N, I]
         ``cached[n, i]``: server ``n`` holds item ``i``. Copied and frozen.
+    active : int64 array [B], optional
+        The number of active experts of each block, where the instance leaves it open
+        (:attr:`~moeplace.caching.instance.Instance.choices`), and only there. Copied and frozen.
     """
 
     cached: Bool
+    active: Int64 | None = None
 
     def __post_init__(self) -> None:
         cached = np.array(self.cached, dtype=np.bool_)
@@ -35,11 +40,18 @@ class Placement:
             raise ValueError(f"cached must have two axes [servers, items], found {cached.ndim}")
         cached.setflags(write=False)
         object.__setattr__(self, "cached", cached)
+        if self.active is not None:
+            active = np.array(self.active, dtype=np.int64)
+            if active.ndim != 1:
+                raise ValueError(f"active must have one axis [blocks], found {active.ndim}")
+            active.setflags(write=False)
+            object.__setattr__(self, "active", active)
 
     @classmethod
     def empty(cls, instance: Instance) -> Placement:
-        """Return the placement in which no server caches anything."""
-        return cls(np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_))
+        """Return the placement in which no server caches anything, and all experts are active."""
+        cached = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
+        return cls(cached, None if instance.choices is None else instance.block_top_k)
 
     @classmethod
     def from_pairs(cls, instance: Instance, pairs: Iterable[tuple[int, int]]) -> Placement:
@@ -48,6 +60,32 @@ class Placement:
         for server, item in pairs:
             cached[server, item] = True
         return cls(cached)
+
+    def at(self, active: Int64 | None) -> Placement:
+        """Return the same on the servers, with these numbers of active experts."""
+        return Placement(self.cached, active)
+
+    def active_in(self, instance: Instance) -> Int64 | None:
+        """Return the number of active experts of each block, int64 [B]; None where the instance leaves nothing open.
+
+        Raises
+        ------
+        InputError
+            The placement says too much, nothing, or what cannot be; the budget is not asked.
+        """
+        if instance.choices is None:
+            if self.active is not None:
+                raise InputError("given, but not open in this instance", place="active_experts")
+            return None
+        if self.active is None:
+            raise InputError("not given, and open in this instance", place="active_experts")
+        return active_experts(instance, self.active)
+
+    def check_active(self, instance: Instance) -> None:
+        """Raise an :class:`InputError` unless each layer has a number of active experts, all within the budget."""
+        active, choices = self.active_in(instance), instance.choices
+        if active is not None and choices is not None and (lost := choices.loss(active)) > choices.budget:
+            raise InputError(f"the layers lose {lost}, the budget is {choices.budget}", place="active_experts")
 
     def bytes_used(self, instance: Instance) -> Int64:
         """Return the bytes cached on each server, int64 [N]."""
@@ -78,7 +116,11 @@ class Placement:
         return list(zip(coverage.reach_of[missing].tolist(), coverage.item[missing].tolist(), strict=True))
 
     def fits(self, instance: Instance) -> bool:
-        """Return whether the placement, of the instance's shape, keeps capacities, slots and coverage."""
+        """Return whether the placement, of the instance's shape, keeps capacities, slots, coverage and loss budget."""
+        try:
+            self.check_active(instance)
+        except InputError:
+            return False
         return not (self.overfull(instance) or self.crowded(instance) or self.uncovered(instance))
 
     def check_fits(self, instance: Instance) -> None:
@@ -86,6 +128,7 @@ class Placement:
         shape = (len(instance.servers), instance.n_items)
         if self.cached.shape != shape:
             raise InputError(f"a placement of shape {list(self.cached.shape)}, the instance needs {list(shape)}")
+        self.check_active(instance)
         for n, used in self.overfull(instance):
             server = instance.servers[n]
             raise InputError(f"server {server.name!r} holds {used} bytes, its capacity is {server.capacity_bytes}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from msgspec import UNSET
 
 from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import parse
@@ -13,11 +15,12 @@ from moeplace.base.result import NOTHING_FITS, Finished, relative_gap, saving_ra
 from moeplace.caching import checking
 from moeplace.caching.certificates import CachingCertificate
 from moeplace.caching.coverage import shortage
+from moeplace.caching.decided import adapted
 from moeplace.caching.evaluation import cost_ns, loading_ns
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.shown import VIEW
-from moeplace.caching.solution import Objective, Solution, assignments
+from moeplace.caching.solution import Objective, Solution, active_by_model, assignments
 
 NO_PLACEMENT = "no_placement"
 """What a remark on an instance without any placement goes by; no solution's details ever have it."""
@@ -32,7 +35,12 @@ def _decision(instance: Instance, solution: Solution) -> Placement:
 
 
 def _finish(instance: Instance, run: Finished) -> Solution:
-    loading = loading_ns(instance, run.decision)
+    loading, choices = loading_ns(instance, run.decision), instance.choices
+    numbers: dict[str, Any] = {}
+    if instance.load_block_ns is not None:
+        numbers = {"loading_ns": loading, "cost_ns": run.cost}
+    if choices is not None:
+        numbers |= {"loss": choices.loss(run.decision.active), "loss_budget": choices.budget}
     return Solution(
         format="moeplace/solution",
         version=1,
@@ -43,8 +51,9 @@ def _finish(instance: Instance, run: Finished) -> Solution:
             bound_ns=run.bound,
             gap=relative_gap(run.cost, run.bound),
             saving_ratio=saving_ratio(run.cost, run.bound, instance.baseline_ns),
-            **({} if instance.load_block_ns is None else {"loading_ns": loading, "cost_ns": run.cost}),
+            **numbers,
         ),
+        active_experts=UNSET if choices is None else active_by_model(instance, run.decision),
         **run.envelope(instance),
     )
 
@@ -63,6 +72,8 @@ def _read_certificate(document: object) -> CachingCertificate:
 
 def _remarks(instance: Instance) -> dict[str, str]:
     """Say so where no expert fits anywhere (the units are wrong, most likely), or not all that must."""
+    if instance.choices is not None and (said := instance.choices.shortage) is not None:
+        return {NO_PLACEMENT: said}
     if (said := shortage(instance)) is not None:
         return {NO_PLACEMENT: f"no placement exists: {said}"}
     if not len(instance.item_bytes) or not len(instance.capacity_bytes):
@@ -84,6 +95,12 @@ def _model_limit(instance: Instance, name: str) -> str | None:
     from moeplace.caching.formulations import refuses
 
     return refuses(name)(instance)
+
+
+def _compile(modules: Sequence[str], say: Callable[[], None]) -> None:
+    from moeplace.caching.compiling import compile_loops
+
+    compile_loops(modules, say)
 
 
 def _sizes(instance: Instance) -> dict[str, Any]:
@@ -117,6 +134,7 @@ PROBLEM = Problem(
     read_solution=_read_solution,
     decision=_decision,
     check=_check,
+    adapt=adapted,
     read_certificate=_read_certificate,
     remarks=_remarks,
     sizes=_sizes,
@@ -124,5 +142,6 @@ PROBLEM = Problem(
     models=MODELS,
     model_limit=_model_limit,
     from_values=_from_values,
+    compile=_compile,
     view=VIEW,
 )

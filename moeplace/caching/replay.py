@@ -145,6 +145,9 @@ def check_windows(windows: Sequence[Instance], files: Sequence[str]) -> None:
     InputError
         Which file, and in what it differs from the first one.
     """
+    for window, file in zip(windows, files, strict=True):
+        if window.active is not None:
+            raise InputError("how many experts each layer uses is open, which replay does not decide", file=file)
     first = windows[0]
     for window, file in zip(windows[1:], files[1:], strict=True):
         if (said := _difference(first, window)) is not None:

@@ -30,7 +30,8 @@ def caching_incumbent(
         Time limit and interruption.
     start : Placement, optional
         The first incumbent. Without one it is :func:`~moeplace.caching.heuristics.covering.cover`: every server empty
-        or, where demands have no cloud, every expert that they need somewhere.
+        or, where demands have no cloud, every expert that they need somewhere; with the first choice of active experts
+        (:attr:`~moeplace.caching.active.Choices.first`), where that is open.
     gap : float
         The search may end when the gap is proven to be at most this.
     progress : callable, optional
@@ -47,8 +48,10 @@ def caching_incumbent(
     MethodError
         There is no start, and none was found before the time was over.
     """
+    if start is None:
+        start = cover(instance.first_cut, stop).at(None if instance.choices is None else instance.choices.first)
     incumbent = Incumbent(
-        cover(instance, stop) if start is None else start,
+        start,
         cost=lambda placement: cost_ns(instance, placement),
         fits=lambda placement: placement.fits(instance),
         stop=stop,
@@ -56,5 +59,5 @@ def caching_incumbent(
         progress=progress,
     )
     if instance.holds is not None:
-        incumbent.offer(Placement(instance.holds))
+        incumbent.offer(Placement(instance.holds, start.active))
     return incumbent

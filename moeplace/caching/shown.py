@@ -80,7 +80,19 @@ def _summary(instance: Instance, solution: Solution) -> Lines:
         moved = f"{number(int(new.sum()), 'expert')} to load, {size(_bytes(instance, new))}"
         cost = f"{duration(solution.value / tokens)} per token with it"
         lines.append(("loading", f"{duration(said.loading_ns / tokens)} per token: {moved}; {cost}"))
+    if solution.active_experts is not UNSET:
+        lines.append(("active experts", _active_line(instance, solution)))
     return lines
+
+
+def _active_line(instance: Instance, solution: Solution) -> str:
+    """Say how many experts are active, and what that loses."""
+    active = solution.placement_on(instance).active
+    assert active is not None
+    fewer = int((active < instance.block_top_k).sum())
+    mean, most = float(active.mean()), float(instance.block_top_k.mean())
+    said = f"{mean:.3g} of {most:.3g} a layer on average, fewer in {fewer} of {number(len(active), 'layer')}"
+    return f"{said}; loss {solution.objective.loss:,} of {solution.objective.loss_budget:,}"
 
 
 def reference(instance: Instance) -> str:
@@ -210,7 +222,9 @@ def _servers_table(instance: Instance, evaluation: Evaluation) -> Table:
 def _info(instance: Instance) -> dict[str, Any]:
     from moeplace.caching.terms import aggregate, distinct_rows
 
-    problem = aggregate(instance)
+    choices = instance.choices
+    problem = aggregate(instance if choices is None else instance.cut(instance.block_top_k))
+    fastest = problem if choices is None or choices.shortage else aggregate(instance.cut(choices.fewest))
     rows = instance.rows
     sizes = instance.item_bytes
     requested = np.unique(rows.item)
@@ -253,7 +267,7 @@ def _info(instance: Instance) -> dict[str, Any]:
         "distinct_rows": distinct_rows(instance),
         "expert_requests": sum(rows.count.astype(object) * np.diff(rows.start)) if len(rows) else 0,
         "baseline_ns": instance.baseline_ns,
-        "best_conceivable_ns": instance.baseline_ns - problem.total_weight,
+        "best_conceivable_ns": fastest.instance.baseline_ns - fastest.total_weight,
         "hits_with_empty_servers": None
         if empty is None
         else {
@@ -310,11 +324,31 @@ def _newer(instance: Instance) -> dict[str, Any]:
         }
     elif instance.holds is not None:
         found["held_bytes"] = _bytes(instance, instance.holds)
+    if instance.ranked:
+        found["ranked"] = True
+    if (choices := instance.choices) is not None:
+        found["active"] = {
+            "loss_budget": choices.budget,
+            "least_loss": sum(map(min, choices.losses)),
+            "largest_loss": sum(map(max, choices.losses)),
+            "loss_of_top_k": choices.loss(instance.block_top_k),
+            "layers_with_a_choice": sum(len(useful) > 1 for useful in choices.useful),
+            "useful_choices": sum(map(len, choices.useful)),
+            "shortage": choices.shortage,
+        }
     return found
 
 
 def _newer_lines(document: Mapping[str, Any]) -> Lines:
     lines = []
+    if (active := document.get("active")) is not None:
+        budget, whole = active["loss_budget"], active["loss_of_top_k"]
+        lines.append(("active experts", f"open, within a loss of {budget:,}; top-k everywhere loses {whole:,}"))
+        layers = number(sum(model["layers"] for model in document["models"]), "layer")
+        layers = f"{active['layers_with_a_choice']} of {layers} have a choice"
+        lines.append(("", f"{layers}; {number(active['useful_choices'], 'number')} of experts are worth considering"))
+    elif document.get("ranked"):
+        lines.append(("ranked rows", "experts stand in falling router weight; every row waits for all of them"))
     if (coverage := document.get("coverage")) is not None:
         alone, all_of_them = coverage["demands_without_cloud"], number(document["demands"], "demand")
         must = f"{number(coverage['experts'], 'expert')} of {size(coverage['bytes'])} must be on a server within reach"
@@ -419,6 +453,6 @@ VIEW = View(
     details=_details,
     info=_info,
     info_lines=_info_lines,
-    checked="names, capacities, slots, coverage, latency, loading, gap, status, hash",
+    checked="names, capacities, slots, coverage, active experts, latency, loading, gap, status, hash",
     lost="the placement names what the instance has not",
 )

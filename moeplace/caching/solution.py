@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,11 +10,13 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType
 
+from moeplace.base.arrays import Int64
 from moeplace.base.documents import InstanceReference, NonNegative, Status, parse
 from moeplace.base.errors import InputError
 from moeplace.base.files import read_json
 from moeplace.base.result import Written
 from moeplace.base.text import gap_percent
+from moeplace.caching.active import active_experts
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 
@@ -33,6 +36,7 @@ class Objective(Struct, frozen=True):
     """The numbers of a solution; ``None`` is "not known".
 
     Where loading costs something, ``loading_ns`` is what, and bound, gap and ratio speak of ``cost_ns``, both together.
+    Where it is open how many experts are active, ``loss`` is what all layers lose of the ``loss_budget``.
     """
 
     latency_ns: int
@@ -42,6 +46,8 @@ class Objective(Struct, frozen=True):
     saving_ratio: float | None
     loading_ns: int | UnsetType = UNSET
     cost_ns: int | UnsetType = UNSET
+    loss: int | UnsetType = UNSET
+    loss_budget: int | UnsetType = UNSET
 
 
 class Solution(Written, Struct, frozen=True):
@@ -68,6 +74,8 @@ class Solution(Written, Struct, frozen=True):
         What the method says of its run, by name.
     versions : dict
         Versions of moeplace and of the solver.
+    active_experts : dict of list of int
+        For each model the number of active experts of each layer, where that is open in the instance.
     """
 
     format: Literal["moeplace/solution"]
@@ -86,6 +94,7 @@ class Solution(Written, Struct, frozen=True):
     guarantee: str | None = None
     details: dict[str, int | float | str] = {}
     versions: dict[str, str] = {}
+    active_experts: dict[str, list[NonNegative]] | UnsetType = UNSET
 
     @property
     def value(self) -> int:
@@ -150,12 +159,40 @@ class Solution(Written, Struct, frozen=True):
                 if cached[n, item]:
                     raise InputError(f"[{layer}, {expert}] is on the server already", place=here)
                 cached[n, item] = True
-        placement = Placement(cached)
+        placement = Placement(cached, self.active_on(instance))
         try:
             placement.check_fits(instance)
         except InputError as error:
-            raise InputError(error.message, place="placement") from None
+            raise InputError(error.message, place=error.place or "placement") from None
         return placement
+
+    def active_on(self, instance: Instance) -> Int64 | None:
+        """Return the active experts of each block, int64 [B]; None where nothing is said of them.
+
+        Their loss may be of another budget.
+
+        Raises
+        ------
+        InputError
+            Of models or layers that the instance has not, or a number that cannot be.
+        """
+        if self.active_experts is UNSET:
+            return None
+        for name in self.active_experts:
+            if name not in instance.model_index:
+                raise InputError(f"the instance has no model {name!r}", place="active_experts")
+        found: list[int] = []
+        for model in instance.models:
+            numbers = self.active_experts.get(model.name, [])
+            if len(numbers) != model.layers:
+                raise InputError(
+                    f"{len(numbers)} numbers for the {model.layers} layers of {model.name!r}", place="active_experts"
+                )
+            found += numbers
+        try:
+            return active_experts(instance, found)
+        except InputError as error:
+            raise InputError(error.message, place="active_experts") from None
 
 
 def assignments(instance: Instance, placement: Placement) -> list[Assignment]:
@@ -170,6 +207,13 @@ def assignments(instance: Instance, placement: Placement) -> list[Assignment]:
                 pairs = list(zip(layer.tolist(), expert.tolist(), strict=True))
                 result.append(Assignment(server.name, model.name, pairs))
     return result
+
+
+def active_by_model(instance: Instance, placement: Placement) -> dict[str, list[int]]:
+    """Return the active experts of a placement in the form a document holds them."""
+    assert placement.active is not None
+    numbers = iter(placement.active.tolist())
+    return {model.name: list(itertools.islice(numbers, model.layers)) for model in instance.models}
 
 
 def read_solution(path: str | os.PathLike[str]) -> Solution:

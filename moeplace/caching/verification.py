@@ -17,17 +17,18 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from msgspec import UNSET
 
-from moeplace.base.arrays import Bool, Int64
+from moeplace.base.arrays import Int64
 from moeplace.base.certificates import AnyCertificate, Trusted
-from moeplace.base.documents import UNREACHABLE
 from moeplace.base.errors import InputError
-from moeplace.caching.certificates import SHARE_BITS, Covering, Cut, Point
+from moeplace.caching.certificates import SHARE_BITS, Covering, Cut, Layers, Point
 from moeplace.caching.instance import Instance
+from moeplace.caching.layer_verification import prove_by_layers
+from moeplace.caching.verification_rows import Block, Steps, baseline_ns, demand_steps, loading_ns, row_blocks
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,17 @@ def verify(instance: Instance, certificate: AnyCertificate) -> Verification:
         return Verification((wrong,), None, None)
     if isinstance(certificate.proof, Trusted):
         return Verification((), certificate.bound_ns, certificate.proof.source)
+    if instance.active is not None:
+        # Of all experts of every row: fewer may be active, and then less is waited for.
+        return Verification(("it says nothing of fewer active experts, which are open in this instance",), None, None)
+    if isinstance(certificate.proof, Layers):
+        try:
+            said_why = prove_by_layers(instance, certificate.bound_ns, certificate.proof)
+        except InputError as error:
+            said_why = str(error)
+        if said_why is not None:
+            return Verification((f"proof.{said_why}",), None, None)
+        return Verification((), certificate.bound_ns, None)
     if not isinstance(certificate.proof, Cut):
         return Verification(("it is of another problem",), None, None)
     try:
@@ -138,32 +150,15 @@ def _check_covering(instance: Instance, covering: Covering) -> None:
             raise InputError(f"[{layer}, {expert}] is on the device of demands[{covering.demand}]", place=place)
 
 
-def _farthest(instance: Instance) -> Int64:
-    """Return the time of every demand's cloud, or that of the farthest place an expert can be on without one."""
-    far = []
-    for demand in instance.demands:
-        places = [t for t in demand.server_ns if t is not None] + [demand.device_ns] * bool(demand.device_experts)
-        far.append(max(places, default=0) if demand.cloud_ns is None else demand.cloud_ns)
-    return np.array(far, dtype=np.int64)
-
-
 def _prices(instance: Instance, cut: Cut, gradient: list[list[int]]) -> int:
     """Put into a cut's slopes what loading costs and what needs are worth; return the change of its constant.
 
     All in units of ``2**-SHARE_BITS / weight_unit`` token-ns.
     """
     first = list(itertools.accumulate((m.layers * m.experts for m in instance.models), initial=0))
-    weight = 1 if instance.loading is UNSET else instance.loading.weight
-    for server, line in zip(instance.servers, gradient, strict=True):
-        if server.load_bytes_per_s is UNSET:
-            continue
-        there = {(part.model, layer, expert) for part in server.holds or [] for layer, expert in part.experts}
-        for begin, model in zip(first, instance.models, strict=False):
-            for layer, expert in itertools.product(range(model.layers), range(model.experts)):
-                if (model.name, layer, expert) not in there:
-                    size = model.expert_bytes if isinstance(model.expert_bytes, int) else model.expert_bytes[layer]
-                    loading = weight * -(-size * 10**9 // server.load_bytes_per_s)
-                    line[begin + layer * model.experts + expert] -= loading * cut.weight_unit << SHARE_BITS
+    for line, loading in zip(gradient, loading_ns(instance) or [], strict=False):
+        for item, cost in enumerate(loading):
+            line[item] -= cost * cut.weight_unit << SHARE_BITS
     constant = 0
     for covering in cut.coverage or []:
         demand = instance.demands[covering.demand]
@@ -176,77 +171,13 @@ def _prices(instance: Instance, cut: Cut, gradient: list[list[int]]) -> int:
     return constant
 
 
-class _Steps(NamedTuple):
-    """The steps of every demand: ``[D, J]`` radius set, width (0: no such step), and whether the device is within."""
-
-    members: Bool
-    radius: Int64
-    width: Int64
-    device: Bool
-
-
-def _steps(instance: Instance) -> _Steps:
-    number: dict[tuple[bool, ...], int] = {}
-    found: list[list[tuple[int, int, bool]]] = []
-    cloud_ns, device_ns = _farthest(instance).tolist(), instance.device_ns.tolist()
-    for times, cloud, device in zip(instance.server_ns.tolist(), cloud_ns, device_ns, strict=True):
-        thetas = sorted({t for t in [*times, device] if t < cloud and t != UNREACHABLE})
-        steps = []
-        for theta, following in itertools.pairwise([*thetas, cloud]):
-            within = tuple(t <= theta and t != UNREACHABLE for t in times)
-            steps.append((number.setdefault(within, len(number)), following - theta, device <= theta))
-        found.append(steps)
-    most = max(map(len, found), default=0)
-    table = np.array([steps + [(0, 0, False)] * (most - len(steps)) for steps in found], dtype=np.int64)
-    table = table.reshape(len(found), most, 3)
-    members = np.array(list(number), dtype=np.bool_).reshape(len(number), len(instance.servers))
-    return _Steps(members, table[:, :, 0], table[:, :, 1], table[:, :, 2].astype(np.bool_))
-
-
-class _Block(NamedTuple):
-    """The rows of a block, padded: demand, tokens [A]; experts (ascending), whether asked for, on the device [A, K]."""
-
-    demand: Int64
-    tokens: Int64
-    expert: Int64
-    asked: Bool
-    on_device: Bool
-
-
-def _blocks(instance: Instance) -> list[_Block]:
-    rows = instance.rows
-    start, demand, count, item = rows.start, rows.demand.astype(np.int64), rows.count, rows.item.astype(np.int64)
-    if instance.latency_model == "sum":  # one expert after the other: each is a row
-        demand, count = np.repeat(demand, np.diff(start)), np.repeat(count, np.diff(start))
-        start = np.arange(len(item) + 1)
-    held = instance.device_demand.astype(np.int64) * instance.n_items + instance.device_item
-    size = np.diff(start)
-    on_device = np.isin(np.repeat(demand, size) * instance.n_items + item, held)
-    block_of = instance.item_block[item[start[:-1]]] if len(item) else np.zeros(0, dtype=np.int32)
-    order = np.argsort(block_of, kind="stable")
-    bounds = np.searchsorted(block_of[order], np.arange(instance.n_blocks + 1))
-    blocks = []
-    for b in range(instance.n_blocks):
-        chosen = order[bounds[b] : bounds[b + 1]]
-        column = np.arange(int(size[chosen].max(initial=1)))
-        asked = column < size[chosen][:, None]
-        at = np.where(asked, start[chosen][:, None] + column, 0)
-        expert = np.where(asked, item[at] - instance.block_start[b], instance.n_items) if len(item) else at
-        device = asked & on_device[at] if len(item) else asked
-        ascending = np.argsort(expert, axis=1)  # what is missing comes last, so that ``asked`` stays as it is
-        expert, device = (np.take_along_axis(table, ascending, axis=1) for table in (expert, device))
-        blocks.append(_Block(demand[chosen], count[chosen], np.where(asked, expert, 0), asked, device))
-    return blocks
-
-
 def _bound(instance: Instance, cut: Cut, placements: list[Int64]) -> int:
-    steps = _steps(instance)
+    steps = demand_steps(instance)
     servers = len(instance.servers)
     constant = 0
     gradient: list[list[int]] = [[0] * instance.n_items for _ in range(servers)]
-    baseline = 0
 
-    def sums(b: int, block: _Block) -> tuple[int, list[list[int]]]:
+    def sums(b: int, block: Block) -> tuple[int, list[list[int]]]:
         """Average the cuts of a block at all points, in units of ``2**-SHARE_BITS / weight_unit``."""
         first, last = int(instance.block_start[b]), int(instance.block_start[b + 1])
         total, slopes = 0, [[0] * (last - first) for _ in range(servers)]
@@ -259,13 +190,7 @@ def _bound(instance: Instance, cut: Cut, placements: list[Int64]) -> int:
                 ]
         return total, slopes
 
-    blocks = _blocks(instance)
-    far = _farthest(instance)
-    for block in blocks:
-        away = (block.asked & ~block.on_device).any(axis=1)
-        near = np.minimum(instance.device_ns, far)[block.demand]
-        # The instance was refused if its latency with empty servers did not fit in 63 bits.
-        baseline += int(np.dot(block.tokens, np.where(away, far[block.demand], near)))
+    blocks = row_blocks(instance)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for b, (part, slopes) in enumerate(pool.map(sums, range(len(blocks)), blocks)):
             constant += part
@@ -273,10 +198,10 @@ def _bound(instance: Instance, cut: Cut, placements: list[Int64]) -> int:
                 line[int(instance.block_start[b]) : int(instance.block_start[b + 1])] = values
     constant += _prices(instance, cut, gradient)
     saving = _most(instance, cut, constant, gradient) // (cut.price_unit * cut.weight_unit << SHARE_BITS)
-    return max(0, baseline - saving)
+    return max(0, baseline_ns(instance, blocks) - saving)
 
 
-def _cut(steps: _Steps, block: _Block, placement: Int64, point: Point, unit: int) -> tuple[int, list[list[int]]]:
+def _cut(steps: Steps, block: Block, placement: Int64, point: Point, unit: int) -> tuple[int, list[list[int]]]:
     """Return constant and slopes [N][E] of a block's cut at a point, in units of ``2**-SHARE_BITS`` token-ns."""
     from moeplace.caching._verification_kernels import HALF, add_terms  # numba takes a second to load
 

@@ -22,8 +22,8 @@ def check(instance: str, solution: str, certificate: str | None, as_json: bool) 
 
     Prints each violated constraint and each wrong number on a line of its own. A bound is compared with the
     numbers that depend on it, but what proves it is not in the file: without a certificate it is "claimed, not
-    verified". A certificate's cut is recomputed in exact arithmetic and needs no trust; one that names a solver says
-    whose word the bound rests on.
+    verified". What a certificate proves is recomputed in exact arithmetic and needs no trust; one that names a solver
+    says whose word the bound rests on.
     """
     import moeplace
     from moeplace.base.files import read_json

@@ -27,6 +27,9 @@ from moeplace.scenarios.topology import Links
 if TYPE_CHECKING:
     from moeplace import Instance
 
+FEWER = "Fewer active experts"
+"""The heading of the options for instances in which layers may use fewer experts."""
+
 SECTIONS = {
     "Models": ("models", "config", "layers", "experts", "top_k", "expert_bytes", "hidden_size", "sizes"),
     "Places": (
@@ -37,6 +40,7 @@ SECTIONS = {
     "Users and routing": (
         "users", "models_per_user", "tokens", "tasks", "main_task", "routing", "device_experts", "latency_model",
     ),
+    FEWER: ("ranked", "loss_budget"),
     "Storage": ("capacity", "storage"),
     "Servers without a cloud": ("no_cloud", "gpus_per_station", "layer_slots", "load_gb_per_s", "load_weight"),
     LINKS: Links.__struct_fields__,

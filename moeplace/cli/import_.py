@@ -13,9 +13,9 @@ import click
 from moeplace.base.errors import InputError
 from moeplace.base.text import bar, number
 from moeplace.cli import screen
-from moeplace.cli.generate import SECTIONS, said
+from moeplace.cli.generate import FEWER, SECTIONS, said
 from moeplace.cli.options import DOCUMENT, check_output, file_name, json_option
-from moeplace.cli.scenario import named_as_options, read_scenario, scenario_options, sectioned, tell_config
+from moeplace.cli.scenario import named_as_options, rank_lines, read_scenario, scenario_options, sectioned, tell_config
 from moeplace.scenarios.traces.common import BLOCK, Columns, Reading
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ TRACE_SECTIONS = {
         heading: tuple(name for name in names if name not in (*NOT_OF_A_TRACE, "suite"))
         for heading, names in SECTIONS.items()
     },
+    FEWER: ("ranked", "gates", "loss", "loss_budget"),
 }
 
 
@@ -162,6 +163,15 @@ def fold(value: str) -> tuple[int, int]:
     metavar="NAME",
     help="Column, or array with one entry a request, that says when a request begins; for --windows.  [default: time]",
 )
+@click.option(
+    "--gates",
+    type=file_name,
+    multiple=True,
+    metavar="FILE",
+    help="Router weights beside a trace of arrays (.npz, .npy), entry for entry: they put experts into falling weight "
+    "and say what is lost. Once for each trace, in the same order.",
+)
+@click.option("--loss", type=file_name, metavar="FILE", help="Measured losses, CSV with layer,k,loss (whole numbers).")
 @scenario_options(leave_out=NOT_OF_A_TRACE)
 @click.option(
     "-o", "--output", type=file_name, required=True, metavar="FILE", help="Where the instance goes (.json or .json.gz)."
@@ -185,6 +195,8 @@ def import_(
     rest: bool,
     windows: int | None,
     time_column: str | None,
+    gates: tuple[str, ...],
+    loss: str | None,
     output: str,
     as_json: bool,
     **values: Any,
@@ -202,6 +214,7 @@ def import_(
     moeplace import trace.npz --model gpt-oss-20b --fraction 0.5 -o today.json.gz
     moeplace import trace.npz --model gpt-oss-20b --fraction 0.5 --rest -o tomorrow.json.gz
     moeplace import trace.csv --model qwen3-30b --windows 6 -o day.json.gz
+    moeplace import trace.npz --model gpt-oss-20b --gates gates.npz --loss-budget 20000 -o fewer.json.gz
     """  # noqa: D301 - click looks for a real backspace
     from moeplace.base.files import write_all
     from moeplace.caching.scenarios.importing import Selection, import_windows, window_ending
@@ -232,6 +245,8 @@ def import_(
             skip_layers=skip_layers,
             fillers=filler,
             selection=selection,
+            gates=gates,
+            loss=loss,
             drop_bad_rows=drop_bad_rows,
             progress=progress,
         )
@@ -304,6 +319,8 @@ def _show(instances: Sequence[Instance], report: Report, outputs: Sequence[str])
     dropped = sum(report.dropped.values())
     reasons = ", ".join(f"{number(rows)} {reason}" for reason, rows in sorted(report.dropped.items()))
     lines.append(("dropped", f"{number(dropped, 'row')}{': ' if dropped else ''}{reasons}"))
+    if report.mass is not None:
+        lines += rank_lines(report.mass)
     if report.short:
         fewer = f"fewer than {instance.models[0].top_k} experts"
         lines.append(("short", f"{number(report.short, 'row')} with {fewer}, counted as they are"))

@@ -10,6 +10,7 @@ import click
 from moeplace.base.text import number
 from moeplace.cli import active, screen
 from moeplace.cli.options import file_name, json_option
+from moeplace.cli.scenario import rank_lines
 from moeplace.scenarios.traces.common import Columns, Reading
 
 if TYPE_CHECKING:
@@ -80,10 +81,8 @@ def import_active(trace: str, as_json: bool, **values: Any) -> None:
 def _show(result: Imported) -> None:
     tokens = result.tokens
     lines = [("read", f"{number(tokens.tokens, 'token')}, {number(tokens.rows, 'row')} of one token at one layer")]
-    if tokens.share is not None:
-        lines.append(("ranks", f"by router weight; {number(tokens.sorted_rows, 'row')} did not stand in that order"))
-    if tokens.unweighed:
-        lines.append(("no weight", f"{number(tokens.unweighed, 'row')}, which count for experts and not for losses"))
+    if tokens.mass is not None:
+        lines += rank_lines(tokens.mass)
     lines.append(("loss", result.loss))
     if tokens.skipped:
         lines.append(("layers", f"{number(tokens.skipped, 'row')} of layers that are left out"))

@@ -41,7 +41,8 @@ def _methods(problem: Any, instance: Any) -> list[dict[str, Any]]:
     result = []
     for name in method_names(problem.methods, problem.method_order):
         try:
-            reason = method_info(find_method(name, problem.methods)).refuses(instance)
+            method = problem.adapt(find_method(name, problem.methods), instance)
+            reason = method_info(method).refuses(instance)
         except InputError as error:
             reason = str(error)
         result.append({"name": name, "fits": reason is None, "reason": reason})

@@ -122,17 +122,12 @@ def capacity(
     """
     import moeplace
     from moeplace.base.errors import NoSolutionError
-    from moeplace.base.registry import check_parameters, find_method
     from moeplace.base.stop import stopping
     from moeplace.caching.instance import load
     from moeplace.solving import check_limits
 
     check_limits(time_limit=time_limit, seed=seed, threads=threads)
-    names = list(dict.fromkeys(name.strip() for name in methods.split(",")))
-    find_methods_here(names)
-    own = as_dict(parameters)
-    for name in names:
-        check_parameters(name, find_method(name), own)
+    names, own = _methods(methods, parameters)
     scales = _factors(factors)
     _check(output, instance)
     problem = load(instance)
@@ -168,6 +163,18 @@ def capacity(
             most = _most(problem)
             _save(output, lambda: capacity_curve(points, problem.name, most))
         return INTERRUPTED if stop.interrupted else 0
+
+
+def _methods(text: str, parameters: tuple[tuple[str, Any], ...]) -> tuple[list[str], dict[str, Any]]:
+    """Return the methods that an option names, and their parameters; refused where one of them is not there."""
+    from moeplace.base.registry import check_parameters, find_method
+
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    find_methods_here(names)
+    own = as_dict(parameters)
+    for name in names:
+        check_parameters(name, find_method(name), own)
+    return names, own
 
 
 def _factors(text: str) -> list[float]:
@@ -207,8 +214,112 @@ def _most(instance: Instance) -> float:
 
     from moeplace import Placement, latency_ns
 
-    everything = Placement(np.ones((len(instance.servers), instance.n_items), dtype=bool))
+    fewest = None if instance.choices is None else instance.choices.fewest
+    everything = Placement(np.ones((len(instance.servers), instance.n_items), dtype=bool), fewest)
     return (instance.baseline_ns - latency_ns(instance, everything)) / instance.baseline_ns
+
+
+@plot.command()
+@instance_argument
+@click.option("--methods", default="auto", show_default=True, metavar="A,B,C")
+@click.option("--budgets", required=True, metavar="Q,Q,...", help="Loss budgets, in the unit of the instance's losses.")
+@click.option(
+    "--time-limit", type=float, default=TIME_LIMIT, show_default=True, metavar="S", help="Seconds a solution."
+)
+@seed_option
+@threads_option
+@parameter_option
+@output_option
+def budget(
+    instance: str,
+    methods: str,
+    budgets: str,
+    time_limit: float,
+    seed: int,
+    threads: int,
+    parameters: tuple[tuple[str, Any], ...],
+    output: str,
+) -> int:
+    """Draw latency against the loss budget, where layers may use fewer experts: each budget is solved anew.
+
+    Ctrl-C draws what there is.
+    """
+    import moeplace
+    from moeplace.base.errors import NoSolutionError
+    from moeplace.base.stop import stopping
+    from moeplace.caching.pictures import BudgetPoint, budget_curve
+    from moeplace.solving import check_limits
+
+    check_limits(time_limit=time_limit, seed=seed, threads=threads)
+    names, own = _methods(methods, parameters)
+    wanted = _budgets(budgets)
+    _check(output, instance)
+    problem = _with_choices(instance)
+    document = problem.document()
+    points: list[BudgetPoint] = []
+    with stopping() as stop:
+        for i, most in enumerate(wanted):
+            document["active"]["budget"] = most
+            there = moeplace.Instance.from_document(document)
+            for name in names:
+                if stop:
+                    break
+                label = f"{name}, a loss of {most:,} ({i + 1} of {len(wanted)})"
+                with screen.progress_line(label, int(problem.tokens.sum()), stop) as progress:
+                    options: dict[str, Any] = {"time_limit": time_limit, "seed": seed, "threads": threads}
+                    try:
+                        solution = moeplace.solve(there, name, progress=progress, **options, **own)
+                    except NoSolutionError as error:
+                        screen.note(f"no point of {name} at a loss of {most:,}: {error}")
+                        continue
+                points.append(BudgetPoint(name, most, solution.value, solution.bound))
+        if not points and not stop.interrupted:
+            raise NoSolutionError("no budget among these has a placement")
+        if points:
+            _save(output, lambda: budget_curve(points, int(problem.tokens.sum()) or 1, problem.name))
+        return INTERRUPTED if stop.interrupted else 0
+
+
+def _budgets(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) < 19 for part in parts):
+        raise InputError(f"--budgets: expected whole numbers with commas between them, found {text!r}")
+    return sorted({int(part) for part in parts})
+
+
+def _with_choices(file: str) -> Instance:
+    from moeplace.caching.instance import load
+
+    problem = load(file)
+    if problem.choices is None:
+        raise InputError("leaves nothing open: every row waits for all its experts (no key active)", file=file)
+    return problem
+
+
+@plot.command()
+@instance_argument
+@click.argument("solutions", type=file_name, nargs=-1, required=True, metavar="SOLUTION...")
+@output_option
+def active(instance: str, solutions: tuple[str, ...], output: str) -> None:
+    """Draw how many experts each layer uses, a line for each SOLUTION; they may be of other loss budgets."""
+    from moeplace.caching.pictures import active_layers
+    from moeplace.caching.solution import read_solution
+
+    _check(output, instance, *solutions)
+    problem = _with_choices(instance)
+    choices = problem.choices
+    lines = []
+    for file in solutions:
+        chosen = read_solution(file)
+        try:
+            found = chosen.active_on(problem)
+        except InputError as error:
+            raise error.in_file(file) from None
+        if found is None or choices is None:
+            raise InputError("does not say how many experts are active", file=file)
+        by = f"{chosen.method}, " if chosen.method else ""
+        lines.append((f"{by}loss {choices.loss(found):,}", found.tolist()))
+    _save(output, lambda: active_layers(problem.models, lines, f"{problem.name}: active experts"))
 
 
 @plot.command()

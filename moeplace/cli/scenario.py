@@ -6,17 +6,20 @@ import re
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
 from msgspec import Meta, Struct
 
 from moeplace.base.errors import InputError
-from moeplace.base.text import numbers, one_line
+from moeplace.base.text import number, numbers, one_line
 from moeplace.caching.scenarios.suites import Scenario, check_effect
 from moeplace.cli.by_problem import ByProblem
 from moeplace.cli.options import file_name
 from moeplace.scenarios.topology import Links
+
+if TYPE_CHECKING:
+    from moeplace.scenarios.ranked import RouterMass
 
 LINKS = "Links and computing"
 """The heading of the options that are the fields of a scenario's links."""
@@ -172,6 +175,14 @@ def named_as_options() -> Iterator[None]:
         if error.file or re.split(r"\W", place)[0] not in (*Scenario.__struct_fields__, *Links.__struct_fields__):
             raise
         raise InputError(error.message, place=option_name(place)) from None
+
+
+def rank_lines(mass: RouterMass) -> list[tuple[str, str]]:
+    """Return what an import shows of router weights: labels and lines."""
+    lines = [("ranks", f"by router weight; {number(mass.sorted_rows, 'row')} did not stand in that order")]
+    if mass.unweighed:
+        lines.append(("no weight", f"{number(mass.unweighed, 'row')}, which count for experts and not for losses"))
+    return lines
 
 
 def option_name(place: str) -> str:

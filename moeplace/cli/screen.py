@@ -87,6 +87,12 @@ def note(text: str) -> None:
     click.echo(f"note: {one_line(text)}", err=True)
 
 
+def aside(text: str) -> None:
+    """Say on stderr, to whoever sits at a terminal, what takes its time now."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        click.echo(f"{one_line(text)} ...", err=True)
+
+
 def warn_of(instance: Named) -> None:
     """Say on stderr what a person should know of an instance itself, a line each."""
     from moeplace.problems import problem_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -81,7 +82,7 @@ def solve(
     from moeplace.base.registry import check_parameters, find_method
     from moeplace.base.stop import stopping
     from moeplace.problems import problem_of_file
-    from moeplace.solving import DEFAULT_TIME_LIMIT, certified, check_limits
+    from moeplace.solving import DEFAULT_TIME_LIMIT, certified, check_limits, prepare
 
     check_limits(time_limit=time_limit, gap=gap, seed=seed, threads=threads)
     own = as_dict(parameters)
@@ -96,6 +97,8 @@ def solve(
     beginning = _read_start(start, problem, loaded) if start else None
     # From here to the last line written a signal ends the search, not the program.
     with stopping() as stop:
+        with contextlib.suppress(Exception):  # what cannot be loaded is said by the run itself
+            prepare(problem, function, screen.aside)
         shown = screen.progress(method, lambda amount: problem.view.short(loaded, amount), stop, limit)
         with screen.solver_log(method) if log else shown as progress:
             solution, proof = certified(

@@ -20,7 +20,7 @@ Room that the layers that follow cannot fill counts as used, so that states whic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Final
 
@@ -131,12 +131,16 @@ class Merged:
         had more.
     states : int
         States that were kept, all steps together.
+    steps : list of (int, int64 array [K, N])
+        The layer of each step that was done and the prices that states were bounded at: who has these and the plans
+        can do the same again. Where no plan was left to begin with, the first step alone.
     """
 
     value: int | None
     choice: list[int]
     bound: int
     states: int = 0
+    steps: list[tuple[int, Int64]] = field(default_factory=list)
 
 
 def merge(
@@ -178,17 +182,18 @@ def merge(
     rng = np.random.default_rng(0)
     menus, pool = _shrink([menu.undominated() for menu in menus], capacity, prices, goal, rng, tuning)
     if any(not len(menu.value) for menu in menus):
-        return Merged(None, [], goal - 1)
+        return Merged(None, [], goal - 1, steps=[(0, pool)])
     order = np.argsort([-len(menu.value) for menu in menus], kind="stable")
     menus = [menus[i] for i in order]
     tree = _Tree(menus, capacity, goal, tuning.most_states if most is None else most, stop, pool, rng, tuning)
     found = tree.grow()
-    if found is None or found.value is None:
-        return found
-    choice = [0] * len(menus)
-    for layer, plan in zip(order.tolist(), found.choice, strict=True):
+    if found is None:
+        return None
+    steps = [(int(order[layer]), pool) for layer, pool in enumerate(tree.pools)]
+    choice = [0] * len(found.choice)
+    for layer, plan in zip(order.tolist(), found.choice, strict=False):
         choice[layer] = plan
-    return Merged(found.value, choice, found.bound, found.states)
+    return replace(found, choice=choice, steps=steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,6 +294,7 @@ class _Tree:
         self.value = np.zeros(1, dtype=np.int64)
         self.usage = np.zeros((1, len(capacity)), dtype=np.int64)
         self.steps: list[tuple[Int64, Int64]] = []
+        self.pools: list[Int64] = []
         self.dropped = goal - 1
         self.sizes: list[int] = []
 
@@ -316,6 +322,7 @@ class _Tree:
         """Add one layer to all states; say whether that was not stopped."""
         menu, kernel = self.menus[layer], kernels()
         pool = self._prices(layer)
+        self.pools.append(pool)
         worth = menu.value[:, None] - menu.usage @ pool.T
         order = np.argsort(-worth[:, 0], kind="stable")
         menu = self.menus[layer] = menu.take(order)

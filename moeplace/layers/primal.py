@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from moeplace.base.arrays import Int64
+from moeplace.base.certificates import AnyCertificate
 from moeplace.base.incumbent import Incumbent
+from moeplace.layers.proof import Argument
 
 
 class CostSide:
@@ -31,6 +33,8 @@ class CostSide:
     scale : int
         The oracles' values are this many times the costs that they save, for finer prices; see
         :func:`~moeplace.layers.oracle.finest`.
+    certificate : callable, optional
+        What proves a bound on the cost; called only where a certificate is asked for.
     """
 
     def __init__(
@@ -43,11 +47,13 @@ class CostSide:
         codes: Callable[[Any], Sequence[Int64]] | None = None,
         repaired: Callable[[Any], Any] | None = None,
         scale: int = 1,
+        certificate: Callable[[int], AnyCertificate] | None = None,
     ) -> None:
         if scale < 1:
             raise ValueError(f"expected a scale of at least 1, found {scale}")
         self.scale = scale
         self.search, self.reference, self.source = search, reference, source
+        self._certificate = certificate
         self._layers, self._decision, self._codes, self._repaired = layers, decision, codes, repaired
 
     @property
@@ -59,9 +65,10 @@ class CostSide:
         """Return whether the search has ended."""
         return self.search.checkpoint() is not None
 
-    def prove(self, upper: int) -> None:
+    def prove(self, upper: int, argument: Argument) -> None:
         """Report a bound on the value as one on the cost."""
-        self.search.prove(self.reference - upper // self.scale, self.source)
+        bound, certificate = self.reference - upper // self.scale, self._certificate
+        self.search.prove(bound, self.source, certificate and (lambda: certificate(max(bound, 0))))
 
     def known(self) -> list[list[Int64]]:
         """Return the incumbent's plans."""

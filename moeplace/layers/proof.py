@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -89,6 +89,28 @@ USUAL = Tuning()
 """What is used unless something else is asked for."""
 
 
+@dataclass(frozen=True, eq=False)
+class Argument:
+    """Why no combination has more value than was proven: all that a proof of one's own needs beside the layers.
+
+    Attributes
+    ----------
+    price : int64 array [R]
+    most : list of int
+        What no plan of each layer is worth more than at these prices.
+    exact : bool
+        Whether each of them is what a plan is worth, as a search has found out, not only a bound.
+    merge : list of (int, int64 array [K, R])
+        The steps of a merge of all plans that (M1) leaves, see :attr:`~moeplace.layers.merging.Merged.steps`; empty
+        where (M1) alone says it.
+    """
+
+    price: Int64
+    most: list[int]
+    exact: bool = False
+    merge: list[tuple[int, Int64]] = field(default_factory=list)
+
+
 @dataclass
 class Counts:
     """What a proof has done, in counts: on one machine the same each time, whatever else runs there.
@@ -133,8 +155,8 @@ class Primal(Protocol):
     def stop(self) -> bool:
         """Return whether to end; a work that takes turns waits here for its next one."""
 
-    def prove(self, upper: int) -> None:
-        """Take a proven bound on the value of every combination within the budgets."""
+    def prove(self, upper: int, argument: Argument) -> None:
+        """Take a proven bound on the value of every combination within the budgets, and why it holds."""
 
     def known(self) -> list[list[Int64]]:
         """Return, for each layer, codes of plans to begin with; the incumbent's are among them."""
@@ -222,7 +244,7 @@ class LayerProof:
             self.upper = self.primal.value
         elif not self.oracles and self.total > self.primal.value:
             self.primal.offer([])
-        self.primal.prove(self.upper)
+        self.primal.prove(self.upper, Argument(self.price, [oracle.total for oracle in self.oracles]))
         if not self.oracles or self.budget.min(initial=0) < 0 or stop():
             return
         if price is None:
@@ -298,7 +320,7 @@ class LayerProof:
     def bound(self, price: Int64) -> None:
         """Take over the multipliers that the descent has come to, and report the bound that they prove at once."""
         each(lambda oracle: oracle.refresh(), self._tunable(), self.threads)
-        self.lower_upper(sum(oracle.bound(price) for oracle in self.oracles) + int(price @ self.budget), price)
+        self.lower_upper([oracle.bound(price) for oracle in self.oracles], price)
 
     def sane(self, price: Float) -> Int64:
         """Round prices; none is negative, as (M1) needs it, and the budgets cost so little that no sum overflows."""
@@ -323,7 +345,7 @@ class LayerProof:
             found = each(functools.partial(self._ask, price, tuning.nodes if turn else nodes), layers, self.threads)
             self.counts.rounds += 1
             self.counts.answered(found)
-            improved = self.lower_upper(sum(f.bound for f in found) + int(price @ self.budget), price)
+            improved = self.lower_upper([f.bound for f in found], price, all(f.exact for f in found))
             stalled = 0 if improved else stalled + 1
             # An early master problem knows little: its prices may be far off.
             trust = min(0.5, 1.5 * trust) if improved else max(0.05, 0.5 * trust)
@@ -373,13 +395,14 @@ class LayerProof:
         if better and not self.primal.stop():
             self.primal.polish()
 
-    def lower_upper(self, upper: int, price: Int64) -> bool:
-        """Take over prices with a lower bound; say whether it is notably lower."""
+    def lower_upper(self, most: list[int], price: Int64, exact: bool = False) -> bool:
+        """Take over prices, and what layers are worth at most, with a lower bound; say whether it is notably lower."""
+        upper = sum(most) + int(price @ self.budget)
         if upper >= self.upper:
             return False
         much = self.upper - upper > 1e-6 * abs(upper)
         self.upper, self.price = upper, price
-        self.primal.prove(upper)
+        self.primal.prove(upper, Argument(price, most, exact))
         return much
 
     def propose(self) -> tuple[float, Float] | None:
@@ -397,7 +420,7 @@ class LayerProof:
         self.counts.answered(found)
         best = [f.bound for f in found]
         upper = sum(best) + int(price @ self.budget)
-        self.lower_upper(upper, price)
+        self.lower_upper(best, price, all(f.exact for f in found))
         delta = max(1, (upper - self.primal.value) // 32)
 
         def near(within: int, i: int) -> Plans | None:
@@ -411,13 +434,13 @@ class LayerProof:
             if len(complete) < len(plans):
                 return
             self.combine(complete)
-            if stop() or not self._merge(complete, price, goal):
+            if stop() or not self._merge(complete, price, found, goal):
                 return
             if upper - goal >= upper - self.primal.value - 1:
                 return
             delta += max(1, delta // 2)
 
-    def _merge(self, plans: list[Plans], price: Int64, goal: int) -> bool:
+    def _merge(self, plans: list[Plans], price: Int64, found: list[Priced], goal: int) -> bool:
         """Merge plans; say whether all that reach the goal are known (then it is proven that none did)."""
         menus, most = _menus(plans), self.tuning.first_states
         while True:
@@ -432,7 +455,9 @@ class LayerProof:
                 self._offer(plans, merged.choice)
             if merged.bound < self.upper:
                 self.upper = merged.bound
-                self.primal.prove(max(merged.bound, self.primal.value))
+                # Where the incumbent has as much, fewer plans than were merged are left by (M1).
+                argument = Argument(price, [f.bound for f in found], all(f.exact for f in found), merged.steps)
+                self.primal.prove(max(merged.bound, self.primal.value), argument)
             if merged.bound < goal:
                 return True
             if merged.value == merged.bound or most == self.tuning.merging.most_states:

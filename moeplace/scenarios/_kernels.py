@@ -210,11 +210,11 @@ def sample_tokens(
 
 
 @compiled
-def pack(experts, group, bits, key, order):
+def pack(experts, group, bits, ranked, key, order):
     """Pack a group number and a set of experts (-1: none) into words; return the first expert seen twice, or -1.
 
-    The group takes the upper half of the first word; each expert, from the smallest, ``bits`` bits as its number
-    plus one, the most significant first, so that words are ordered as (group, experts) are.
+    The group takes the upper half of the first word; each expert, from the smallest (``ranked``: as they stand),
+    ``bits`` bits as its number plus one, the most significant first, so that words are ordered as (group, experts) are.
     """
     size = 0
     for i in range(len(experts)):
@@ -222,6 +222,13 @@ def pack(experts, group, bits, key, order):
         if e < 0:
             continue
         j = size
+        if ranked:
+            for before in range(size):
+                if order[before] == e:
+                    return e
+            order[size] = e
+            size += 1
+            continue
         while j and order[j - 1] > e:
             order[j] = order[j - 1]
             j -= 1
@@ -265,7 +272,7 @@ def find(table, count, key):
 
 
 @compiled
-def count_rows(experts, group, first, n_experts, bits, table, count, used, room):
+def count_rows(experts, group, first, n_experts, bits, ranked, table, count, used, room):
     """Count rows ``experts [R, K]`` of ``group [R]`` from ``first`` on, until ``room`` keys are in the table.
 
     Return (next row, keys used, fault): fault 0 none, 1 an expert out of range, 2 an expert twice, 3 no expert at
@@ -284,7 +291,7 @@ def count_rows(experts, group, first, n_experts, bits, table, count, used, room)
             any_expert |= experts[r, i] >= 0
         if not any_expert:
             return r, used, 3
-        if pack(experts[r], group[r], bits, key, order) >= 0:
+        if pack(experts[r], group[r], bits, ranked, key, order) >= 0:
             return r, used, 2
         slot = find(table, count, key)
         if count[slot] == 0:

@@ -1,4 +1,7 @@
-"""Distinct expert sets, counted while a trace streams by: memory grows with the sets, not with the tokens."""
+"""Distinct expert sets, counted while a trace streams by: memory grows with the sets, not with the tokens.
+
+Where the rank of a token's experts matters, sets are told apart by the order in which they stand.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class SetRows(NamedTuple):
     ----------
     demand, layer : int64 array [R]
     start : int64 array [R + 1]
-        Row ``i`` has the experts ``expert[start[i]:start[i + 1]]``, ascending.
+        Row ``i`` has the experts ``expert[start[i]:start[i + 1]]``, ascending, or as they stood where ranks are kept.
     expert : int64 array [K]
     count : int64 array [R]
         Tokens, at least 1.
@@ -68,6 +71,9 @@ class SetCounts:
     ----------
     layers, experts, top_k : int
         The model's shape: layers, experts of a layer, the most experts of a token at one layer.
+    ranked : bool
+        Whether experts stand in falling router weight, an order that is kept: the same experts in another one are
+        another row. -1 may stand anywhere and takes no rank.
 
     Examples
     --------
@@ -77,10 +83,10 @@ class SetCounts:
     ([3], [2, 1], [0, 2, 1, 3])
     """
 
-    def __init__(self, layers: int, experts: int, top_k: int) -> None:
+    def __init__(self, layers: int, experts: int, top_k: int, *, ranked: bool = False) -> None:
         if min(layers, experts, top_k) < 1 or top_k > experts:
             raise InputError(f"no such model: {layers} layers, {experts} experts, top_k {top_k}")
-        self.layers, self.experts, self.top_k = layers, experts, top_k
+        self.layers, self.experts, self.top_k, self.ranked = layers, experts, top_k, ranked
         self._bits = experts.bit_length()  # numbers 1 to experts; 0 is none
         self._words = -(-(32 + self._bits * top_k) // 64)
         self._table = np.zeros((1 << 12, self._words), dtype=np.uint64)
@@ -145,7 +151,7 @@ class SetCounts:
             if 2 * self._used >= len(self._count):
                 self._grow()
             row, self._used, fault = _kernels.count_rows(
-                experts, group, row, self.experts, self._bits, self._table, self._count, self._used,
+                experts, group, row, self.experts, self._bits, self.ranked, self._table, self._count, self._used,
                 len(self._count) // 2,
             )  # fmt: skip
         self._note(group[:row])

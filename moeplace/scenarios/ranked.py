@@ -32,6 +32,55 @@ REASONS: Final = {1: "expert out of range", 2: "expert twice in a row", 3: "no e
 
 
 @dataclass(eq=False)
+class RouterMass:
+    """How the router's weight of tokens is shared among the ranks of their experts (`L` layers, `K` ranks).
+
+    Attributes
+    ----------
+    share : int64 array [L, K]
+        Sum over the tokens of the share of all their weight that the expert of each rank has, in ``1 / SHARE``.
+    weighed : int64 array [L]
+        How many tokens these are.
+    sorted_rows, unweighed : int
+        Rows that were not in falling weight; of no weight at all.
+    """
+
+    share: Int64
+    weighed: Int64
+    sorted_rows: int = 0
+    unweighed: int = 0
+
+    @classmethod
+    def of(cls, layers: int, top_k: int) -> RouterMass:
+        """Return that of no token yet."""
+        return cls(np.zeros((layers, top_k), dtype=np.int64), np.zeros(layers, dtype=np.int64))
+
+    def ranked(
+        self, experts: npt.NDArray[np.int32], weight: npt.NDArray[np.generic], layer: Int64
+    ) -> npt.NDArray[np.int32]:
+        """Count the shares of rows, and return their experts in falling weight, equal ones as they stand.
+
+        Parameters
+        ----------
+        experts : int32 array [R, up to K]
+            -1 where a token has fewer; these come last.
+        weight : array [R, up to K]
+            Not negative.
+        layer : int64 array [R]
+        """
+        whole = np.where(experts < 0, -1, _whole(weight))
+        order = np.argsort(-whole, axis=1, kind="stable")
+        self.sorted_rows += int((order != np.arange(order.shape[1])).any(axis=1).sum())
+        experts = np.take_along_axis(experts, order, axis=1)
+        whole = np.maximum(np.take_along_axis(whole, order, axis=1), 0)
+        total = whole.sum(axis=1)
+        self.unweighed += int((total == 0).sum())
+        np.add.at(self.share[:, : experts.shape[1]], layer, whole * SHARE // np.maximum(total, 1)[:, None])
+        self.weighed += np.bincount(layer[total > 0], minlength=len(self.weighed))
+        return experts
+
+
+@dataclass(eq=False)
 class RankedTokens:
     """The tokens of a trace or of a generator, layer by layer (`L` layers, up to `K` experts a token).
 
@@ -39,12 +88,10 @@ class RankedTokens:
     ----------
     experts : list of int array [T, K]
         For each layer the experts of its tokens in falling router weight; -1 where a token has fewer.
-    share : int64 array [L, K] or None
-        Sum over the tokens of the share of all their weight that the expert of each rank has, in ``1 / SHARE``; None
-        where weights are not known. ``weighed [L]`` is how many tokens these are.
-    rows, short, sorted_rows, unweighed, fillers, skipped : int
-        Rows read; rows with fewer experts than ``K``; that were not in falling weight; of no weight at all; fillers
-        taken out; rows of layers that are left out.
+    mass : RouterMass or None
+        How the ranks share the tokens' weight; None where weights are not known.
+    rows, short, fillers, skipped : int
+        Rows read; rows with fewer experts than ``K``; fillers taken out; rows of layers that are left out.
     dropped : Counter
         Rows left out because of what is in them, by reason.
     notes : list of str
@@ -52,12 +99,9 @@ class RankedTokens:
     """
 
     experts: list[npt.NDArray[np.integer]]
-    share: Int64 | None
-    weighed: Int64
+    mass: RouterMass | None = None
     rows: int = 0
     short: int = 0
-    sorted_rows: int = 0
-    unweighed: int = 0
     fillers: int = 0
     skipped: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -91,14 +135,9 @@ def read_ranked(
 
     shape = trace.shape
     trace.requests()
-    weights = None
-    if gates is not None:
-        if not isinstance(trace, ArrayTrace):
-            raise trace.refuse("router weights are read beside .npz and .npy files only")
-        weights = Gates(gates, trace)
+    weights = None if gates is None else open_gates(gates, trace)
     pieces: list[list[npt.NDArray[np.integer]]] = [[] for _ in range(shape.layers)]
-    share = None if weights is None else np.zeros((shape.layers, shape.top_k), dtype=np.int64)
-    found = RankedTokens([], share, np.zeros(shape.layers, dtype=np.int64))
+    found = RankedTokens([], None if weights is None else RouterMass.of(shape.layers, shape.top_k))
     kind = np.min_scalar_type(-shape.experts)
     for batch in trace.batches():
         weight = None if weights is None else weights.take(len(batch.request))
@@ -106,7 +145,7 @@ def read_ranked(
         layer = batch.layer - shape.skip_layers
         kept = (layer >= 0) & (layer < shape.layers)
         found.skipped += int(len(kept) - kept.sum())
-        experts, fillers = _clean(trace, batch.experts, batch.place, weight is not None)
+        experts, fillers = _clean(trace, batch.experts, batch.place)
         found.fillers += fillers
         fault = _kernels.check_rows(experts, shape.experts)
         bad = kept & (fault > 0)
@@ -117,8 +156,8 @@ def read_ranked(
             found.dropped[REASONS[int(code)]] += int(number)
         kept &= ~bad
         experts, layer = experts[kept], layer[kept]
-        if weight is not None:
-            experts = _ranked(experts, weight[kept], layer, found)
+        if weight is not None and found.mass is not None:
+            experts = found.mass.ranked(experts, weight[kept], layer)
         found.short += int((experts < 0).any(axis=1).sum()) if experts.shape[1] == shape.top_k else len(experts)
         if experts.shape[1] < shape.top_k:
             experts = np.pad(experts, ((0, 0), (0, shape.top_k - experts.shape[1])), constant_values=-1)
@@ -137,36 +176,14 @@ def read_ranked(
 
 
 def _clean(
-    trace: TraceFile, experts: npt.NDArray[np.integer], place: Callable[[int], str], weighed: bool
+    trace: TraceFile, experts: npt.NDArray[np.integer], place: Callable[[int], str]
 ) -> tuple[npt.NDArray[np.int32], int]:
-    """Return experts without fillers; beside weights there must be none, whose columns would no longer match."""
-    if weighed and trace.shape.fillers:
-        raise trace.refuse("a filler cannot be taken out beside router weights")
+    """Return experts without fillers."""
     try:
         cleaned, fillers = without_fillers(experts, trace.shape)
     except FillerRow as error:
         raise trace.refuse(str(error), place(error.row)) from None
     return as_int32(cleaned), fillers
-
-
-def _ranked(
-    experts: npt.NDArray[np.int32], weight: npt.NDArray[np.generic], layer: Int64, found: RankedTokens
-) -> npt.NDArray[np.int32]:
-    """Return experts in falling weight (equal ones as they stand), and add up the shares."""
-    assert found.share is not None
-    whole = _whole(weight)
-    whole = np.where(experts < 0, -1, whole)
-    order = np.argsort(-whole, axis=1, kind="stable")
-    found.sorted_rows += int((order != np.arange(order.shape[1])).any(axis=1).sum())
-    experts = np.take_along_axis(experts, order, axis=1)
-    whole = np.maximum(np.take_along_axis(whole, order, axis=1), 0)
-    total = whole.sum(axis=1)
-    found.unweighed += int((total == 0).sum())
-    shares = whole * SHARE // np.maximum(total, 1)[:, None]
-    width = experts.shape[1]
-    np.add.at(found.share[:, :width], layer, shares)
-    found.weighed += np.bincount(layer[total > 0], minlength=len(found.weighed))
-    return experts
 
 
 def _whole(weight: npt.NDArray[np.generic]) -> Int64:
@@ -176,6 +193,21 @@ def _whole(weight: npt.NDArray[np.generic]) -> Int64:
     largest = weight.max(axis=1, keepdims=True).astype(np.float64)
     scaled = weight.astype(np.float64) / np.where(largest > 0, largest, 1.0) * _MOST_WEIGHT
     return np.rint(scaled).astype(np.int64)
+
+
+def open_gates(path: str | os.PathLike[str], trace: TraceFile) -> Gates:
+    """Open the weights beside a trace whose requests have been read.
+
+    Raises
+    ------
+    InputError
+        The trace is no array, or has fillers, without which the columns would no longer match; the weights do not fit.
+    """
+    if not isinstance(trace, ArrayTrace):
+        raise trace.refuse("router weights are read beside .npz and .npy files only")
+    if trace.shape.fillers:
+        raise trace.refuse("a filler cannot be taken out beside router weights")
+    return Gates(path, trace)
 
 
 def need_ranks(trace: TraceFile, gates: object, ranked: bool) -> None:

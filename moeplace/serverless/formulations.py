@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from moeplace.base.arrays import Bool
 from moeplace.base.documents import Termination
+from moeplace.base.errors import InputError
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 from moeplace.serverless.bounds.by_specs import SpecBounds, budgets
-from moeplace.serverless.cost import largest_cost
+from moeplace.serverless.cost import largest_cost, refuses
 from moeplace.serverless.document import Deployment
 from moeplace.serverless.instance import Instance
-from moeplace.solvers.decoding import Decoding
+from moeplace.solvers.decoding import INTEGRAL, Decoding
 
 MOST_VARIABLES = 60_000
 """Variables above which a model is not built: it would take minutes."""
@@ -34,6 +37,75 @@ def refuses_milp(instance: Instance) -> str | None:
     """Say why ``milp`` does not take an instance, or return None."""
     n = variables(instance)
     return f"{n:,} variables for each main specification, at most {MOST_VARIABLES:,}" if n > MOST_VARIABLES else None
+
+
+def model_limit(instance: Instance, name: str) -> str | None:
+    """Say why a formulation of an instance is not built for export, or return None."""
+    return refuses_milp(instance) if name == "milp" else None
+
+
+_VARIABLE = re.compile(r"([mx])[(\[_]([\d_,]+?)[)\]_]?")
+
+
+def deployment_of_values(instance: Instance, values: Mapping[str, float]) -> Deployment:
+    """Return the deployment that a solver's values of an exported model mean.
+
+    Parameters
+    ----------
+    instance : Instance
+        The one that was exported.
+    values : mapping
+        Values by the variables' names; ``m(w)`` says whether the main specification is ``w``, ``x(l_k_y_j)`` whether
+        expert ``k`` of layer ``l`` is in replica ``j`` of the specification ``y``.
+
+    Raises
+    ------
+    InputError
+        No such variable; a number that the instance has not; a value that is neither 0 nor 1; not one main
+        specification, or several specifications in a layer; a deployment that is not within the limits.
+    """
+    mains: list[int] = []
+    chosen: list[list[tuple[int, int, int]]] = [[] for _ in range(instance.layers)]
+    found = False
+    for name, value in values.items():
+        match = _VARIABLE.fullmatch(name)
+        numbers = [int(n) for n in re.split("[_,]", match[2]) if n] if match else []
+        if match is None or len(numbers) != (1 if match[1] == "m" else 4):
+            continue
+        found = True
+        layer = numbers[0]
+        known = (
+            layer in instance.main_specs
+            if match[1] == "m"
+            else layer < instance.layers and numbers[1] < instance.experts and numbers[2] in instance.remote_specs
+        )
+        if not known:
+            raise InputError("the instance has no such choice; was another one exported?", place=name)
+        if min(abs(value), abs(value - 1)) > INTEGRAL:
+            raise InputError(f"{value:g} is neither 0 nor 1: no deployment, as of a relaxation", place=name)
+        if value > 0.5 and match[1] == "m":
+            mains.append(layer)
+        elif value > 0.5:
+            chosen[layer].append((numbers[1], numbers[2], numbers[3]))
+    if not found:
+        raise InputError("no variable m(SPECIFICATION); is it a solution of a model that moeplace export wrote?")
+    if len(mains) != 1:
+        raise InputError(f"{len(mains)} main specifications, expected one")
+    deployment = _deployment(mains[0], chosen)
+    if reason := refuses(instance, deployment):
+        raise InputError(reason)
+    return deployment
+
+
+def _deployment(main: int, chosen: Sequence[Sequence[tuple[int, int, int]]]) -> Deployment:
+    """Return the deployment of each layer's remote experts as (expert, specification, replica)."""
+    layers: list[tuple[int | None, list[list[int]]]] = []
+    for layer, own in enumerate(chosen):
+        if len(specs := {y for _, y, _ in own}) > 1:
+            raise InputError(f"{len(specs)} specifications, expected one", place=f"layer {layer}")
+        parts = [[k for k, _, j in own if j == part] for part in sorted({j for _, _, j in own})]
+        layers.append((own[0][1] if own else None, parts))
+    return Deployment.of(main, layers)
 
 
 def refuses_cpsat(instance: Instance) -> str | None:
@@ -99,13 +171,8 @@ def improve_milp(instance: Instance, main: int, bounds: SpecBounds, *, seed: int
     keys = list(model.x)
 
     def decision(values: Bool) -> Deployment:
-        layers: list[tuple[int | None, list[list[int]]]] = []
         chosen = [key for key, value in zip(keys, values.tolist(), strict=True) if value]
-        for layer in range(instance.layers):
-            own = [key[1:] for key in chosen if key[0] == layer]
-            parts = [[k for k, _, j in own if j == part] for part in sorted({j for _, _, j in own})]
-            layers.append((own[0][1] if own else None, parts))
-        return Deployment.of(main, layers)
+        return _deployment(main, [[key[1:] for key in chosen if key[0] == i] for i in range(instance.layers)])
 
     def values(deployment: Deployment) -> Bool:
         held = {

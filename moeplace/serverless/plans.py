@@ -75,6 +75,23 @@ class LayerTables:
         order: Int64 = np.argsort(-self.tokens, kind="stable").astype(np.int64)
         return order
 
+    @cached_property
+    def fitting(self) -> Fitting:
+        """What remote functions hold."""
+        instance = self.instance
+        platform, size, token = instance.platform, instance.model.expert_bytes, instance.model.token_bytes
+        need = (size + token * self.tokens).astype(np.int64)
+        memory = [MB * instance.specs[v].mb for v in instance.remote_specs]
+        allowed = np.array([(need <= m) & (self.tokens <= self.room) for m in memory], dtype=np.bool_)
+        allowed = allowed.reshape(len(memory), instance.experts)
+        most = np.zeros((len(memory), min(platform.most_replicas, instance.experts)), dtype=np.int64)
+        for v, (m, own) in enumerate(zip(memory, allowed, strict=True)):
+            held = int((np.cumsum(np.sort(need[own])) <= m).sum())
+            passed = np.cumsum(np.sort(self.tokens[own]))
+            for z in range(most.shape[1]):
+                most[v, z] = min(held, int((passed <= (z + 1) * self.room).sum()))
+        return Fitting(allowed, most)
+
     @property
     def room(self) -> int:
         """Prompt tokens that one replica's payload holds."""
@@ -90,6 +107,22 @@ class LayerTables:
         """What ``GT_l`` has beside the experts, ns."""
         platform = self.instance.platform
         return self.instance.request.tokens_out * (platform.other_decode_ns[self.layer] + platform.switch_decode_ns)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """What the remote functions of a layer hold, whatever else is chosen.
+
+    Attributes
+    ----------
+    allowed : bool array [V, E]
+        Whether an expert fits the memory, and its prompt tokens a payload, by itself.
+    most : int64 array [V, Z]
+        How many experts fit the memory and the payloads of ``z + 1`` replicas at the most: the smallest of them.
+    """
+
+    allowed: Bool
+    most: Int64
 
 
 def layer_tables(instance: Instance) -> list[LayerTables]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from moeplace.base.documents import parse
@@ -20,6 +21,18 @@ METHOD_ORDER = ("auto", "layers", "milp", "cpsat", "local-search", "remoe", "bes
 
 def _read_certificate(document: object) -> ServerlessCertificate:
     return parse(document, ServerlessCertificate)
+
+
+def _model_limit(instance: Instance, name: str) -> str | None:
+    from moeplace.serverless.formulations import model_limit
+
+    return model_limit(instance, name)
+
+
+def _from_values(instance: Instance, values: Mapping[str, float]) -> Deployment:
+    from moeplace.serverless.formulations import deployment_of_values
+
+    return deployment_of_values(instance, values)
 
 
 def _sizes(instance: Instance) -> dict[str, Any]:
@@ -51,4 +64,7 @@ PROBLEM = plain_problem(
     method_order=METHOD_ORDER,
     view=VIEW,
     sizes=_sizes,
+    models="moeplace.models.serverless",
+    model_limit=_model_limit,
+    from_values=_from_values,
 )

@@ -140,17 +140,34 @@ def _layer(
             for e in experts:
                 slopes[e] += count * slope
         there = [(spec.prefill_ns + n * spec.prefill_ns_per_token if n else 0) + 2 * _link(instance, n) for n in tokens]
-        hold = min(model.experts, spec.mb * 10**6 // model.expert_bytes)
-        for z in range(1, min(platform.most_replicas, hold) + 1):
+        need = [model.expert_bytes + n * model.token_bytes for n in tokens]
+        passing = [e for e, n in enumerate(tokens) if n * model.token_bytes <= platform.payload_bytes]
+        usable = [e for e in passing if need[e] <= spec.mb * 10**6]
+        in_memory = _held(sorted(need[e] for e in usable), spec.mb * 10**6)
+        loads = sorted(tokens[e] for e in usable)
+        for z in range(1, min(platform.most_replicas, model.experts) + 1):
+            hold = min(in_memory, _held(loads, z * (platform.payload_bytes // model.token_bytes)))
+            if hold < z:
+                continue
             value = w1 * (ONE * fixed1 + alpha * sum(here) + (ONE - alpha) * platform.invoke_ns)
             value += w2 * (ONE * fixed2 + constant) + ONE * (price * z * platform.invoke_ns + byte * model.experts)
             adds = []
-            for e in range(model.experts):
+            for e in usable:
                 own = w2 * slopes[e] - alpha * w1 * here[e] + ONE * price * (there[e] + uses[e] * h) - ONE * byte
                 adds.append(own + w1 * (ONE - alpha) * there[e] // z)
             adds.sort()
             best = min(best, value + sum(a for i, a in enumerate(adds[:hold]) if i < z or a < 0))
     return best
+
+
+def _held(rising: list[int], room: int) -> int:
+    """Return how many of some amounts, the smallest first, a room holds together."""
+    count = 0
+    for amount in rising:
+        if amount > room:
+            break
+        room, count = room - amount, count + 1
+    return count
 
 
 def _link(instance: Instance, tokens: int) -> int:

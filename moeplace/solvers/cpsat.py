@@ -128,10 +128,20 @@ def improve(
         take(solver.boolean_value)
         # Maximising is minimising the negated objective without its constant: its lower bound is an exact integer.
         search.prove(constant + unit * (int(response.inner_objective_lower_bound) - offset), NAME)
-    if response.status == cp_model.OPTIMAL:
+    if response.status == cp_model.OPTIMAL and response.inner_objective_lower_bound >= _reached(model, response):
         search.ending = "gap_limit"  # unless that proved it
     elif search.stop.remaining is not None:
         search.ending = "time_limit"  # its clock may be a little ahead of the search's
+
+
+def _reached(model: cp_model.CpModel, response: Any) -> int:
+    """Return what the solution of a response is worth, as its inner bound counts; it may be without that bound."""
+    objective, values = model.proto.objective, response.solution
+    # A negative number stands for the negated variable.
+    reached = (
+        c * (values[v] if v >= 0 else -values[-v - 1]) for v, c in zip(objective.vars, objective.coeffs, strict=True)
+    )
+    return int(sum(reached))
 
 
 def _offset(model: cp_model.CpModel) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from ages import stamp
+
 from moeplace.base.files import write_bytes
 
 
@@ -17,7 +19,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def machine(*packages: str, threads: str = "") -> str:
-    """Return the machine, the versions of moeplace and of packages, and how busy the machine is, in one line."""
+    """Return the machine, versions, what was measured (:func:`ages.stamp`), and how busy the machine is, in a line."""
     # Not above: the importing benchmark measures the memory of processes that import this module and write no page.
     from moeplace.bench import environment
 
@@ -25,7 +27,8 @@ def machine(*packages: str, threads: str = "") -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in ("moeplace", *packages))
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
-        f"*{here.cpu or here.machine}, {here.cores} cores, {here.system}; Python {here.python}, {versions}. "
+        f"*{here.cpu or here.machine}, {here.cores} cores, {here.system}; "
+        f"Python {here.python}, {versions}; {stamp(here)}. "
         f"{threads + '; load' if threads else 'Load'} of the machine over the last 1, 5 and 15 minutes: {load}.*"
     )
 

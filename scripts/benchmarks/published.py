@@ -14,6 +14,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from ages import stamp
+
 import moeplace
 from moeplace.base import style
 from moeplace.base.files import write_bytes
@@ -98,7 +100,7 @@ Written by `scripts/benchmarks/published.py`, which also runs it; every number i
 [docs/reporting.md](../reporting.md).
 
 - {environment.cpu}, {environment.cores} cores, {size(environment.memory_bytes)}; Python {environment.python};
-  {solvers}.
+  {solvers}; {stamp(environment)}.
 - {plan.time_limit:g} s a run, {number(plan.threads, "thread")}, {environment.workers} runs at a time.
 - Methods that use a seed: {", ".join(seeded)}.
 - {number(len(collection.entries), "run")} in {number(round(elapsed / 60), "minute")}, each in its own

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Measure the serverless problem: methods on the shipped set, stages of the pipeline, limits, prediction and regret.
+"""Measure the serverless problem: methods, stages of the pipeline, limits, proofs of none, prediction and regret.
 
-    python scripts/benchmarks/serverless.py methods|limits|prediction|regret [-o FOLDER]
+    python scripts/benchmarks/serverless.py methods|ablation|limits|none|prediction|regret [-o FOLDER]
 
 Writes CSV files, and for ``limits`` a picture, into the folder; docs/benchmarks/serverless.md says what they hold.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from moeplace.serverless.bounds.alphas import Tuning as AscentTuning
 from moeplace.serverless.bounds.proving import Tuning, solve_layers
 from moeplace.serverless.checking import recompute
 from moeplace.serverless.document import Deployment
+from moeplace.serverless.heuristics.beginning import Tuning as BeginningTuning
 from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
 from moeplace.serverless.prediction import (
@@ -38,11 +40,14 @@ from moeplace.serverless.prediction import (
     token_rows,
     whole_tokens,
 )
-from moeplace.serverless.scenarios.assembly import served
+from moeplace.serverless.scenarios.assembly import generate, served
 from moeplace.serverless.scenarios.platforms import read_platform
 from moeplace.solving import solve
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+from instance_sets.serverless import GPT2, S, platform_of  # noqa: E402
+
 PROMPTS = Path("gpt-oss-20b_expertfingerprinting") / "prompts.npz"
 
 METHODS: Sequence[tuple[str, str, dict[str, Any]]] = (
@@ -60,9 +65,17 @@ METHODS: Sequence[tuple[str, str, dict[str, Any]]] = (
 )
 """Label, method and parameters; the pipeline with stages switched off."""
 
+SLACKS = (1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
+"""Limits of the ablation, as multiples of the times of the best deployment without limits."""
+
 HELD_OUT = 100
-LAYERS = (0, 4, 8, 12, 16, 20)
-"""Layers of the model that regret is measured on: plans of all 24 would take hours."""
+"""Prompts that are not in the history."""
+
+REGRET_MAIN, REGRET_REMOTE = [8192], [512, 1024, 2048, 3072]
+"""Memory that plans on predictions choose from, MB: the main size that the best deployments of gpt-oss-20b have."""
+
+REGRET_LIMITS = {"ttft_ns": 7_950_000_000, "tpot_ns": 77_000_000}
+"""Limits that the best plans keep by one or two hundredths."""
 
 
 def write(path: Path, fields: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
@@ -96,6 +109,44 @@ def methods(output: Path, time_limit: float, only: str) -> None:
                 yield row | {"seconds": round(time.perf_counter() - began, 2)}
 
     write(output / "methods.csv", ("instance", "method", "cost", "bound", "gap", "seconds", "ended"), rows())
+
+
+def ablation(output: Path, seeds: int) -> None:
+    """Run the pipeline with stages on and off where the best deployment is proven and limits leave some slack.
+
+    Each instance is solved without limits. Its limits are then what the best deployment takes, times a slack: that
+    deployment stays within them, so it is the optimum at every slack.
+    """
+
+    def documents() -> Iterable[tuple[str, dict[str, Any]]]:
+        for seed in range(1, seeds + 1):
+            made = generate(
+                GPT2, platform_of("gpt2-moe"), tokens_in=128, tokens_out=50, seed=seed, ttft_ns=60 * S, tpot_ns=S
+            )
+            yield f"gpt2-moe, seed {seed}", made.document
+        for path in instance_files("serverless"):
+            if path.name.startswith("gpt-oss-20b_short_loose"):
+                yield "gpt-oss-20b, request 1", load(path).document
+
+    def rows() -> Iterable[dict[str, Any]]:
+        for name, document in documents():
+            best = solve(Instance.from_document(document), "layers")
+            times, cold = best.numbers, document["platform"]["cold_ns"]
+            for slack in SLACKS:
+                changed = copy.deepcopy(document)
+                first = cold + int(slack * (times["ttft_ns"] - cold))
+                changed["limits"] = {"ttft_ns": first, "tpot_ns": int(slack * times["tpot_ns"]) + 1}
+                instance = Instance.from_document(changed)
+                for label, method, parameters in METHODS[2:]:
+                    row = {"instance": name, "slack": slack, "method": label, "best": best.value, "bound": best.bound}
+                    began = time.process_time()
+                    try:
+                        row["cost"] = solve(instance, method, **parameters).value
+                    except MoeplaceError:
+                        row["cost"] = None
+                    yield row | {"cpu_s": round(time.process_time() - began, 2)}
+
+    write(output / "ablation.csv", ("instance", "slack", "method", "cost", "best", "bound", "cpu_s"), rows())
 
 
 def limits(output: Path) -> None:
@@ -194,15 +245,15 @@ def regret(output: Path, realdata: Path, prompts: int) -> None:
     """Plan on predictions, run on what came: cost beside the plan in hindsight, and the limits that break."""
     texts, shares, asked, (true, tokens) = _split(realdata)
     model = served(model="gpt-oss-20b")
-    preset = read_platform("alibaba-fc").with_gpu(250)
-    memory = msgspec.structs.replace(preset.memory, main=[1024, 1280, 1536, 1792, 2048], remote=[512, 1024, 2048, 3072])
-    platform = msgspec.structs.replace(preset, memory=memory).document(len(LAYERS), model.expert_bytes, model.weights)
+    preset = read_platform("alibaba-fc").with_gpu(3000)
+    memory = msgspec.structs.replace(preset.memory, main=REGRET_MAIN, remote=REGRET_REMOTE)
+    platform = msgspec.structs.replace(preset, memory=memory).document(model.layers, model.expert_bytes, model.weights)
 
     def request(shares: Any, out: int) -> Instance:
         document = {
             "format": "moeplace/serverless", "version": 1, "name": "request",
             "model": {
-                "name": model.name, "layers": len(LAYERS), "experts": model.experts, "top_k": model.top_k,
+                "name": model.name, "layers": model.layers, "experts": model.experts, "top_k": model.top_k,
                 "expert_bytes": model.expert_bytes, "token_bytes": model.token_bytes,
             },
             "request": {
@@ -210,50 +261,58 @@ def regret(output: Path, realdata: Path, prompts: int) -> None:
                 "decode": token_rows(shares, out, model.top_k),
             },
             **platform,
-            "limits": {"ttft_ns": 7_450_000_000, "tpot_ns": 63_000_000},
+            "limits": REGRET_LIMITS,
         }  # fmt: skip
         return Instance.from_document(document)
 
-    def plan(instance: Instance) -> Deployment | None:
-        search = serverless_incumbent(instance, None, Stop(None), 0.0, None)
-        solve_layers(
-            instance, search, None, 0.002, Tuning(ascent=AscentTuning(steps=150, later=60, every=30), rounds=1)
-        )
-        held: Deployment | None = search.placement
-        return held
+    tuning = Tuning(
+        ascent=AscentTuning(steps=100, later=40, every=20), limits=AscentTuning(steps=40, later=20, every=20),
+        rounds=1, choices=6, around=6, beginning=BeginningTuning(starts=0),
+    )  # fmt: skip
+    known: dict[str, tuple[Deployment | None, int | None]] = {}  # equal shares are equal for all prompts
+
+    def plan(instance: Instance) -> tuple[Deployment | None, int | None]:
+        if instance.sha256 not in known:
+            search = serverless_incumbent(instance, None, Stop(None), 0.0, None)
+            solve_layers(instance, search, None, 0.003, tuning=tuning)
+            known[instance.sha256] = search.placement, search.bound_ns
+        return known[instance.sha256]
 
     predicted = predictors(texts, shares, asked)
-    rows = []
-    for i in range(prompts):
-        out = min(100, int(tokens[i]))
-        came = request(true[i][list(LAYERS)], out)
-        best = plan(came)
-        least = None if best is None else recompute(came, best)[1]
-        for name, (found, _) in [("hindsight", ([], 0)), *predicted.items()]:
-            made = best if name == "hindsight" else plan(request(found[i][list(LAYERS)], out))
-            row: dict[str, Any] = {"prompt": i, "method": name, "planned": int(made is not None)}
-            if made is not None:
-                wrong, cost = recompute(came, made)
-                kinds = sorted({line.partition(":")[0].partition("[")[0] for line in wrong})
-                row |= {"cost": cost, "hindsight": least, "broken": " ".join(kinds)}
-            rows.append(row)
-        if i % 10 == 9:
-            print(i + 1, flush=True)
-    write(output / "regret.csv", ("prompt", "method", "planned", "cost", "hindsight", "broken"), rows)
+
+    def rows() -> Iterable[dict[str, Any]]:
+        for i in range(prompts):
+            out = min(50, int(tokens[i]))
+            came = request(true[i], out)
+            best, bound = plan(came)
+            least = None if best is None else recompute(came, best)[1]
+            for name, (found, _) in [("hindsight", ([], 0)), *predicted.items()]:
+                made = best if name == "hindsight" else plan(request(found[i], out))[0]
+                row: dict[str, Any] = {"prompt": i, "method": name, "planned": int(made is not None), "bound": bound}
+                if made is not None:
+                    wrong, cost = recompute(came, made)
+                    kinds = sorted({line.partition(":")[0].partition("[")[0] for line in wrong})
+                    row |= {"cost": cost, "hindsight": least, "broken": " ".join(kinds)}
+                yield row
+
+    write(output / "regret.csv", ("prompt", "method", "planned", "cost", "hindsight", "bound", "broken"), rows())
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("part", choices=["methods", "limits", "prediction", "regret"])
+    parser.add_argument("part", choices=["methods", "ablation", "limits", "none", "prediction", "regret"])
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "benchmarks" / "serverless")
     parser.add_argument("--realdata", type=Path, default=ROOT.parent / "shared" / "realdata")
     parser.add_argument("--time-limit", type=float, default=300)
     parser.add_argument("--only", default="", help="instances whose file names have this in them")
+    parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--prompts", type=int, default=HELD_OUT)
     options = parser.parse_args()
     if options.part == "methods":
         methods(options.output, options.time_limit, options.only)
+    elif options.part == "ablation":
+        ablation(options.output, options.seeds)
     elif options.part == "limits":
         limits(options.output)
     elif options.part == "prediction":

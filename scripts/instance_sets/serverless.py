@@ -60,6 +60,7 @@ RECIPES: Final = (
     Recipe("gpt-oss-20b_long_loose", "gpt-oss-20b", 128, 380, 60 * S, 1000 * MS, 2),
     Recipe("gpt-oss-20b_long_tight", "gpt-oss-20b", 128, 380, 7750 * MS, 80 * MS, 2),
     Recipe("deepseek-v2-lite_short_loose", "deepseek-v2-lite", 128, 50, 60 * S, 1000 * MS, 2),
+    Recipe("deepseek-v2-lite_short_tight", "deepseek-v2-lite", 128, 50, 5350 * MS, 150 * MS, 2),
     Recipe("deepseek-v2-lite_long_loose", "deepseek-v2-lite", 128, 400, 60 * S, 1000 * MS, 1),
 )
 """The instances of models; the one by hand is :func:`toy`."""

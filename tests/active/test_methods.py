@@ -9,13 +9,15 @@ from active_instances import TOY, brute_force, drawn, instance
 
 import moeplace
 from moeplace.active import bounds
-from moeplace.active.certificates import Prices
+from moeplace.active.certificates import MergedLayers, Prices
 from moeplace.active.document import Choice
 from moeplace.active.front import Tuning, front
 from moeplace.active.heuristics import filled, lower_hull, schedules, supported, uniform, walk
 from moeplace.active.instance import Instance
 from moeplace.active.methods import auto
 from moeplace.active.searching import active_incumbent
+from moeplace.active.verification import Tuning as VerifierTuning
+from moeplace.active.verification import verify
 from moeplace.base.certificates import Certificate
 from moeplace.base.errors import InfeasibleError, MethodLimitError, NoSolutionError
 from moeplace.base.stop import stopping
@@ -96,6 +98,39 @@ def test_the_price_is_the_linear_relaxation() -> None:
         price, unit = bounds.relaxation(problem, walk(problem))
         bound = bounds.price_bound(problem, price, unit)
         assert bound - 1 - 1e-6 * bound < relaxed.fun < bound + 1e-6 * (bound + 1), seed
+
+
+def test_what_is_proven_beyond_the_relaxation_is_verified_by_a_merge() -> None:
+    merged, rng = 0, np.random.default_rng(0)
+    tried = accepted = 0
+    for seed in range(60):
+        one, best = instance(seed), brute_force(drawn(seed))
+        if best is None:
+            continue
+        for method in ("auto", "front", "layers"):
+            solution, certificate = certified(one, method)
+            assert certificate is not None
+            report = moeplace.check(one, solution, certificate)
+            assert (report.violations, report.bound) == ((), "verified, trusting nothing"), (seed, method)
+            if not isinstance(certificate.proof, MergedLayers):
+                continue
+            merged += 1
+            assert certificate.bound_ns == best, (seed, method)
+            proof, raised = certificate.proof, best + 1
+            (line,) = verify(one, msgspec.structs.replace(certificate, bound_ns=raised))
+            assert line == f"bound_ns: a choice within the budget costs {best}", (seed, method)
+            for _ in range(8):
+                # Any price is good enough for a merge that ends; no price makes it say more than is true.
+                price, unit = int(rng.integers(0, 1 << int(rng.integers(1, 62)))), int(rng.integers(1, 1 << 40))
+                claim = max(0, best + int(rng.integers(-3, 4)))
+                found = verify(one, Certificate.make(one, claim, MergedLayers([price], unit)))
+                assert (found == []) == (claim <= best), (seed, method, price, unit, claim)
+                tried, accepted = tried + 1, accepted + (found == [])
+            few = verify(one, certificate, VerifierTuning(most_states=0))
+            assert few in ([], ["proof: more than 0 choices may cost less than the bound"]), seed
+            assert verify(one, msgspec.structs.replace(certificate, proof=MergedLayers(proof.prices * 2, 1))), seed
+    assert merged > 60
+    assert tried > 500 > accepted > 200
 
 
 def test_corrupted_certificates_are_rejected() -> None:

@@ -13,11 +13,12 @@ from cases import REALDATA
 
 import moeplace
 from moeplace.active.scenarios.assembly import device, requests_of, served
-from moeplace.active.scenarios.generating import SHARES, draw_tokens, exponents, generate, power_losses
-from moeplace.active.scenarios.importing import import_trace, read_losses
-from moeplace.active.scenarios.roofline import Device, Expert, distinct_experts, independent_experts, losses, times
+from moeplace.active.scenarios.generating import draw_tokens, generate
+from moeplace.active.scenarios.importing import import_trace
+from moeplace.active.scenarios.roofline import Device, Expert, distinct_experts, independent_experts, times
 from moeplace.scenarios.hardware import devices, find_hardware
-from moeplace.scenarios.ranked import SHARE, RankedTokens, read_ranked
+from moeplace.scenarios.losses import SHARES, exponents, losses, power_losses, read_losses
+from moeplace.scenarios.ranked import SHARE, RankedTokens, RouterMass, read_ranked
 from moeplace.scenarios.traces.common import Shape
 from moeplace.scenarios.traces.opening import open_trace
 
@@ -40,7 +41,7 @@ def trace(tmp_path: Path) -> tuple[Path, Path, np.ndarray, np.ndarray]:
 
 def tokens_of(*layers: list[list[int]]) -> RankedTokens:
     arrays = [np.array(layer, dtype=np.int16) for layer in layers]
-    return RankedTokens(arrays, None, np.zeros(len(arrays), dtype=np.int64))
+    return RankedTokens(arrays)
 
 
 def test_a_roofline_by_hand() -> None:
@@ -50,9 +51,9 @@ def test_a_roofline_by_hand() -> None:
     assert times(np.array([[7, 12]]), 4, [Expert(1000, 500)], Device(10**9, 10**10), batches=2) == [[3500, 6000]]
     assert times(np.array([[1]]), 1, [Expert(1, 0)], Device(2 * 10**9, 1), batches=1) == [[1]]  # half a ns, up
     share = np.array([[3 * SHARE, 2 * SHARE, SHARE], [4 * SHARE, 2 * SHARE, 0]])
-    assert losses(share, np.array([6, 6])) == [[250_000, 83_333, 0], [166_667, 0, 0]]
+    assert losses(RouterMass(share, np.array([6, 6]))) == [[250_000, 83_333, 0], [166_667, 0, 0]]
     with pytest.raises(moeplace.InputError, match="no token of layer 1 has a router weight"):
-        losses(share, np.array([6, 0]))
+        losses(RouterMass(share, np.array([6, 0])))
 
 
 def test_distinct_experts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,14 +92,14 @@ def test_ranks_and_shares_of_a_trace(trace: Any) -> None:
             assert found.experts[layer][token].tolist() == experts[token, layer, order].tolist()
             if total := int(weights[token, layer].sum()):
                 share[layer] += [int(weights[token, layer, i]) * SHARE // total for i in order]
-    assert found.share is not None
-    assert found.share.tolist() == share.astype(np.int64).tolist()
-    assert found.weighed.tolist() == [40, 39]
-    assert (found.unweighed, found.rows, found.tokens, found.short) == (1, 80, 40, 0)
-    assert 0 < found.sorted_rows < 80
+    assert found.mass is not None
+    assert found.mass.share.tolist() == share.astype(np.int64).tolist()
+    assert found.mass.weighed.tolist() == [40, 39]
+    assert (found.mass.unweighed, found.rows, found.tokens, found.short) == (1, 80, 40, 0)
+    assert 0 < found.mass.sorted_rows < 80
     plain = read_ranked(open_trace(path, Shape(2, 6, 3)))
     assert [own.tolist() for own in plain.experts] == [experts[:, layer].tolist() for layer in range(2)]
-    assert plain.share is None
+    assert plain.mass is None
 
 
 @pytest.mark.parametrize("layers_first", [False, True])
@@ -123,8 +124,8 @@ def test_several_arrays_and_fractions(tmp_path: Path, layers_first: bool, monkey
             expected += np.take_along_axis(rows, order, axis=1).tolist()
             share += (np.take_along_axis(own, order, axis=1) / own.sum(axis=1, keepdims=True)).sum(axis=0)
         assert found.experts[layer].tolist() == expected
-        assert found.share is not None
-        assert np.allclose(found.share[layer] / SHARE, share, rtol=1e-5)
+        assert found.mass is not None
+        assert np.allclose(found.mass.share[layer] / SHARE, share, rtol=1e-5)
 
 
 BAD_GATES: dict[str, Callable[[np.ndarray], dict[str, np.ndarray]]] = {
@@ -157,7 +158,8 @@ def test_an_import(trace: Any, tmp_path: Path) -> None:
     found, on = served(**OWN), SLOW
     result = import_trace(path, found, on, [1, 8], gates=gates, batches=50, fixed_ns=7)
     one, eight = (made.instance for made in result.made)
-    assert one.loss.tolist() == eight.loss.tolist() == losses(result.tokens.share, result.tokens.weighed)
+    assert result.tokens.mass is not None
+    assert one.loss.tolist() == eight.loss.tolist() == losses(result.tokens.mass)
     assert one.time_ns.tolist() == [[2000, 4000, 6000]] * 2  # of one token k experts, all of them read
     assert (eight.time_ns >= one.time_ns).all()
     assert (eight.time_ns <= 6 * 2000).all()
@@ -279,7 +281,7 @@ def test_generated_instances() -> None:
 def test_the_real_traces_are_read() -> None:
     folder = REALDATA / "gpt-oss-20b_expertfingerprinting"
     found = read_ranked(open_trace(folder / "topk_experts.npz", Shape(24, 32, 4)), gates=folder / "gates.npz")
-    assert (found.tokens, found.sorted_rows, found.unweighed) == (44_968, 0, 0)  # they stand in falling weight
-    assert found.share is not None
-    mean = found.share.sum(axis=0) / SHARE / found.weighed.sum()
+    assert found.mass is not None
+    assert (found.tokens, found.mass.sorted_rows, found.mass.unweighed) == (44_968, 0, 0)  # in falling weight
+    mean = found.mass.share.sum(axis=0) / SHARE / found.mass.weighed.sum()
     assert np.abs(mean - [0.350, 0.265, 0.211, 0.175]).max() < 0.001

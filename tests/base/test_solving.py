@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import re
 import signal
+import sys
+import time
 from importlib.metadata import entry_points
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -21,7 +26,7 @@ from moeplace.base.registry import MethodInfo, describe, find_method, method_inf
 from moeplace.base.result import relative_gap, saving_ratio
 from moeplace.base.stop import stopping
 from moeplace.library import instance_files
-from moeplace.solving import certified
+from moeplace.solving import COMPILING, certified, prepare
 
 OWN = __name__
 """The methods of this file are found as ``OWN:name``."""
@@ -460,3 +465,53 @@ def test_what_a_method_says_of_itself_fails_as_the_method_does(instance: Instanc
     for method, said in (("refuses_wrongly", "AttributeError"), ("imports_nothing", "ModuleNotFoundError")):
         with pytest.raises(MethodError, match=f"{OWN}:{method} failed: {said}: "):
             moeplace.solve(instance, f"{OWN}:{method}")
+
+
+# --- what comes before a method's clock ------------------------------------------------------------------------------
+
+
+def test_inner_loops_are_compiled_before_the_clock_starts(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moeplace.base import compiled
+    from moeplace.caching import compiling
+
+    moeplace.solve(instance)
+    for name in compiling.RUNS:
+        importlib.import_module(name)
+    compiling.compile_loops(list(compiling.RUNS))
+    assert compiled.uncompiled([*compiling.RUNS, *compiling.RUNS, "no.such.module", "math"]) == []
+    for name in compiling.RUNS:
+        module = sys.modules[name]
+        assert any(compiled._own(value, name) for value in vars(module).values()), name
+
+    # As after an installation: nothing here, nothing on disk.
+    ready, order, said = ["moeplace.caching._kernels"], [], []
+    monkeypatch.setattr(compiled, "uncompiled", lambda names: [name for name in ready if name in names])
+    monkeypatch.setitem(compiling.RUNS, ready[0], lambda instance: order.append("compiled"))
+    problem = moeplace.problems.problem_of(instance)
+    function = find_method("local-search", problem.methods, problem.method_order)
+    compiling.compile_loops(["no.such.module"], lambda: said.append("nothing"))
+    prepare(problem, function, said.append)
+    assert (order, said) == (["compiled"] * 2, [COMPILING])
+    clock = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: order.append("clock") or clock())
+    moeplace.solve(instance, "local-search")
+    assert order[2:5] == ["compiled", "compiled", "clock"]
+
+
+def test_what_is_compiled_is_known_by_files_newer_than_the_source(tmp_path: Any) -> None:
+    from moeplace.base import compiled
+
+    source, index = tmp_path / "loops.py", tmp_path / "loops.nbi"
+    source.write_text("def loop(): pass\n")
+    space: dict[str, Any] = {}
+    exec(compile(source.read_text(), str(source), "exec"), space)
+    file = SimpleNamespace(_index_path=str(index))
+    loop = SimpleNamespace(py_func=space["loop"], _cache=SimpleNamespace(_cache_file=file))
+    assert not compiled._kept(loop)
+    index.write_text("")
+    os.utime(source, (1, 1))
+    assert compiled._kept(loop)
+    os.utime(index, (0, 0))
+    assert not compiled._kept(loop)
+    loop._cache = object()  # nothing is kept at all
+    assert not compiled._kept(loop)

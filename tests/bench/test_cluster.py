@@ -28,7 +28,6 @@ distributed = pytest.importorskip("distributed", reason="the extra cluster is no
 
 TESTS = Path(__file__).resolve().parents[1]
 TINY = str(instances_folder() / "tiny" / "tiny_two_servers_share.json")
-pytestmark = pytest.mark.xdist_group("cluster")  # one process starts the cluster
 
 
 @dataclass

@@ -28,7 +28,7 @@ from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MethodError
 from moeplace.base.stop import Stop
 from moeplace.caching.bounds.concave import WEIGHT_UNIT, ConcaveBound, ConcaveResult
-from moeplace.caching.certificates import SHARE_BITS, Cut, read_certificate
+from moeplace.caching.certificates import SHARE_BITS, CachingCertificate, Cut, read_certificate
 from moeplace.caching.saving import saving_form
 from moeplace.caching.searching import caching_incumbent
 from moeplace.caching.terms import aggregate
@@ -231,7 +231,7 @@ def test_the_verifier_computes_what_the_format_says(seed: int) -> None:
     for point in document["proof"]["points"]:
         data = rng.integers(0, 2**16, shape).astype("<u2").tobytes()
         point |= {"smoothing": int(rng.integers(0, 2**16)), "placement": base64.b64encode(data).decode()}
-    other = parse(document, Certificate)
+    other = parse(document, CachingCertificate)
     assert isinstance(other.proof, Cut)
     found = verify(instance, other)
     assert found.ok
@@ -286,7 +286,7 @@ def test_one_number_changed_proves_something_true_or_is_rejected() -> None:
         certificate = proofs(instance)[-1].certificate()
         for document in changes(json.loads(certificate.to_json()), np.random.default_rng(seed)):
             try:
-                found = verify(instance, parse(document, Certificate))
+                found = verify(instance, parse(document, CachingCertificate))
             except InputError:
                 rejected += 1  # no certificate document any more
                 continue
@@ -334,7 +334,7 @@ def test_the_checker_says_what_is_proven_and_what_was_trusted() -> None:
 def replace_instance(certificate: Certificate) -> Certificate:
     document = json.loads(certificate.to_json())
     document["instance"]["sha256"] = "0" * 64
-    return parse(document, Certificate)
+    return parse(document, CachingCertificate)
 
 
 def test_a_method_gives_its_certificate_or_the_name_of_its_solver() -> None:
@@ -436,18 +436,34 @@ def test_the_verifier_shares_nothing_with_what_makes_certificates() -> None:
         "moeplace.base.certificates",
         "moeplace.base.arrays",
         "moeplace.base.errors",
+        "moeplace.caching.certificates",
+        "moeplace.caching.layer_verification",
+        "moeplace.caching.verification_rows",
         "moeplace.caching._verification_kernels",
+        "moeplace.caching._layer_verification_kernels",
     }
-    from moeplace.caching import _verification_kernels
+    from moeplace.caching import _layer_verification_kernels, _verification_kernels
 
     for module in (
         sys.modules["moeplace.caching.verification"],
+        sys.modules["moeplace.caching.layer_verification"],
+        sys.modules["moeplace.caching.verification_rows"],
+        sys.modules["moeplace.caching.certificates"],
         _verification_kernels,
+        _layer_verification_kernels,
         sys.modules["moeplace.base.certificates"],
     ):
         tree = ast.parse(inspect.getsource(module))
-        found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        found = {name for name in found if name and name.startswith("moeplace")}
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        found = {node.module for node in nodes if node.module and node.module.startswith("moeplace")}
+        if "moeplace.caching" in found:  # a module of it
+            found.remove("moeplace.caching")
+            found |= {
+                f"{node.module}.{name.name}"
+                for node in nodes
+                if node.module == "moeplace.caching"
+                for name in node.names
+            }
         assert found <= allowed | {"moeplace.base.documents", "moeplace.base.files", "moeplace.base.result"}, module
 
 

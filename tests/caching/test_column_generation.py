@@ -19,10 +19,13 @@ import moeplace.base.incumbent
 import moeplace.base.workers
 from moeplace import Instance, MethodError, Placement, solve
 from moeplace.base.stop import stopping
+from moeplace.base.workers import Resumed
 from moeplace.caching.bounds import proving
 from moeplace.caching.heuristics.column_search import ColumnSearch, Tuning
 from moeplace.caching.heuristics.columns import ColumnPool
 from moeplace.caching.heuristics.pricing import exchanged, peeled, price
+from moeplace.caching.heuristics.working_placement import WorkingPlacement
+from moeplace.caching.methods import auto
 from moeplace.caching.saving import saving_form
 from moeplace.caching.searching import caching_incumbent
 from moeplace.cli import main
@@ -440,6 +443,106 @@ def test_asking_whether_a_search_has_ended_neither_waits_nor_counts() -> None:
     search.run(lambda: work("a", 6), lambda: work("b", 2), turns=(2, 1))
     context.__exit__(None, None, None)
     assert "".join(log) == "aabaabaa"
+
+
+def test_a_resumed_work_goes_on_from_checkpoint_to_checkpoint() -> None:
+    log: list[str] = []
+    over: list[bool] = []
+
+    def work(name: str, checkpoints: int) -> Any:
+        def run(stop: Any) -> None:
+            for _ in range(checkpoints):
+                log.append(name)
+                if stop():
+                    log.append(name.upper())
+                    return
+
+        return Resumed(run, lambda: bool(over))
+
+    a, b = work("a", 4), work("b", 9)
+    a.resume(2)
+    b.resume()
+    a.resume(9)
+    assert ("".join(log), a.done, b.done) == ("aabaa", True, False)
+    a.resume()
+    b.give_up()
+    assert ("".join(log), b.done) == ("aabaaB", True)
+    c, d = work("c", 3), work("d", 3)
+    over.append(True)
+    c.resume(3)
+    d.give_up()  # never begun
+    assert "".join(log[6:]) == "cC"
+
+    def fails(stop: Any) -> None:
+        stop()
+        raise ZeroDivisionError("by zero")
+
+    failing = Resumed(fails, lambda: False)
+    failing.resume()
+    with pytest.raises(ZeroDivisionError, match="by zero"):
+        failing.resume()
+    assert failing.done
+
+
+def racing(**changes: Any) -> proving.Tuning:
+    return proving.Tuning(exact_experts=0, light_cells=0, **changes)
+
+
+@looped("seed", range(4))
+def test_bounds_that_race_hold_and_end_where_each_alone_does(seed: int) -> None:
+    instance = random_instance(seed, 14)
+    optimum, form = brute_force(instance), saving_form(instance)
+    bounds = []
+    # The race, also in turns of one checkpoint and without a beginning of the concave bound's own; the concave bound
+    # alone, and the bound by layers before it.
+    for tuning in (racing(), racing(turn_cuts=1, turn_cells=1, slow=1.0), racing(most_terms=0), proving.USUAL):
+        search, context = searching(instance=instance)
+        search.prove(instance.baseline_ns - form.most_ns, proving.EVERYTHING)
+        proving.prove(form, search, tuning)
+        context.__exit__(None, None, None)
+        assert search.bound_ns <= optimum <= search.latency_ns
+        assert not search.failures
+        bounds.append(search.bound_ns)
+    assert min(bounds[:2]) >= max(bounds[2:]), "neither bound is lost"
+
+
+def test_a_race_is_the_same_each_time() -> None:
+    instance = Instance.from_document(wide_document(0))
+    tuning = auto.Tuning(proving=racing(turn_cuts=2))
+    found = []
+    for _ in range(2):
+        search, context = searching(instance=instance)
+        claims: list[tuple[int, str]] = []
+        prove = search.prove
+
+        def told(bound: int, source: str, *more: Any) -> None:
+            claims.append((bound, source))  # noqa: B023
+            prove(bound, source, *more)  # noqa: B023
+
+        search.prove = told
+        auto.pick(instance, search, 0, 1, started=False, tuning=tuning)
+        context.__exit__(None, None, None)
+        found.append((claims, search.placement.cached.tobytes(), search.ended))
+    assert found[0] == found[1]
+    assert {source for _, source in found[0][0]} >= {"concave bound", "layer enumeration"}
+
+
+def test_an_increment_that_is_wrong_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = WorkingPlacement.move
+    instance = Instance.from_document(wide_document(0))
+    optimum = solve(instance, "column-generation", kicks=2).objective
+    assert optimum.bound_ns == optimum.latency_ns
+    for off in (10**6, 1, -1):
+
+        def wrong(plan: WorkingPlacement, i: int, origin: int, target: int, off: int = off) -> None:
+            right(plan, i, origin, target)
+            plan.put(i, plan.part(i), plan.layer_saving[i] + off)
+
+        monkeypatch.setattr(WorkingPlacement, "move", wrong)
+        solution = solve(instance, "column-generation", kicks=2)
+        assert off < 10**6 or "was claimed for a placement that costs" in str(solution.details["solver_failure"])
+        assert moeplace.check(instance, solution).ok, off
+        assert solution.objective.bound_ns <= optimum.latency_ns <= solution.objective.latency_ns, off
 
 
 def test_incumbent_and_workers_know_no_problem() -> None:

@@ -460,3 +460,27 @@ def test_an_exception_in_the_progress_callback_reaches_the_caller(method: str) -
 
     with pytest.raises(MethodError, match="RuntimeError: no more"):
         moeplace.solve(random_instance(3, 14), method, progress=progress)
+
+
+def test_auto_climbs_before_it_asks_what_it_takes_to_prove(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a second is enough for is the climb: nothing that takes as long comes before it."""
+    from moeplace.caching.methods import auto
+
+    instance, climbed = random_instance(3, 14), []
+    begin, asked = auto.ColumnSearch.begin, auto.prices_exactly
+
+    def begins(columns: Any) -> None:
+        begin(columns)
+        climbed.append(columns.plan.saving)
+
+    def asks(*given: Any) -> bool:
+        assert climbed
+        return asked(*given)
+
+    monkeypatch.setattr(auto.ColumnSearch, "begin", begins)
+    monkeypatch.setattr(auto, "prices_exactly", asks)
+    for threads in (1, 2):
+        climbed.clear()
+        solution = moeplace.solve(instance, "auto", threads=threads)
+        assert len(climbed) == 1, threads
+        assert solution.objective.bound_ns == solution.objective.latency_ns, threads

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from random_instances import choices_of, cut_document, naive_cost_2, pairs_of, random_joint_document
+from msgspec import UNSET, structs
+from random_instances import (
+    brute_force_joint,
+    choices_of,
+    cut_document,
+    naive_cost_2,
+    pairs_of,
+    random_joint_document,
+)
 
-from moeplace import Instance, Model, Placement
+import moeplace
+from moeplace import Instance, Model, Placement, Solution
 from moeplace.base.arrays import Int64
+from moeplace.base.certificates import Trusted
+from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, NoSolutionError
+from moeplace.base.result import REFUSED_CLAIM, Outcome, ProgressCallback
+from moeplace.caching.bounds.concave import ConcaveBound
 from moeplace.caching.document import lowest_version
-from moeplace.caching.evaluation import Evaluation
+from moeplace.caching.evaluation import Evaluation, cost_ns, latency_ns, loading_ns
 from moeplace.caching.saving import saving_form
 from moeplace.caching.terms import aggregate
+from moeplace.caching.verification import verify
+from moeplace.cli import main
+from moeplace.solving import certified
 
 
 def active_of(instance: Instance, chosen: dict[str, list[int]]) -> Int64:
@@ -120,6 +140,210 @@ def _counted(document: dict[str, Any]) -> dict[tuple[int, int, frozenset[int]], 
     return found
 
 
+def kept(
+    instance: Instance,
+    *,
+    time_limit: float | None,
+    seed: int,
+    threads: int,
+    start: Placement | None,
+    progress: ProgressCallback | None,
+) -> Outcome:
+    """Return what it is started from."""
+    assert start is not None
+    return Outcome(start)
+
+
+def test_a_placement_with_its_choice_is_valued_and_refused_as_the_definitions_say() -> None:
+    refused = taken = 0
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        document = random_joint_document(rng)
+        instance = Instance.from_document(copy.deepcopy(document))
+        within = choices_of(document)
+        for _ in range(6):
+            chosen = {m["name"]: rng.integers(1, m["top_k"] + 1, m["layers"]).tolist() for m in document["models"]}
+            cached = rng.random((len(instance.servers), instance.n_items)) < rng.choice([0.3, 0.6, 0.9])
+            placement = Placement(cached, active_of(instance, chosen))
+            expected = naive_cost_2(cut_document(document, chosen), pairs_of(instance, placement))
+            allowed = expected is not None and chosen in within
+            assert placement.fits(instance) == allowed, seed
+            assert not placement.at(None).fits(instance), seed
+            assert not placement.fits(instance.cut(placement.active)), seed
+            if expected is not None:
+                cut = instance.cut(placement.active)
+                evaluation = Evaluation(instance, placement)
+                assert (latency_ns(instance, placement), loading_ns(instance, placement)) == expected, seed
+                assert evaluation.cost_ns == cost_ns(instance, placement) == cost_ns(cut, placement.at(None)), seed
+                assert evaluation.requests == Evaluation(cut, placement.at(None)).requests, seed
+            if not allowed:
+                refused += 1
+                with pytest.raises(InputError):
+                    placement.check_fits(instance)
+                continue
+            taken += 1
+            solution = moeplace.solve(instance, f"{__name__}:kept", start=placement)
+            assert solution.value == sum(expected or ()), seed
+            assert solution.active_experts == chosen, seed
+            report = moeplace.check(instance, solution)
+            assert report.ok, (seed, report.violations)
+            again = parse(msgspec.json.decode(solution.to_json()), Solution)
+            assert again == solution, seed
+            back = again.placement_on(instance)
+            assert (back.cached == placement.cached).all(), seed
+            assert back.active is not None
+            assert (back.active == placement.active).all(), seed
+    assert refused > 100
+    assert taken > 40
+    empty = Placement.empty(instance)
+    assert latency_ns(instance, empty) == instance.baseline_ns
+    for wrong in (empty.at(None), Placement(empty.cached, np.zeros(instance.n_blocks, dtype=np.int64))):
+        with pytest.raises(InputError, match="active_experts"):
+            latency_ns(instance, wrong)
+
+
+def wrong_choices(instance: Instance, solution: Solution) -> Iterator[tuple[str, Solution, str]]:
+    """Break what a solution says of active experts, each with what the checker must say."""
+    said, active = solution.objective, solution.active_experts
+    assert isinstance(active, dict)
+    model = instance.models[0]
+    others = {name: numbers for name, numbers in active.items() if name != model.name}
+
+    def named(what: str, why: str, changed: Any) -> tuple[str, Solution, str]:
+        return what, structs.replace(solution, active_experts=changed), f"active_experts: {why}"
+
+    yield named("nothing said", "missing", UNSET)
+    yield named("a model left out", f"nothing is said of {model.name!r}", others)
+    yield named("an unknown model", "the instance has no model 'x'", active | {"x": [1]})
+    short = {**active, model.name: active[model.name][1:]}
+    yield named("a layer left out", f"{model.layers - 1} numbers for the {model.layers} layers", short)
+    for k in (0, model.top_k + 1):
+        yield named(f"{k} experts", f"{k} in layer 0", {**active, model.name: [k, *active[model.name][1:]]})
+    for by in (-1, 1):
+        for key in ("loss", "loss_budget"):
+            other = structs.replace(said, **{key: getattr(said, key) + by})
+            yield f"{key} {by:+}", structs.replace(solution, objective=other), f"objective.{key}"
+    for key in ("loss", "loss_budget"):
+        other = structs.replace(said, **{key: UNSET})
+        yield f"{key} unsaid", structs.replace(solution, objective=other), f"objective.{key}"
+    assert instance.active is not None
+    table = instance.active.loss[model.name][0]
+    spare = instance.active.budget - said.loss + table[active[model.name][0] - 1]
+    if max(table) > spare:
+        k = table.index(max(table)) + 1
+        dear = {**active, model.name: [k, *active[model.name][1:]]}
+        yield named("above the budget", f"the layers lose {max(table) - spare + instance.active.budget}", dear)
+
+
+def test_the_checker_names_what_is_wrong_with_a_choice() -> None:
+    seen: set[str] = set()
+    for seed in range(60):
+        instance = Instance.from_document(random_joint_document(np.random.default_rng(seed)))
+        try:
+            solution = moeplace.solve(instance, "popular")
+        except NoSolutionError:
+            continue
+        assert moeplace.check(instance, solution).ok, seed
+        for what, wrong, why in wrong_choices(instance, solution):
+            found = moeplace.check(instance, wrong)
+            assert any(violation.startswith(why) for violation in found.violations), (seed, what, found.violations)
+            seen.add(what)
+        plain = instance.cut(solution.placement_on(instance).active)
+        own = moeplace.solve(plain, "popular")
+        for key, value in (("loss", 0), ("loss_budget", 1)):
+            wrong = structs.replace(own, objective=structs.replace(own.objective, **{key: value}))
+            assert any(f"objective.{key}" in said for said in moeplace.check(plain, wrong).violations), seed
+        wrong = structs.replace(own, active_experts=solution.active_experts)
+        assert any(said.startswith("active_experts: ") for said in moeplace.check(plain, wrong).violations), seed
+        with pytest.raises(InputError, match="active_experts: given, but not open"):
+            wrong.placement_on(plain)
+        with pytest.raises(InputError, match="active_experts: not given, and open"):
+            own.placement_on(instance)
+    assert len({what for what in seen if "experts" not in what}) == 11, seen
+    assert {"above the budget", "0 experts"} <= seen
+
+
+UNAWARE = [
+    "greedy", "local-search", "successive-greedy", "max-convolution", "popular", "random", "two-stage", "uniform",
+    "milp-textbook",
+]  # fmt: skip
+"""Methods that know nothing of active experts."""
+
+
+def test_methods_that_know_nothing_of_it_make_the_choice_first_and_prove_nothing() -> None:
+    ran = proven = 0
+    for seed in range(24):
+        document = random_joint_document(np.random.default_rng(seed), max_variables=6)
+        best = brute_force_joint(document)
+        instance = Instance.from_document(document)
+        choices = instance.choices
+        assert choices is not None
+        for method in UNAWARE if seed % 8 else [*UNAWARE, "column-generation"]:
+            if best is None:
+                with pytest.raises(NoSolutionError):
+                    moeplace.solve(instance, method)
+                continue
+            solution, certificate = certified(instance, method)
+            assert moeplace.check(instance, solution, certificate).ok, (seed, method)
+            assert solution.value >= best, (seed, method)
+            placement = solution.placement_on(instance)
+            assert (placement.active == choices.first).all(), (seed, method)
+            assert "decided before the placement" in solution.details["active_experts"], (seed, method)
+            assert solution.guarantee is None
+            ran += 1
+            if solution.bound is None:
+                assert solution.status.termination == "completed", (seed, method)
+                assert REFUSED_CLAIM not in solution.details, (seed, method)
+            else:
+                assert (choices.first == choices.fewest).all(), (seed, method)
+                assert solution.bound <= best, (seed, method)
+                assert certificate is not None
+                assert isinstance(certificate.proof, Trusted), (seed, method)
+                proven += 1
+    assert ran > 60
+    assert proven > 1
+
+
+def test_a_start_keeps_its_choice() -> None:
+    instance = toy().instance()
+    begin = Placement(Placement.empty(instance).cached, np.array([2, 1]))
+    solution = moeplace.solve(instance, "local-search", start=begin)
+    assert solution.active_experts == {"moe": [2, 1]}
+    assert "those of the start" in str(solution.details["active_experts"])
+    for method in ("greedy", "local-search"):
+        again = moeplace.solve(instance, method, start=solution)
+        assert again.value <= solution.value
+    with pytest.raises(InputError, match="active_experts: the layers lose 8, the budget is 4"):
+        moeplace.solve(instance, "greedy", start=begin.at(np.array([1, 1])))
+
+
+def test_what_is_proven_of_a_cut_is_not_proven_of_the_whole() -> None:
+    refused = 0
+    for seed in range(40):
+        instance = Instance.from_document(random_joint_document(np.random.default_rng(seed)))
+        cut = instance.cut(instance.block_top_k)
+        bound = ConcaveBound(saving_form(cut))
+        certificate = bound.best.certificate()
+        assert verify(cut, certificate).ok, seed
+        assert not verify(instance, certificate).ok, seed
+        ours = structs.replace(certificate, instance=structs.replace(certificate.instance, sha256=instance.sha256))
+        found = verify(instance, ours)
+        assert any("fewer active experts" in problem for problem in found.problems), (seed, found.problems)
+        assert found.bound_ns is None, seed
+        refused += 1
+    assert refused == 40
+
+
+def test_a_choice_that_cannot_be_paid_is_no_solution_in_one_line() -> None:
+    model = toy()
+    moe = model._models[0]
+    model.choose_active({moe: [[5, 2], [3, 1]]}, budget=2)
+    instance = model.instance()
+    for method in ("auto", "greedy", "milp", "no-cache"):
+        with pytest.raises(NoSolutionError, match="the layers lose at least 3, not 2"):
+            moeplace.solve(instance, method)
+
+
 def toy() -> Model:
     model = Model("toy", ranked=True)
     moe = model.add_model("moe", layers=2, experts=4, top_k=2, expert_bytes=1000)
@@ -167,3 +391,34 @@ def test_frames_that_do_not_belong_together_are_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=why):
             Instance.from_frames(**frames._replace(**changes)._asdict())
+
+
+def test_every_command_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    toy().instance().save("toy.json")
+
+    def run(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        found = main([*arguments])
+        out, err = capsys.readouterr()
+        assert found == code, (out, err)
+        return out + err
+
+    shown = run("info", "toy.json")
+    assert "open, within a loss of 4; top-k everywhere loses 0" in shown
+    assert "1 of 2 layers have a choice; 3 numbers of experts are worth considering" in shown
+    assert json.loads(run("info", "toy.json", "--json"))["active"]["loss_budget"] == 4
+    shown = run("solve", "toy.json", "--method", "milp", "-o", "best.json")
+    assert "1.5 of 2 a layer on average, fewer in 1 of 2 layers; loss 3 of 4" in shown
+    assert json.loads(Path("best.json").read_text())["active_experts"] == {"moe": [2, 1]}
+    run("check", "toy.json", "best.json")
+    assert "decided before the placement" in run("solve", "toy.json", "--method", "greedy", "--json")
+    assert "milp" in run("gap", "toy.json", "--methods", "milp,greedy,popular")
+    run("score", "toy.json", "best.json")
+    plain = toy().instance().cut([2, 1])
+    plain.save("plain.json")
+    assert "active_experts: given, but not open in this instance" in run("score", "plain.json", "best.json", code=2)
+    assert "only milp and cpsat" in run("export", "toy.json", "--model", "milp-textbook", "-o", "t.lp", code=2)
+    assert "which replay does not decide" in run("replay", "toy.json", "toy.json", "-o", "replayed", code=2)

@@ -13,19 +13,25 @@ from random_instances import (
     apart_document,
     brute_force,
     brute_force_2,
+    brute_force_joint,
     random_document,
     random_document_2,
     random_instance,
+    random_joint_document,
 )
 
 import moeplace
 from moeplace import Instance, MethodLimitError, Placement
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import stopping
-from moeplace.caching.bounds import by_layers, independent, proving
+from moeplace.caching.bounds import by_layers, independent, joint_layers, joint_proving, proving
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.bounds.independent import IndependentLayers
+from moeplace.caching.bounds.joint_proving import JointProving
 from moeplace.caching.evaluation import cost_ns
+from moeplace.caching.heuristics import joint_search
+from moeplace.caching.heuristics.joint import JointForms
+from moeplace.caching.heuristics.joint_search import JointSearch
 from moeplace.caching.heuristics.knapsack import fill
 from moeplace.caching.methods import auto, column_generation, greedy
 from moeplace.caching.methods.column_generation import generate
@@ -42,6 +48,7 @@ NEVER_ZERO = {
     "most_cuts",
     "coarse",
     "patience",
+    "turn_cuts",
 }
 """What cannot be nothing, as its documentation says."""
 
@@ -50,6 +57,9 @@ OPTIMA = [brute_force(instance) for instance in INSTANCES]
 # Of version 2: without a cloud, with slots, with loading.
 DOCUMENTS_2 = [random_document_2(np.random.default_rng(seed), 12) for seed in (1044,)]
 INSTANCES_2 = [Instance.from_document(document) for document in DOCUMENTS_2]
+JOINT_DOCUMENTS = [random_joint_document(np.random.default_rng(seed)) for seed in (25, 42)]
+JOINT = [Instance.from_document(document) for document in JOINT_DOCUMENTS]
+JOINT_OPTIMA = [brute_force_joint(document) for document in JOINT_DOCUMENTS]
 OPTIMA_2 = [brute_force_2(document) for document in DOCUMENTS_2]
 
 
@@ -129,10 +139,22 @@ def test_tiny_limits_of_column_generation(wide: bool) -> None:
     assert not wide or "concave bound" in bounds
 
 
+def test_tiny_limits_of_the_race_of_bounds() -> None:
+    usual = proving.Tuning(exact_experts=0, light_cells=0)
+    for told, tuning in each_tiny(usual):
+        if told.startswith(("layers.", "concave.", "exact_experts", "most_")):
+            continue  # as alone
+        for instance, optimum in zip(INSTANCES[:2], OPTIMA, strict=False):
+            with stopping(None) as stop:
+                search = caching_incumbent(instance, stop)
+                proving.prove(saving_form(instance), search, tuning)
+            judged(instance, search, optimum, told)
+
+
 def test_tiny_limits_of_auto() -> None:
     for told, tuning in each_tiny(auto.USUAL):
-        if told.startswith(("columns.", "proving.")):
-            continue  # as column generation has it
+        if told.startswith(("columns.", "proving.", "joint.", "joint_proving.")):
+            continue  # as column generation and the joint methods have it
         for instance, optimum in zip(INSTANCES[:2], OPTIMA, strict=False):
             with stopping(None) as stop:
                 outcome = auto.pick(
@@ -144,6 +166,30 @@ def test_tiny_limits_of_auto() -> None:
                     tuning=tuning,
                 )
             assert outcome.bound_ns == optimum == cost_ns(instance, outcome.placement), told
+
+
+def test_tiny_limits_of_joint_methods() -> None:
+    sources = set()
+    for usual in (joint_proving.USUAL, joint_proving.Tuning(layers=joint_layers.Tuning(most_shares=0))):
+        concave = usual is not joint_proving.USUAL
+        for told, tuning in each_tiny(usual):
+            if told.startswith("layers.") == concave or told.startswith(("layers.layers.", "concave.concave.")):
+                continue  # as the bounds of one number of active experts have it
+            for instance, optimum in zip(JOINT, JOINT_OPTIMA, strict=True):
+                with stopping(None) as stop:
+                    search = caching_incumbent(instance, stop)
+                    JointProving(JointForms(instance), search, tuning).run(1)
+                judged(instance, search, optimum, told)
+                sources.add(search.bound_source)
+    assert len(sources) == 2
+    for told, found in each_tiny(joint_search.USUAL):
+        for instance, optimum in zip(JOINT, JOINT_OPTIMA, strict=True):
+            with stopping(None) as stop:
+                search = caching_incumbent(instance, stop)
+                columns = JointSearch(JointForms(instance), search, seed=0, started=False, tuning=found)
+                columns.begin()
+                columns.improve(3)
+            judged(instance, search, optimum, told)
 
 
 def test_tiny_limits_of_greedy() -> None:

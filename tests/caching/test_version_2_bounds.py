@@ -20,7 +20,6 @@ from scipy.optimize import linprog
 import moeplace
 from moeplace import Instance
 from moeplace.base.arrays import Int64
-from moeplace.base.certificates import Certificate
 from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, NoSolutionError
 from moeplace.base.stop import Stop
@@ -28,7 +27,7 @@ from moeplace.caching.bounds import by_layers, concave, layer_oracle
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.bounds.concave import ConcaveBound, ConcaveResult
 from moeplace.caching.bounds.layer_oracle import NOTHING, LayerOracle
-from moeplace.caching.certificates import SHARE_BITS, Cut
+from moeplace.caching.certificates import SHARE_BITS, CachingCertificate, Cut
 from moeplace.caching.saving import Layer, saving_form
 from moeplace.caching.searching import caching_incumbent
 from moeplace.caching.terms import aggregate
@@ -350,7 +349,7 @@ def test_the_verifier_computes_what_the_format_says() -> None:
             covering["prices"] = [
                 int(p) * (q > 0) for q, p in zip(covering["prices"], rng.integers(0, 2**50, 99), strict=False)
             ]
-        other = parse(document, Certificate)
+        other = parse(document, CachingCertificate)
         assert isinstance(other.proof, Cut)
         found = verify(instance, other)
         assert found.ok, seed
@@ -404,7 +403,7 @@ def test_coverage_changed_proves_something_true_or_is_rejected() -> None:
         for changed, wrong in changes(instance, json.loads(certificate.to_json())):
             wrong_ones += wrong
             try:
-                found = verify(instance, parse(changed, Certificate))
+                found = verify(instance, parse(changed, CachingCertificate))
             except InputError:
                 rejected += 1  # no certificate document any more
                 continue

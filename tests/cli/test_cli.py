@@ -93,6 +93,7 @@ def start_process(*args: str, **options: Any) -> subprocess.Popen[str]:
 # --- solve -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wheel
 def test_solve_sums_up(run: Run) -> None:
     out, err = run("solve", "toy.json", "--method", "cpsat", "-o", "out.json")
     assert err == ""
@@ -142,6 +143,7 @@ def test_solve_takes_module_function_and_parameters(run: Run) -> None:
     assert "parameter depth of odd_methods:tunable: expected an integer, found true" in err
 
 
+@pytest.mark.wheel
 def test_solve_finds_a_method_in_the_current_folder(folder: Path) -> None:
     Path("mine.py").write_text(
         "from moeplace import Placement\ndef f(instance, **options):\n    return Placement.empty(instance)\n"
@@ -251,6 +253,7 @@ def test_a_failed_write_leaves_the_old_file(run: Run, monkeypatch: pytest.Monkey
 # --- check -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.wheel
 def test_check_accepts(run: Run) -> None:
     run("solve", "toy.json", "--method", "cpsat", "-o", "out.json")
     out, err = run("check", "toy.json", "out.json")
@@ -412,6 +415,7 @@ def test_info_says_the_models_own_layer_numbers(run: Run) -> None:
     assert json.loads(run("info", "numbered.json", "--json")[0])["models"][0]["layer_index"] == [3, 5]
 
 
+@pytest.mark.wheel
 def test_methods(run: Run) -> None:
     out, _ = run("methods")
     assert "milp\n" in out
@@ -426,6 +430,7 @@ def test_methods(run: Run) -> None:
 
 @pytest.mark.parametrize("model", ["milp", "milp-textbook"])
 @pytest.mark.parametrize(("name", "expected"), [("x.mps", "ENDATA"), ("x.lp", "binary")])
+@pytest.mark.wheel
 def test_export(run: Run, model: str, name: str, expected: str) -> None:
     out, err = run("export", "toy.json", "--model", model, "-o", name)
     assert (out, err) == (f"written to {name}\n", "")
@@ -453,6 +458,7 @@ def test_what_few_need_is_listed_apart_and_works(run: Run) -> None:
     assert run("info", "--help-links", code=2)[1].startswith("moeplace info: No such option '--help-links'")
 
 
+@pytest.mark.wheel
 def test_help_lists_every_command(run: Run) -> None:
     out, _ = run("--help")
     for name, line in COMMANDS.items():
@@ -461,11 +467,13 @@ def test_help_lists_every_command(run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.wheel
 def test_every_command_has_help(run: Run, name: str) -> None:
     out, _ = run(name, "--help")
     assert out.startswith(f"Usage: moeplace {name} ")
 
 
+@pytest.mark.wheel
 def test_public_names_are_all_there() -> None:
     for name in moeplace.__all__:
         assert getattr(moeplace, name) is not None
@@ -483,6 +491,7 @@ SOLVERS = {"pyomo", "ortools", "highspy", "pandas", "scipy"}
     [(["--help"], SOLVERS | {"numpy", "rich", "msgspec"}), (["check", "toy.json", "out.json"], SOLVERS)],
     ids=["help", "check"],
 )
+@pytest.mark.wheel
 def test_what_is_not_imported(run: Run, args: list[str], banned: set[str]) -> None:
     run("solve", "toy.json", "--method", "popular", "-o", "out.json")
     code = f"import sys; from moeplace.cli import main; main({args!r}); print(*sorted(sys.modules), file=sys.stderr)"
@@ -704,6 +713,7 @@ def test_interrupted_exact_method(folder: Path) -> None:
 # --- the library by names -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.wheel
 def test_the_library_is_listed(run: Run) -> None:
     out, _ = run("instances")
     for path in instance_files():
@@ -717,6 +727,7 @@ def test_the_library_is_listed(run: Run) -> None:
     assert "no set of instances 'huge'" in run("instances", "huge", code=2)[1]
 
 
+@pytest.mark.wheel
 def test_a_name_of_the_library_is_an_instance(run: Run) -> None:
     for name in ("tiny_sum_adds_up", "tiny/tiny_sum_adds_up"):
         assert "tiny_sum_adds_up" in run("info", name)[0]

@@ -41,12 +41,12 @@ def name(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(e.language in RUN for e in examples(page))], ids=name)
-def test_the_examples_of_a_page(page: Path, tmp_path: Path) -> None:
+def test_the_examples_of_a_page(page: Path, apart: Path) -> None:
     for folder in ("instances", "scripts", "docs"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
-    runner = ROOT / "tests" / "document_examples.py"
-    done = subprocess.run([sys.executable, str(runner), str(page)], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+        (apart / folder).symlink_to(ROOT / folder)
+    session = Session()
+    for example in examples(page):
+        session.run(example)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -200,7 +200,6 @@ class _Page(HTMLParser):
                 self.loaded.append(value)
 
 
-@pytest.mark.xdist_group("site")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """One test: the site is built once, whatever the number of processes."""
     for package in ("sphinx", "ziamath"):

@@ -16,7 +16,7 @@ from moeplace.layers import merging
 from moeplace.layers.listed import ListedOracle
 from moeplace.layers.merging import Menu, merge
 from moeplace.layers.oracle import LARGEST, Float, Plans, Schedule
-from moeplace.layers.proof import LayerProof, Tuning
+from moeplace.layers.proof import Argument, LayerProof, Tuning
 
 NOTHING = -(10**6)
 
@@ -41,7 +41,7 @@ class Ledger:
         self.looks -= 1
         return self.looks < 0
 
-    def prove(self, upper: int) -> None:
+    def prove(self, upper: int, argument: Argument) -> None:
         self.uppers.append(upper)
 
     def known(self) -> list[list[Int64]]:

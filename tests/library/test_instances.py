@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from active_instances import brute_force as active_brute_force
 from cases import REALDATA, ROOT, SCRIPTS
-from random_instances import brute_force, brute_force_2
+from random_instances import brute_force, brute_force_2, brute_force_joint
 
 import moeplace
 from moeplace import Instance, load
@@ -37,13 +37,14 @@ def builders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_sets_are_there() -> None:
-    assert set_names() == ["tiny", "small", "medium", "large", "real", "collaboration", "active", "serverless"]
+    assert set_names() == ["tiny", "small", "medium", "large", "real", "collaboration", "joint", "active", "serverless"]
     assert len(instance_files("tiny")) == 8
     assert 20 <= len(instance_files("small")) <= 24
     assert len(instance_files("medium")) == 17
     assert len(instance_files("large")) == 11
     assert len(instance_files("real")) == 9
     assert len(instance_files("collaboration")) == 21
+    assert len(instance_files("joint")) == 18
     assert len(instance_files("active")) == 40
     assert len(instance_files("serverless")) == 11
 
@@ -116,6 +117,24 @@ def test_instances_without_a_cloud_are_rebuilt_bit_for_bit_and_those_by_hand_are
         if "_tiny_" in document["name"]:
             assert brute_force_2(document) == records[document["name"]].latency_ns, document["name"]
         assert records[document["name"]].optimal, document["name"]
+
+
+@needs_scripts
+@pytest.mark.usefixtures("builders")
+def test_instances_with_open_active_experts_are_rebuilt_bit_for_bit_and_those_by_hand_are_solved(
+    tmp_path: Path,
+) -> None:
+    from instance_sets import joint
+
+    records = best_known("joint")
+    shipped = {instance_name(path): path for path in instance_files("joint")}
+    for document in joint.documents():
+        path = tmp_path / "rebuilt.json"
+        Instance.from_document(document).save(path)
+        assert path.read_bytes() == shipped[document["name"]].read_bytes(), document["name"]
+        if "_tiny_" in document["name"]:
+            assert brute_force_joint(document) == records[document["name"]].latency_ns, document["name"]
+            assert records[document["name"]].optimal, document["name"]
 
 
 def test_records_of_active_experts_are_points_of_the_front() -> None:

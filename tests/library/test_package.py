@@ -11,10 +11,14 @@ from importlib.metadata import distribution, entry_points
 from importlib.resources import files
 from pathlib import Path
 
+import pytest
+
 import moeplace
 import moeplace_models
 from moeplace.library import instance_files, set_names
 from moeplace.schemas import DOCUMENTS
+
+pytestmark = pytest.mark.wheel
 
 
 def test_every_module_can_be_imported() -> None:

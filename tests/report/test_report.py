@@ -45,14 +45,14 @@ Cli = Callable[..., tuple[str, str]]
 
 
 RUNS = 6 * len(METHODS) * 2
-pytestmark = pytest.mark.xdist_group("report")  # one process makes the run and the report that all look at
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run directory of real solves on five tiny instances and a small one."""
     paths = [*TINY[:5], instance_files("small")[2]]
-    return solved_run(tmp_path_factory.mktemp("runs") / "run", paths, METHODS, [0, 1], time_limit=5.0)
+    # A limit that nothing reaches, also on a busy machine.
+    return solved_run(tmp_path_factory.mktemp("runs") / "run", paths, METHODS, [0, 1], time_limit=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -554,6 +554,33 @@ def test_plot_of_every_kind(cli: Cli, run: Path) -> None:
         assert ET.parse(f"{name}.svg").getroot().tag.endswith("svg")
 
 
+def test_plot_of_open_active_experts(cli: Cli) -> None:
+    from moeplace.caching.pictures import BudgetPoint, active_layers, budget_curve
+
+    path = next(path for path in instance_files("joint") if path.stem == "joint_tiny_two_models")
+    cli("solve", path, "--method", "milp", "-o", "exact.json")
+    cli("solve", path, "--method", "greedy", "-o", "greedy.json")
+    cli("plot", "active", path, "exact.json", "greedy.json", "-o", "layers.svg")
+    cli("plot", "budget", path, "--methods", "milp,greedy", "--budgets", "0,60,120", "-o", "budget.svg")
+    for name in ("layers", "budget"):
+        assert ET.parse(f"{name}.svg").getroot().tag.endswith("svg")
+    instance = moeplace.load(path)
+    figure = active_layers(instance.models, [("both", [1, 2]), ("neither", [2, 2])], "two models")
+    drawn = [axes.get_images()[0].get_array().tolist() for axes in figure.axes[:2]]
+    assert drawn == [[[1], [2]], [[2], [2]]]  # a panel for each model, a line for each choice
+    points = [BudgetPoint("milp", 60, 32, 30), BudgetPoint("milp", 0, 140, None), BudgetPoint("greedy", 60, 80, None)]
+    lines = budget_curve(points, 1, "latency").axes[0].get_lines()
+    assert [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in map(_plain, lines)] == [
+        ([0, 60], [140, 32]), ([60], [30]), ([60], [80])
+    ]  # fmt: skip
+
+
+def _plain(line: Any) -> Any:
+    """Return a line with its data as arrays."""
+    line.set_data(np.asarray(line.get_xdata()), np.asarray(line.get_ydata()))
+    return line
+
+
 @pytest.mark.parametrize("path", TINY, ids=lambda path: path.stem)
 def test_plot_takes_every_tiny_instance(cli: Cli, path: Path) -> None:
     cli("solve", path, "--method", "greedy", "-o", "solution.json")
@@ -615,6 +642,15 @@ def test_capacity_is_scaled_exactly(tmp_path: Path) -> None:
         (["capacity", "i.json", "--factors", "nan", "-o", "x.png"], "--factors: expected numbers from 0"),
         (["capacity", "i.json", "--factors", "1e300", "-o", "x.png"], "--factors: expected numbers from 0"),
         (["capacity", "i.json", "--methods", "nope", "-o", "x.png"], "no method 'nope'"),
+        (
+            ["budget", "i.json", "--budgets", "0,1", "-o", "x.png"],
+            "i.json: leaves nothing open: every row waits for all",
+        ),
+        (["budget", "i.json", "--budgets", "0,1.5", "-o", "x.png"], "--budgets: expected whole numbers with commas"),
+        (["budget", "i.json", "--budgets", "-1", "-o", "x.png"], "--budgets: expected whole numbers with commas"),
+        (["active", "i.json", "s.json", "-o", "x.png"], "i.json: leaves nothing open: every row waits for all"),
+        (["active", "open.json", "s.json", "-o", "x.png"], "s.json: does not say how many experts are active"),
+        (["active", "open.json", "wrong.json", "-o", "x.png"], "wrong.json: active_experts: 3 in layer 0 of 'a'"),
         (["coactivation", "i.json", "--model", "nope", "-o", "x.png"], "i.json: --model: no model 'nope'; there are"),
         (["coactivation", "i.json", "--layers", "0,77", "-o", "x.png"], "i.json: --layers: no layer '77'"),
         (["popularity", "no_rows.json", "-o", "x.png"], "no_rows.json: has no activations to draw"),
@@ -635,6 +671,10 @@ def test_plot_refuses(cli: Cli, args: list[str], message: str) -> None:
     Path("i.json").write_bytes(path.read_bytes())
     cli("solve", "i.json", "--method", "greedy", "-o", "s.json")
     other = json.loads(Path("s.json").read_text())
+    several = json.loads(Path("s.json").read_text()) | {"active_experts": {"a": [3], "b": [1]}}
+    Path("wrong.json").write_text(json.dumps(several))
+    joint = next(path for path in instance_files("joint") if path.stem == "joint_tiny_two_models")
+    Path("open.json").write_bytes(joint.read_bytes())
     other["placement"] = [{"server": "elsewhere", "model": "m", "experts": [[0, 0]]}]
     Path("other.json").write_text(json.dumps(other))
     no_rows = moeplace.load(path).document()
@@ -691,6 +731,7 @@ def test_the_published_benchmark_is_written_from_a_run_alone(
     assert specification is not None
     assert specification.loader is not None
     script = importlib.util.module_from_spec(specification)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     specification.loader.exec_module(script)
     asked = []
 
@@ -712,6 +753,22 @@ def test_the_published_benchmark_is_written_from_a_run_alone(
     assert {"runs.csv", "summary.csv", "pictures/placement.svg", "pictures/progress.svg"} < set(links)
     assert all((tmp_path / "out" / link).is_file() for link in links)
     assert not (tmp_path / "out" / PAGE).exists()
+    _ages(text)
+
+
+def _ages(text: str) -> None:
+    """The page says what it was measured with; with another table of counts it is older, and without any."""
+    ages = importlib.import_module("ages")
+    now = ages.counts()
+    assert ages.older(text, now) is None
+    assert ages.note("benchmark/index", text) == text
+    assert "All measured" in ages.older(text, "0" * 8)
+    mixed = text + re.sub(f"counts {now}", "counts 00000000", text)
+    assert "1 of 2 sections measured" in ages.older(mixed, now)
+    noted = ages.note("benchmark/index", mixed).splitlines()
+    assert (noted[0], noted[2]) == (text.splitlines()[0], "```{note}")
+    assert ages.note("benchmarks/core", mixed) == mixed
+    assert "before the last change" in ages.older("# A page\n", now)
 
 
 def _one_more(run: Path, plan: BenchPlan) -> tuple[list[PlannedInstance], list[Record]]:

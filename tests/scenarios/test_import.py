@@ -96,7 +96,7 @@ def write_layers(path: Path, experts: np.ndarray) -> None:
 def write_logits(path: Path, experts: np.ndarray) -> None:
     """Write router logits whose largest are the experts."""
     logits = np.random.default_rng(3).random((*experts.shape[:2], EXPERTS), dtype=np.float32)
-    np.put_along_axis(logits, experts.astype(np.int64), 2.0 + np.arange(TOP_K, dtype=np.float32), axis=2)
+    np.put_along_axis(logits, experts.astype(np.int64), 2.0 + np.arange(TOP_K, dtype=np.float32)[::-1], axis=2)
     np.savez(path, router_logits=logits, lengths=np.array(LENGTHS), profile=np.array(PROFILES))
 
 
@@ -252,6 +252,19 @@ def test_every_format_gives_the_same_instance(name: str, small_pieces: bool, mon
     assert (tokens_mine == tokens_other).all()
     assert rest_mine == rest_other
     assert rest_mine == [{"law": 2, "code": 1, "poetry": 1}, len(LENGTHS), sum(LENGTHS) * LAYERS]
+
+
+def test_every_format_keeps_the_order_of_a_tokens_experts() -> None:
+    expected = Counter((layer, tuple(own[layer])) for own in tokens().tolist() for layer in range(LAYERS))
+    for name, write in WRITERS.items():
+        write(Path(name), tokens())
+        counts, _ = count_traces([open_trace(name, SHAPE)], SHAPE, range(4), ranked=True)
+        found: Counter[tuple[int, tuple[int, ...]]] = Counter()
+        rows_found = counts.rows()
+        for row, count in enumerate(rows_found.count.tolist()):
+            own = rows_found.expert[rows_found.start[row] : rows_found.start[row + 1]]
+            found[int(rows_found.layer[row]), tuple(own.tolist())] += count
+        assert found == expected, name
 
 
 def test_every_format_gives_one_file(capsys: pytest.CaptureFixture[str]) -> None:

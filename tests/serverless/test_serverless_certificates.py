@@ -38,7 +38,7 @@ def large(tuning: Any = None, **changes: Any) -> proving.Tuning:
 
 def solved(instance: Instance, tuning: proving.Tuning) -> Any:
     search = serverless_incumbent(instance, None, Stop(None), 0.0, None)
-    proving.solve_layers(instance, search, None, 0.0, tuning)
+    proving.solve_layers(instance, search, None, 0.0, tuning=tuning)
     return search
 
 
@@ -129,7 +129,7 @@ CERTIFIED: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "an alpha too few": (("proof", "alphas", 0, "first"), lambda v: v[1:], "the instance has 1 maxima"),
     "rows too few": (("proof", "alphas", 0, "every"), lambda v: "", "the instance has 2 maxima"),
     "no base64": (("proof", "alphas", 0, "every"), lambda v: "!!", "not base64"),
-    "half a number": (("proof", "alphas", 0, "every"), lambda v: "AAAA", "two bytes a number"),
+    "half a number": (("proof", "alphas", 0, "every"), lambda v: "AAAA", "2 bytes a number"),
 }
 
 

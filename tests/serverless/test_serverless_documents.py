@@ -45,7 +45,7 @@ def test_large_layers_come_with_a_certificate(tmp_path: Path) -> None:
 
     instance = Instance.from_document(toy())
     search = serverless_incumbent(instance, None, Stop(None), 0.0, None)
-    solve_layers(instance, search, None, 0.0, Tuning(listed_experts=0))
+    solve_layers(instance, search, None, 0.0, tuning=Tuning(listed_experts=0))
     made = search.outcome().certificate
     assert callable(made)
     validate("serverless_certificate", json.loads(made().to_json()))

@@ -99,7 +99,7 @@ def test_limits_on_the_way_change_no_proof() -> None:
             instance = Instance.from_document(random_document(seed))
             best = brute_force(instance)
             search = serverless_incumbent(instance, None, Stop(None), 0.0, None)
-            proving.solve_layers(instance, search, None, 0.0, proving.Tuning(beginning=start, proof=proof))
+            proving.solve_layers(instance, search, None, 0.0, tuning=proving.Tuning(beginning=start, proof=proof))
             if best is None:
                 assert search.placement is None, seed
             else:

@@ -123,3 +123,20 @@ def test_a_solver_whose_clock_is_ahead_says_time_limit() -> None:
     run(model, x, search, constant=99)
     assert search.ended is None
     assert search.outcome().termination == "time_limit"
+
+
+def test_an_optimum_without_its_bound_is_no_gap_that_was_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = cp_model.CpModel()
+    x = [model.new_bool_var("") for _ in range(SIZE)]
+    model.add(sum(x) <= 2)
+    model.maximize(sum(3 * v for v in x) - x[0].negated())
+    reached = cpsat._reached
+    for off, ending in ((0, "gap_limit"), (1, "completed")):
+        # Weights rounded up, as large ones are: what it costs is more than what CP-SAT proves.
+        search = Incumbent(
+            (0,) * SIZE, cost=lambda decision: 1000 - 2 * sum(decision), fits=lambda _: True, stop=Stop()
+        )
+        monkeypatch.setattr(cpsat, "_reached", lambda *given, off=off: reached(*given) + off)
+        run(model, x, search, constant=1000)
+        assert (search.ending, search.latency_ns, search.bound_ns) == (ending, 996, 994)
+        assert search.outcome().termination == ending

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from moeplace.active.scenarios.assembly import LOSS_BUDGET, Assembled, Served, assemble, numbered, stem_of
-from moeplace.active.scenarios.roofline import BATCHES, Device, losses
-from moeplace.base.documents import INT64_MAX, show
+from moeplace.active.scenarios.roofline import BATCHES, Device
 from moeplace.base.errors import InputError
-from moeplace.scenarios.csvtable import is_number, read_table
+from moeplace.scenarios.losses import losses, read_losses
 from moeplace.scenarios.ranked import RankedTokens, need_ranks, read_ranked
 from moeplace.scenarios.traces.common import Reading, Shape
 from moeplace.scenarios.traces.opening import open_trace
@@ -44,9 +42,9 @@ class Imported:
         return {
             "tokens": tokens.tokens,
             "rows": tokens.rows,
-            "sorted_rows": tokens.sorted_rows,
+            "sorted_rows": 0 if tokens.mass is None else tokens.mass.sorted_rows,
             "short": tokens.short,
-            "unweighed": tokens.unweighed,
+            "unweighed": 0 if tokens.mass is None else tokens.mass.unweighed,
             "fillers": tokens.fillers,
             "skipped": tokens.skipped,
             "dropped": dict(tokens.dropped),
@@ -89,7 +87,7 @@ def import_trace(
     ranked : bool
         Rows stand in falling router weight.
     loss : path-like, optional
-        Measured sensitivities, see :func:`read_losses`.
+        Measured sensitivities, see :func:`~moeplace.scenarios.losses.read_losses`.
     reading, skip_layers, fillers, drop_bad_rows
         As in ``moeplace import`` for caching.
     seed, name, batches, fixed_ns, loss_budget, time_budget_ns
@@ -118,8 +116,8 @@ def import_trace(
     said = "router weight of the dropped ranks, parts per million of that of all layers (a proxy)"
     source: dict[str, str | int] = {"importer": "moeplace import", "routing": Path(path).name, "tokens": tokens.tokens}
     if table is None:
-        assert tokens.share is not None
-        table = losses(tokens.share, tokens.weighed)
+        assert tokens.mass is not None
+        table = losses(tokens.mass)
         source |= {"loss": "router weight, parts per million", "gates": Path(str(gates)).name}
     else:
         said = f"measured, of {Path(str(loss)).name}"
@@ -133,44 +131,3 @@ def import_trace(
         for batch in requests
     ]  # fmt: skip
     return Imported(made, tokens, said, [*found.notes, *tokens.notes])
-
-
-def read_losses(path: str | os.PathLike[str], layers: int, top_k: int) -> list[list[int]]:
-    """Read measured sensitivities: CSV with ``layer,k,loss``, whole numbers, layers from 0 and ``k`` from 1.
-
-    A row for every layer and every ``k`` below ``top_k``; with all experts the loss is 0 where no row says another.
-
-    Raises
-    ------
-    InputError
-        With the file and the line: a cell that is no such number, a pair twice, a pair that is missing.
-    """
-    expected = "layer,k,loss"
-    table = read_table(path, expected, lambda cells: not all(is_number(cell) for cell in cells))
-    columns = [0, 1, 2]
-    if table.heading is not None:
-        found = [table.column(key) for key in expected.split(",")]
-        if None in found:
-            raise InputError(f"expected the columns {expected}, found {', '.join(table.heading)}", place="heading",
-                             file=table.file)  # fmt: skip
-        columns = [column for column in found if column is not None]
-    limits = {"layer": (0, layers - 1), "k": (1, top_k), "loss": (0, INT64_MAX)}
-    known: dict[tuple[int, int], int] = {}
-    for row in table.rows:
-        numbers = []
-        for (key, (low, high)), column in zip(limits.items(), columns, strict=True):
-            cell = row.cells[column] if column < len(row.cells) else ""
-            value = table.number(cell) if cell else None
-            if value is None or value.denominator != 1 or not low <= value <= high:
-                raise table.error(f"{key}: expected a whole number from {low} to {high}, found {show(cell)}", row)
-            numbers.append(int(Fraction(value)))
-        layer, k, loss = numbers
-        if (layer, k) in known:
-            raise table.error(f"layer {layer} with {k} experts stands there twice", row)
-        known[layer, k] = loss
-    for layer in range(layers):
-        known.setdefault((layer, top_k), 0)
-        for k in range(1, top_k):
-            if (layer, k) not in known:
-                raise InputError(f"no row for layer {layer} with {k} experts", file=table.file)
-    return [[known[layer, k] for k in range(1, top_k + 1)] for layer in range(layers)]

@@ -1,4 +1,4 @@
-r"""Times of layers by the roofline, and losses by the router's weights.
+r"""Times of layers by the roofline; losses are in :mod:`moeplace.scenarios.losses`.
 
 A step serves ``B`` tokens, one of each request. With ``k`` active experts a layer reads each expert that any of the
 tokens uses once, and computes for each token and each of its ``k`` experts a multiplication and an addition a weight::
@@ -8,13 +8,6 @@ tokens uses once, and computes for each token and each of its ``k`` experts a mu
 (Williams, Waterman and Patterson, Communications of the ACM 52(4), 2009.) ``distinct`` is counted: the mean over
 batches of ``B`` tokens, drawn from all tokens of the layer, of how many experts their first ``k`` ranks touch. Were all
 experts used equally often and independently, it would be ``E (1 - (1 - k/E)**B)``                               (E5).
-
-The loss of ``k`` experts is the share of the router's weight that the dropped ranks have, in the mean over the tokens
-and in parts per million of the weight of all layers::
-
-    loss[l][k] = 10**6 / L * mean over tokens of (weight of ranks k+1 to K) / (weight of all K ranks)               (E6)
-
-That is a proxy: how much a model's answers suffer, only a measurement says.
 """
 
 from __future__ import annotations
@@ -26,9 +19,9 @@ import numpy as np
 
 from moeplace.base.arrays import Int64
 from moeplace.base.errors import InputError
-from moeplace.scenarios.ranked import SHARE, RankedTokens
+from moeplace.scenarios.losses import half_up
+from moeplace.scenarios.ranked import RankedTokens
 
-PPM: Final = 10**6
 BATCHES: Final = 200
 """How many batches are drawn where nobody says."""
 
@@ -139,36 +132,8 @@ def times(distinct: Int64, batch: int, expert: list[Expert], device: Device, *, 
     for counts, one in zip(distinct.tolist(), expert, strict=True):
         row = []
         for k, count in enumerate(counts, start=1):
-            reading = _rounded(count * one.n_bytes * 10**9, batches * device.bytes_per_s)
-            computing = _rounded(2 * batch * k * one.weights * 10**9, device.flops)
+            reading = half_up(count * one.n_bytes * 10**9, batches * device.bytes_per_s)
+            computing = half_up(2 * batch * k * one.weights * 10**9, device.flops)
             row.append(max(reading, computing))
         table.append(row)
     return table
-
-
-def losses(share: Int64, weighed: Int64) -> list[list[int]]:
-    """Return the loss of each layer and number of active experts (E6), to the nearest part per million, a half up.
-
-    Parameters
-    ----------
-    share : int64 array [L, K]
-        Sums over tokens of the share of each rank, in ``1 / SHARE``.
-    weighed : int64 array [L]
-        Tokens of each layer that these are of.
-
-    Raises
-    ------
-    InputError
-        A layer has no token with a weight.
-    """
-    table, layers = [], len(share)
-    for layer, (own, tokens) in enumerate(zip(share.tolist(), weighed.tolist(), strict=True)):
-        if not tokens:
-            raise InputError(f"no token of layer {layer} has a router weight")
-        dropped = [sum(own[k:]) for k in range(1, len(own) + 1)]
-        table.append([_rounded(PPM * mass, layers * tokens * SHARE) for mass in dropped])
-    return table
-
-
-def _rounded(numerator: int, denominator: int) -> int:
-    return (2 * numerator + denominator) // (2 * denominator)

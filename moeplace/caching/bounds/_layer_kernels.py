@@ -11,18 +11,20 @@ from __future__ import annotations
 import numpy as np
 
 from moeplace.base.compiled import compiled
+from moeplace.caching.certificates import MANTISSA_BITS, SHARE_BITS
 from moeplace.layers._hash_kernels import place, rehash  # noqa: F401
 
 
 @compiled
 def smooth(
-    radius, term_radius, member, length, weight, price, load, covers, within, temperature, rate, part, share_out,
+    radius, term_radius, member, length, weight, price, load, covers, within, temperature, rate, odds, part, share_out,
     n_experts, usage, steps,
 ):  # fmt: skip
     """Move shares by entropic mirror descent on the smoothed bound of a layer; all in floats, none of it a proof.
 
-    ``part [T, K]``: each member's part of the weight, changed in place. ``usage [2, N]`` gets the expected number of
-    experts on each server at the last point, and its variance. ``load [E, N]``, no rows where loading is free,
+    ``part [T, K]``: each member's part of the weight, changed in place; in proportion to its ``odds [E, Q]``, which are
+    changed first, unless room counts. ``usage [2, N]`` gets the expected number of experts on each server at the last
+    point, and its variance. ``load [E, N]``, no rows where loading is free,
     ``covers [E, 2**N]``, none where every mask may be taken, ``within [Q]``, nothing where room does not count: as
     :func:`room_mass` has it, with ``share_out [T, K, K]``, changed in place. Returns the smoothed bound there.
     """
@@ -106,6 +108,23 @@ def smooth(
                 usage[1, n] += held * (1.0 - held)
             for q in range(n_radii):
                 hit[e, q] = 1.0 - inside[n_masks - 1 - radius[q]]
+        if not len(within):
+            # A step multiplies parts by what depends on the expert and the radius set alone: odds of these say it all.
+            for q in range(n_radii):
+                top = 0.0
+                for e in range(n_experts):
+                    odds[e, q] *= np.exp(-rate * hit[e, q])
+                    top = max(top, odds[e, q])
+                for e in range(n_experts):
+                    if odds[e, q] > 0.0:
+                        odds[e, q] = max(LEAST_ODDS, odds[e, q] / top)
+            for t in range(len(weight)):
+                total = 0.0
+                for j in range(length[t]):
+                    total += odds[member[t, j], term_radius[t]]
+                for j in range(length[t]):
+                    part[t, j] = odds[member[t, j], term_radius[t]] / total
+            continue
         for t in range(len(weight)):
             if length[t] == 1:
                 continue
@@ -113,22 +132,19 @@ def smooth(
             low = 2.0
             for j in range(length[t]):
                 felt[j] = hit[member[t, j], q]
-                if len(within):
-                    some, whole = 0.0, 0.0
-                    for k in range(length[t]):
-                        if k != j:
-                            some += counted[member[t, j], q, member[t, k]] * share_out[t, j, k]
-                    # What does not count is free: let it have more.
-                    for k in range(length[t]):
-                        if k != j:
-                            if counted[member[t, j], q, member[t, k]] > 0.0:
-                                share_out[t, j, k] = max(
-                                    SMALLEST, share_out[t, j, k] * (1.0 - rate * hit[member[t, j], q])
-                                )
-                            whole += share_out[t, j, k]
-                    for k in range(length[t]):
-                        share_out[t, j, k] /= whole
-                    felt[j] *= some
+                some, whole = 0.0, 0.0
+                for k in range(length[t]):
+                    if k != j:
+                        some += counted[member[t, j], q, member[t, k]] * share_out[t, j, k]
+                # What does not count is free: let it have more.
+                for k in range(length[t]):
+                    if k != j:
+                        if counted[member[t, j], q, member[t, k]] > 0.0:
+                            share_out[t, j, k] = max(SMALLEST, share_out[t, j, k] * (1.0 - rate * hit[member[t, j], q]))
+                        whole += share_out[t, j, k]
+                for k in range(length[t]):
+                    share_out[t, j, k] /= whole
+                felt[j] *= some
                 low = min(low, felt[j])
             total = 0.0
             for j in range(length[t]):
@@ -196,25 +212,35 @@ def redundant(asked, n_servers):
 
 
 @compiled
-def split_shares(weight, part, length):
-    """Return what is booked with each member once the first ``j`` members hit, int64 ``[T, K, K]``.
+def split_shares(weight, code, length, hits):
+    """Return what is booked with each member once the first ``j < hits`` members hit, int64 ``[T, hits, K]``.
 
-    ``part [T, K]``: shares in floats. Members before ``j`` get nothing, the others the whole weight in proportion to
-    their parts, in integers that are not negative and add up to the weight exactly.
+    ``code [T, K]``: the members' odds, see :func:`~moeplace.caching.certificates.odds_codes`. Members before ``j`` get
+    nothing, the others the whole weight in proportion to their odds, in integers that are not negative and add up to
+    the weight exactly: the rule is part of the format of certificates (docs/certificates.md).
     """
-    n_terms, width = part.shape
-    share = np.zeros((n_terms, width, width), np.int64)
+    n_terms, width = code.shape
+    share = np.zeros((n_terms, hits, width), np.int64)
+    part = np.zeros(width, np.int64)
     for t in range(n_terms):
-        for j in range(length[t]):
-            total = 0.0
+        for j in range(min(hits, length[t])):
+            top = j
             for i in range(j, length[t]):
-                total += part[t, i]
+                if code[t, i] > code[t, top]:
+                    top = i
+            total = 0
+            for i in range(j, length[t]):
+                shift = (code[t, i] >> MANTISSA_BITS) - (code[t, top] >> MANTISSA_BITS) + SHARE_BITS
+                odds = (1 << MANTISSA_BITS) + (code[t, i] & ((1 << MANTISSA_BITS) - 1))
+                part[i] = odds << shift if shift >= 0 else odds >> -shift
+                total += part[i]
             left = weight[t]
-            for i in range(j, length[t] - 1):
-                wanted = weight[t] * (part[t, i] / total) if total > 0 else weight[t] / (length[t] - j)
-                share[t, j, i] = min(left, max(0, int(wanted)))
+            for i in range(j, length[t]):
+                own = (part[i] << SHARE_BITS) // total
+                share[t, j, i] = (weight[t] >> SHARE_BITS) * own
+                share[t, j, i] += ((weight[t] & ((1 << SHARE_BITS) - 1)) * own) >> SHARE_BITS
                 left -= share[t, j, i]
-            share[t, j, length[t] - 1] = left
+            share[t, j, top] += left
     return share
 
 
@@ -282,6 +308,7 @@ def room_mass(term_radius, member, length, share, share_out, within, n_experts, 
 
 
 SMALLEST = 1e-9  # a share that is nothing could never grow again
+LEAST_ODDS = 2.0**-1000  # what codes hold
 FINISHED = 0
 PAUSED = 1
 FULL = 2

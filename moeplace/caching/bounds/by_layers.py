@@ -9,19 +9,25 @@ layer: its oracle keeps them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import UNSET
 
 from moeplace.base.arrays import Bool, Int64
+from moeplace.base.certificates import Trusted, packed
+from moeplace.base.errors import InputError
 from moeplace.base.incumbent import Incumbent
+from moeplace.caching import layer_verification
 from moeplace.caching.bounds import layer_oracle
 from moeplace.caching.bounds.layer_oracle import KERNELS as ORACLE
 from moeplace.caching.bounds.layer_oracle import LayerOracle
+from moeplace.caching.certificates import CachingCertificate, Layers, LayerWorth, MergeStep
 from moeplace.caching.heuristics.climb import climbed
-from moeplace.caching.heuristics.working_placement import WorkingPlacement
+from moeplace.caching.heuristics.repairing import without_excess
 from moeplace.caching.instance import Instance
+from moeplace.caching.layer_verification import prove_by_layers
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import KERNELS as HEURISTICS
 from moeplace.caching.saving import SavingForm
@@ -29,7 +35,7 @@ from moeplace.caching.terms import AggregatedProblem, aggregate
 from moeplace.layers import proof
 from moeplace.layers.merging import KERNELS as MERGING
 from moeplace.layers.oracle import Float
-from moeplace.layers.proof import LayerProof
+from moeplace.layers.proof import Argument, LayerProof
 
 SOURCE = "layer enumeration"
 
@@ -38,6 +44,10 @@ IMPORTS = (*HEURISTICS, *ORACLE, *MERGING, "moeplace.layers.master")
 
 LARGEST = 1 << 56
 """Coarser weights are taken where the weights' sum is more of their units than this: sums must not overflow."""
+
+
+BRIEFLY = layer_verification.Tuning(most_nodes=1 << 16)
+"""How far it is tried whether a certificate can be verified, where that is in doubt."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Tuning:
         Terms above which the descent is worth more than one thread.
     oracle : moeplace.caching.bounds.layer_oracle.Tuning
     proof : moeplace.layers.proof.Tuning
+    verified : moeplace.caching.layer_verification.Tuning
+        How far it is tried whether a certificate can be verified, where that is in doubt.
     """
 
     most_cells: int = 1 << 26
@@ -67,6 +79,7 @@ class Tuning:
     many_terms: int = 50_000
     oracle: layer_oracle.Tuning = layer_oracle.USUAL
     proof: proof.Tuning = proof.USUAL
+    verified: layer_verification.Tuning = BRIEFLY
 
 
 USUAL = Tuning()
@@ -76,23 +89,43 @@ USUAL = Tuning()
 def refuses(instance: Instance, most_cells: int | None = None, tuning: Tuning = USUAL) -> str | None:
     """Say why an instance is not taken, or None."""
     most_cells = tuning.most_cells if most_cells is None else most_cells
+    if (said := too_wide(instance, tuning)) is not None:
+        return said
+    problem = aggregate(instance)
+    width = np.diff(problem.set_start)
+    cells = int((np.bincount(problem.term_set, minlength=len(width)) * width**2).sum())
+    return f"{cells:,} shares of terms, at most {most_cells:,} are kept" if cells > most_cells else None
+
+
+def too_wide(instance: Instance, tuning: Tuning = USUAL) -> str | None:
+    """Say why the servers that can be of use to a layer are too many, or None."""
     most_servers = tuning.oracle.most_servers
+    for model, count in zip(instance.models, _useful_servers(instance), strict=True):
+        if count > most_servers:
+            return f"{count} servers can be of use to a layer, at most {most_servers} are handled"
+        if (masks := model.experts << count) > tuning.most_masks:
+            return f"{masks:,} experts times sets of servers in a layer, at most {tuning.most_masks:,} are handled"
+    return None
+
+
+def _useful_servers(instance: Instance) -> list[int]:
+    """Return how many servers can be of use to a layer of each model."""
     near = instance.server_ns < instance.cloud_ns[:, None]
-    coverage = instance.coverage
-    for m, model in enumerate(instance.models):
+    coverage, counts = instance.coverage, []
+    for m in range(len(instance.models)):
         items = instance.model_items(m)
         useful = near[instance.demand_model == m].any(axis=0)
         if coverage is not None:
             useful |= coverage.reach[coverage.of(items)[0]].any(axis=0)
         useful &= instance.capacity_bytes >= instance.item_bytes[items].min()
-        if (count := int(useful.sum())) > most_servers:
-            return f"{count} servers can be of use to a layer, at most {most_servers} are handled"
-        if (masks := model.experts << count) > tuning.most_masks:
-            return f"{masks:,} experts times sets of servers in a layer, at most {tuning.most_masks:,} are handled"
-    problem = aggregate(instance)
-    width = np.diff(problem.set_start)
-    cells = int((np.bincount(problem.term_set, minlength=len(width)) * width**2).sum())
-    return f"{cells:,} shares of terms, at most {most_cells:,} are kept" if cells > most_cells else None
+        counts.append(int(useful.sum()))
+    return counts
+
+
+def table_cells(instance: Instance) -> int:
+    """Return experts times sets of servers, all layers together: what a step of the descent goes through."""
+    counts = _useful_servers(instance)
+    return sum(model.layers * model.experts << count for model, count in zip(instance.models, counts, strict=True))
 
 
 class CachingLayers:
@@ -107,10 +140,20 @@ class CachingLayers:
         Receives bounds and placements.
     threads : int
     tuning : Tuning
+    checkpoint : callable, optional
+        Whether to end, asked now and then; else the search's own.
     """
 
-    def __init__(self, form: SavingForm, search: Incumbent, threads: int, tuning: Tuning = USUAL) -> None:
+    def __init__(
+        self,
+        form: SavingForm,
+        search: Incumbent,
+        threads: int,
+        tuning: Tuning = USUAL,
+        checkpoint: Callable[[], bool] | None = None,
+    ) -> None:
         self.form, self.search, self.threads, self.tuning = form, search, threads, tuning
+        self._checkpoint = checkpoint
         self.instance = form.instance
         problem = aggregate(self.instance)
         units = Units.of(problem, tuning.coarse)
@@ -159,12 +202,41 @@ class CachingLayers:
 
     def stop(self) -> bool:
         """Return whether the search has ended."""
-        return self.search.checkpoint() is not None
+        return self.search.checkpoint() is not None if self._checkpoint is None else self._checkpoint()
 
-    def prove(self, upper: int) -> None:
-        """Report a bound on the scaled saving."""
-        saving = upper // self.scale * self.unit
-        self.search.prove(self.instance.baseline_ns - saving, SOURCE)
+    def prove(self, upper: int, argument: Argument) -> None:
+        """Report a bound on the scaled saving, with what proves it."""
+        bound = self.instance.baseline_ns - upper // self.scale * self.unit
+        multipliers = [(oracle.odds, oracle.slot_price) for oracle in self.oracles]
+
+        def certificate() -> CachingCertificate:
+            return self._certificate(max(bound, 0), argument, multipliers)
+
+        self.search.prove(bound, SOURCE, certificate)
+
+    def _certificate(
+        self, bound: int, argument: Argument, multipliers: list[tuple[Int64, Int64]]
+    ) -> CachingCertificate:
+        """Write down what proves a bound: the argument, and the odds and slot prices that the oracles had."""
+        layers = [LayerWorth(0, "")] * self.instance.n_blocks
+        for oracle, most, (codes, slot_price) in zip(self.oracles, argument.most, multipliers, strict=True):
+            slots = np.zeros(oracle.n_servers, dtype=np.int64)
+            slots[oracle.servers] = slot_price
+            odds = packed(oracle.odds_table(codes), 4)
+            layers[oracle.block] = LayerWorth(most, odds, slots.tolist() if slot_price.any() else UNSET)
+        blocks = [oracle.block for oracle in self.oracles]
+        merge = [MergeStep(blocks[layer], prices.tolist()) for layer, prices in argument.merge]
+        proof = Layers(self.unit, self.scale, self.size_unit, argument.price.tolist(), layers, merge or UNSET)
+        if not argument.exact and any(oracle.slotted for oracle in self.oracles):
+            # Where slots limit a layer, what is bounded at once takes (C6), of which certificates know nothing: others
+            # will have to search, which is not always possible.
+            try:
+                said = prove_by_layers(self.instance, bound, proof, self.tuning.verified)
+            except InputError as error:
+                said = str(error)
+            if said is not None:
+                return CachingCertificate.make(self.instance, bound, Trusted(SOURCE))
+        return CachingCertificate.make(self.instance, bound, proof)
 
     def known(self) -> list[list[Int64]]:
         """Return, for each layer, the empty plan where nothing must be held, and the incumbent's."""
@@ -185,24 +257,7 @@ class CachingLayers:
         Where experts must be somewhere, they may also go to a server with room; if that is of no help, there is nothing
         to climb from.
         """
-        held = self._held(codes)
-        plan = WorkingPlacement(self.form, held, self.threads)
-        nowhere = len(held)
-        elsewhere = range(nowhere) if self.instance.coverage is not None else ()
-        sizes = [layer.size for layer in plan.form.layers]
-        for n in range(nowhere):
-            while (free := plan.free)[n] < 0 and not self.stop():
-                gains = [plan.moves(i).gain[n] for i in range(len(sizes))]
-                per_byte = [gain[nowhere] / size for gain, size in zip(gains, sizes, strict=True)]
-                best, target = int(np.argmax(per_byte)), nowhere
-                for m in elsewhere:
-                    moved = [
-                        gain[m] / size if free[m] >= size else -np.inf for gain, size in zip(gains, sizes, strict=True)
-                    ]
-                    if m != n and max(moved) > per_byte[best]:
-                        per_byte, best, target = moved, int(np.argmax(moved)), m
-                plan.move(best, n, target)
-        repaired = Placement(plan.held)
+        repaired = Placement(without_excess(self.form, self._held(codes), self.threads, self.stop))
         if not self.stop() and (self.instance.coverage is None or repaired.fits(self.instance)):
             self._climb(repaired)
 
@@ -226,6 +281,16 @@ class CachingLayers:
         first = int(self.instance.block_start[oracle.block])
         part: Bool = cached[:, first : first + oracle.n_experts]
         return part
+
+
+def loading_of_everything(instance: Instance) -> int:
+    """Return what it costs to load every expert onto every server, token-ns."""
+    if instance.load_block_ns is None:
+        return 0
+    # Python's integers: these sums may be beyond 64 bits.
+    experts = np.diff(instance.block_start).tolist()
+    lines = instance.load_block_ns.tolist()
+    return sum(cost * count for line in lines for cost, count in zip(line, experts, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,13 +318,7 @@ class Units:
     def of(cls, problem: AggregatedProblem, most: int = LARGEST) -> Units:
         """Return the largest units that all numbers are multiples of; larger ones where these would be too many."""
         instance, loads = problem.instance, problem.instance.load_block_ns
-        # Python's integers: these sums may be beyond 64 bits.
-        experts = np.diff(instance.block_start).tolist()
-        loading = (
-            0
-            if loads is None
-            else sum(cost * count for line in loads.tolist() for cost, count in zip(line, experts, strict=True))
-        )
+        loading = loading_of_everything(instance)
         unit = problem.weight_unit
         if loads is not None and loading:
             unit = math.gcd(int(np.gcd.reduce(problem.term_weight)), int(np.gcd.reduce(loads, axis=None)))

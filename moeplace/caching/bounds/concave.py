@@ -40,12 +40,11 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from moeplace.base.arrays import Bool, Int32, Int64, row_keys
-from moeplace.base.certificates import AnyCertificate, Certificate
 from moeplace.base.documents import UNREACHABLE
 from moeplace.base.workers import each
 from moeplace.caching.bounds import cut_program
 from moeplace.caching.bounds.cut_program import Sides, maximise
-from moeplace.caching.certificates import SHARE_BITS, Covering, Cut, Point
+from moeplace.caching.certificates import SHARE_BITS, CachingCertificate, Covering, Cut, Point
 from moeplace.caching.instance import Instance
 from moeplace.caching.saving import Layer, SavingForm
 
@@ -305,12 +304,12 @@ class ConcaveResult:
         held = self.x * self.instance.item_bytes
         return np.add.reduceat(held, starts, axis=1) if len(starts) else held
 
-    def certificate(self) -> AnyCertificate:
+    def certificate(self) -> CachingCertificate:
         """Return the document that proves :attr:`bound_ns`."""
         points = [Point.make(*point) for point in self.points]
         coverage = UNSET if self.instance.coverage is None else _coverage(self.instance, self.needs)
         cut = Cut(UNIT, points, WEIGHT_UNIT, self.price_units, PRICE_UNIT, coverage)
-        return Certificate.make(self.instance, self.bound_ns, cut)
+        return CachingCertificate.make(self.instance, self.bound_ns, cut)
 
 
 def _coverage(instance: Instance, needs: list[tuple[Bool, int, int]]) -> list[Covering]:
@@ -471,6 +470,36 @@ class ConcaveBound:
             self._cuts.append(self._cut(search.x, self.tuning.cut_smoothing))
         self._cut_planes(stop, report)
 
+    def layer_cuts(self) -> dict[int, tuple[int, npt.NDArray[np.object_]]]:
+        """Return the cut that proves :attr:`best`, layer by layer, in whole numbers.
+
+        Returns
+        -------
+        dict of int to (int, object array [N, E])
+            By the layer's first item: constant and slopes, in ``2**-SHARE_BITS / WEIGHT_UNIT`` token-ns. No placement
+            that meets the requirements saves more in the layer than ``constant + sum of slopes of what is held``.
+        """
+        best, instance = self.best, self.instance
+        if not self.scale:  # nothing saves anything
+            return {}
+        cuts = [_Cut(self, units / UNIT, smoothing) for smoothing, _, units in best.points]
+        found = {}
+        for i, layer in enumerate(self.layers):
+            block = int(instance.item_block[layer.items.start])
+            constant = 0
+            slopes = np.zeros((len(instance.servers), layer.items.stop - layer.items.start), dtype=object)
+            for cut, (_, weights, _) in zip(cuts, best.points, strict=True):
+                if weight := weights[block]:
+                    high, low = cut.halves[:, :, layer.items].astype(object)
+                    slopes += weight * ((high << 32) + low)
+                    constant += weight * cut.constants[i]
+            for reach, item, value in best.needs:
+                if layer.items.start <= item < layer.items.stop:
+                    slopes[reach, item - layer.items.start] += value
+                    constant -= value
+            found[layer.items.start] = constant, slopes
+        return found
+
     def _cut_planes(self, stop: Callable[[], bool], report: Callable[[int, ConcaveResult], None]) -> None:
         """Go on with cutting planes until the bound hardly moves any more or somebody says stop."""
         t = self.tuning
@@ -619,7 +648,7 @@ def _whole(weights: Float) -> Int64:
     return whole
 
 
-def _rooms(instance: Instance) -> Int64:
+def rooms(instance: Instance) -> Int64:
     """Return what the experts on each server can fill at most, bytes: all sums of sizes are multiples of one unit."""
     unit = np.gcd.reduce(instance.item_bytes, initial=0) or 1
     return instance.capacity_bytes // unit * unit
@@ -627,10 +656,10 @@ def _rooms(instance: Instance) -> Int64:
 
 def _scaled(instance: Instance) -> tuple[Float, Float, Float]:
     """Return sizes and rooms relative to the largest expert, and which experts fit: 0 or 1, [N, I]."""
-    sizes, rooms = instance.item_bytes, _rooms(instance)
+    sizes, room = instance.item_bytes, rooms(instance)
     largest = int(sizes.max(initial=1))
-    most = (sizes[None, :] <= rooms[:, None]).astype(np.float64)
-    return sizes / largest, np.minimum(rooms / largest, sizes.sum(dtype=np.float64) / largest), most
+    most = (sizes[None, :] <= room[:, None]).astype(np.float64)
+    return sizes / largest, np.minimum(room / largest, sizes.sum(dtype=np.float64) / largest), most
 
 
 def _maximum(instance: Instance, constant: int, gradient: npt.NDArray[np.object_]) -> tuple[int, list[int]]:
@@ -638,8 +667,8 @@ def _maximum(instance: Instance, constant: int, gradient: npt.NDArray[np.object_
     sizes = instance.item_bytes.tolist()
     total = constant * PRICE_UNIT
     prices = []
-    rooms, slots = _rooms(instance).tolist(), instance.layer_slots.tolist()
-    for values, room, limit in zip(gradient.tolist(), rooms, slots, strict=True):
+    limits = zip(gradient.tolist(), rooms(instance).tolist(), instance.layer_slots.tolist(), strict=True)
+    for values, room, limit in limits:
         fitting = [(values[i], sizes[i]) for i in _within_slots(instance, values, limit) if sizes[i] <= room]
         price = _price(fitting, room)
         prices.append(price)

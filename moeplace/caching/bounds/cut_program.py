@@ -27,8 +27,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import LinAlgError
-from scipy.linalg.lapack import dpotrf, dpotrs
+from numpy.linalg import LinAlgError
 from threadpoolctl import ThreadpoolController
 
 from moeplace.base.arrays import Bool, Int64
@@ -394,11 +393,15 @@ class _Program:
 @cache
 def _libraries() -> ThreadpoolController:
     """Return the thread pools of the libraries that are loaded. Looking for them takes longer than a small program."""
+    import scipy.linalg  # noqa: F401 - its LAPACK has a pool of its own, and is used below
+
     return ThreadpoolController()
 
 
 def _factored(matrix: Float) -> Float:
     """Return the Cholesky factor of a matrix: LAPACK's, as scipy's ``cho_factor`` has it, without its preparations."""
+    from scipy.linalg.lapack import dpotrf  # here, since small instances, solved in a second, never come by
+
     factor, info = dpotrf(matrix, lower=0, clean=0, overwrite_a=1)
     if info:
         raise LinAlgError(f"not positive definite: dpotrf says {info}")
@@ -407,6 +410,8 @@ def _factored(matrix: Float) -> Float:
 
 def _solved(factor: Float, right: Float) -> Float:
     """Solve the equations of a factored matrix."""
+    from scipy.linalg.lapack import dpotrs
+
     solution, info = dpotrs(factor, right, lower=0)
     if info:
         raise LinAlgError(f"dpotrs says {info}")

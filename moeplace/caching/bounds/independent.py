@@ -27,7 +27,7 @@ from moeplace.caching.placement import Placement
 from moeplace.caching.terms import AggregatedProblem, aggregate, fits_alone
 from moeplace.layers import merging, proof
 from moeplace.layers.oracle import Float, Schedule
-from moeplace.layers.proof import LayerProof
+from moeplace.layers.proof import Argument, LayerProof
 
 SOURCE = "independent layers"
 
@@ -329,8 +329,8 @@ class Layer:
             self.cut = True
         return self.cut or self.proven or self._whole.search.checkpoint() is not None
 
-    def prove(self, upper: int) -> None:
-        """Take a bound on the scaled saving."""
+    def prove(self, upper: int, argument: Argument) -> None:
+        """Take a bound on the scaled saving; certificates know nothing of pairs."""
         if (whole := upper // self.scale) < self.upper:
             self.upper = whole
             self._whole.report()

@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64, hash_salt
+from moeplace.caching.certificates import odds_codes
 from moeplace.caching.instance import Instance
 from moeplace.caching.terms import AggregatedProblem
 from moeplace.layers.oracle import Float, Plans, Priced, Schedule, no_stop
@@ -87,6 +88,8 @@ def kernels() -> ModuleType:
 
 class LayerOracle:
     """The terms of one layer of one model, and the search over its plans.
+
+    :attr:`odds` and :attr:`slot_price` are the multipliers that its bounds use at the time, as certificates hold them.
 
     Parameters
     ----------
@@ -151,7 +154,7 @@ class LayerOracle:
         expert, length = expert[alive], length[alive].astype(np.int64)
         self._term_radius = alike[radius_of][alive].astype(np.int64)
         self._weight = weight[terms][alive] * scale
-        used_by = np.zeros(self.n_experts)
+        used_by = np.zeros(self.n_experts, dtype=np.int64)
         np.add.at(used_by, expert[expert >= 0], np.broadcast_to(self._weight[:, None], expert.shape)[expert >= 0])
         order = np.argsort(-used_by, kind="stable")
         wanted = used_by > 0
@@ -163,6 +166,11 @@ class LayerOracle:
         self._member = np.where(member < len(self.experts), member, -1)
         self._length = length
         self._part = (self._member >= 0) / length[:, None]
+        # What the parts are in proportion to: equal at first, nothing where no term asks for the expert.
+        self._odds: Float = np.zeros((len(self.experts), len(self._radius)))
+        inside = self._member >= 0
+        asked = np.broadcast_to(self._term_radius[:, None], inside.shape)[inside]
+        self._odds[self._member[inside], asked] = 1.0
         self._load = self._loads(instance, slice(first, last), loads)
         self._required = position[required], reach[:, self.servers] @ bits
         self._covers = self._covering()
@@ -170,12 +178,18 @@ class LayerOracle:
         # Multipliers of the room, where slots make it smaller than storage does: see _SlotPrice.
         self._slots = _SlotPrice(self.room) if (self.room < room).any() else None
         self.slot_price: Int64 = np.zeros(len(self.servers), dtype=np.int64)
+        self.smoothed = 0.0  # the smoothed bound, as the last step of :meth:`smooth` has found it
         within = (self._radius[:, None] >> np.arange(len(self.servers)) & 1) @ self.room
         self._within: Int64 = within if self._slots is not None else np.zeros(0, dtype=np.int64)
         # Of what is booked with one member of a term, the parts of the others; nothing without slots.
         even = 1 / np.maximum(1, length - 1)[:, None, None] * (1 - np.eye(width))
         self._beside: Float = even if self._slots is not None else np.zeros((0, width, width))
         self._shared()
+
+    @property
+    def slotted(self) -> bool:
+        """Whether slots leave less room than storage does."""
+        return self._slots is not None
 
     @property
     def total(self) -> int:
@@ -186,6 +200,11 @@ class LayerOracle:
     def least(self) -> int:
         """A plan saves nothing at least, but for what loading everything costs."""
         return -sum(self._load.ravel().tolist())
+
+    @property
+    def unit(self) -> float:
+        """What an expert is worth in the mean, were everything held, scaled: what temperatures are measured by."""
+        return max(1, int(self._weight.sum()) + self.least_loading) / max(1, len(self.experts))
 
     @property
     def reach(self) -> Int64:
@@ -239,22 +258,31 @@ class LayerOracle:
         if not len(self._weight) and not len(self._required[0]):
             return used
         price = price[self.servers] * float(self.units)
-        unit = max(1, int(self._weight.sum()) + self.least_loading) / len(self.experts)
+        unit = self.unit
         mine = np.zeros((2, len(self.servers)))
         slots = self._slots
         for _ in range(1 if slots is None else steps):
-            kernels().smooth(
+            self.smoothed = unit * kernels().smooth(
                 self._radius, self._term_radius, self._member, self._length, self._weight / unit,
                 (price if slots is None else price + slots.price) / unit, self._load / unit, self._covers, self._within,
-                temperature, rate, self._part, self._beside, len(self.experts), mine, steps if slots is None else 1,
+                temperature, rate, self._odds, self._part, self._beside, len(self.experts), mine,
+                steps if slots is None else 1,
             )  # fmt: skip
             if slots is not None:
+                self.smoothed += float(slots.price @ self.room)
                 slots.move(mine, temperature, unit)
         used[:, self.servers] = mine
         used[1] /= temperature * unit
         used[0] *= self.units
         used[1] *= float(self.units) ** 2
         return used
+
+    def odds_table(self, codes: Int64) -> Int64:
+        """Return :attr:`odds` as a certificate has them: by radius sets with servers, of all experts of the layer."""
+        some = self._radius > 0
+        table = np.zeros((int(some.sum()), self.n_experts), dtype=np.int64)
+        table[:, self.experts] = codes[:, some].T
+        return table
 
     def tune(self, price: Int64, schedule: Schedule | None = None) -> None:
         """Choose good shares for prices near these, by the tuning's schedule unless there is another one."""
@@ -278,6 +306,7 @@ class LayerOracle:
         price: Int64,
         *,
         floor: Int64 | None = None,
+        above: int | None = None,
         stop: Callable[[], bool] = no_stop,
         nodes: int | None = None,
     ) -> Priced:
@@ -290,6 +319,8 @@ class LayerOracle:
         floor : int64 array [E'], optional
             A plan within the room, which covers, to begin with, else the empty one where it covers. It is returned
             where nothing is better.
+        above : int, optional
+            A plan that is worth no more than this is of no use: it need not be found, and the bound may be this.
         stop : callable
             Asked now and then; when it says so, what is known so far is returned.
         nodes : int, optional
@@ -308,14 +339,14 @@ class LayerOracle:
             return Priced(worth, worth, saving, usage, masks)
         if floor is None and not self.covers(masks):
             worth = NOTHING
-        threshold = max(worth + 1, NOTHING // 2)
+        threshold = max(worth + 1, NOTHING // 2 if above is None else above + 1)
         search = _Search.prepare(self, price, threshold, every=False)
         if isinstance(search, int):
             return Priced(max(search, worth), worth, saving, usage, masks)
         bound = search.run(stop, nodes)
         if self._slots is not None:  # the search itself does not know what room is within radius sets
             bound = max(threshold - 1, min(bound, self.bound(price)))
-        if worth == NOTHING and bound < threshold:
+        if worth == NOTHING and bound < threshold and above is None:
             bound = NOTHING  # the search has ended and found nothing
         if search.worth >= threshold:
             worth, masks = search.worth, search.best_mask.copy()
@@ -404,17 +435,37 @@ class LayerOracle:
 
     def _shared(self) -> None:
         """Turn parts into integer shares, and these into what is booked at the root."""
-        self._share: Int64 = kernels().split_shares(self._weight, self._part, self._length)
+        if self._slots is None:
+            self.odds = odds_codes(self._odds)
+            code = self.odds[np.maximum(self._member, 0), self._term_radius[:, None]]
+        else:
+            code = odds_codes(self._part)
+        # Shares of what is left once some members hit are made when a search needs them: they are many.
+        self._shared_code: Int64 = code
+        first = kernels().split_shares(self._weight, code, self._length, 1)
         self._mass: Int64 = kernels().first_mass(
-            self._term_radius, self._member, self._length, self._share, len(self.experts), len(self._radius)
+            self._term_radius, self._member, self._length, first, len(self.experts), len(self._radius)
         )
         self._hit = self._mass
         if self._slots is not None:
+            # Terms have parts of their own here; what comes nearest, for who verifies what a search has found.
+            most = kernels().first_mass(
+                self._term_radius, self._member, self._length, np.repeat(self._weight, self._member.shape[1])
+                .reshape(first.shape), len(self.experts), len(self._radius),
+            )  # fmt: skip
+            self.odds = odds_codes(self._mass / np.maximum(1, most))
             self.slot_price = np.rint(self._slots.price).astype(np.int64)
             self._hit = kernels().room_mass(
-                self._term_radius, self._member, self._length, self._share, self._beside, self._within,
+                self._term_radius, self._member, self._length, first, self._beside, self._within,
                 len(self.experts), len(self._radius),
             )  # fmt: skip
+
+    def _shares(self) -> Int64:
+        """Return what is booked with each member of a term once the first ones hit, int64 [T, K, K]."""
+        shares: Int64 = kernels().split_shares(
+            self._weight, self._shared_code, self._length, self._shared_code.shape[1]
+        )
+        return shares
 
     def _mask_price(self, price: Int64) -> Int64:
         """Return what a mask costs, the multipliers of the room included, int64 [2**N']."""
@@ -465,6 +516,7 @@ class _Search:
 
     oracle: LayerOracle
     every: bool
+    shares: Int64
     first: Int64
     mask: Int64
     price: Int64
@@ -498,12 +550,13 @@ class _Search:
         cells = np.where(len(mask) * n * n_radii <= most_cells, (n - 1 - owner) * n_radii, 0)
         begin = np.concatenate(([0], np.cumsum(cells))).astype(np.int64)
         pending, change = np.zeros(len(mask), dtype=np.int64), np.zeros(int(begin[-1]), dtype=np.int64)
+        shares = oracle._shares()
         pair = oracle._length == 2
         if len(change):
             start, term, _ = _among_first(oracle, np.where(pair, 1, 0))
             kernels().pair_changes(
                 oracle._radius, begin, mask, owner, start, term, oracle._term_radius, oracle._member,
-                oracle._share, n, change, pending,
+                shares, n, change, pending,
             )  # fmt: skip
             long = _among_first(oracle, np.where(pair, 0, oracle._length - 1))
         else:
@@ -512,7 +565,7 @@ class _Search:
         cost = oracle._mask_price(price)[mask]
         if len(oracle._load):
             cost = cost + oracle._mask_loads()[owner, mask]
-        search = cls(oracle, every, first, mask, cost, hits, begin, change, pending, long, state, ())
+        search = cls(oracle, every, shares, first, mask, cost, hits, begin, change, pending, long, state, ())
         widest = int(np.diff(first).max(initial=0))
         servers = len(oracle.servers)
         shapes = {
@@ -564,7 +617,7 @@ class _Search:
         while True:
             budget = chunk if left is None else min(chunk, left)
             status = kernel.search(
-                oracle._radius, oracle._term_radius, oracle._member, oracle._length, oracle._share, *self.long,
+                oracle._radius, oracle._term_radius, oracle._member, oracle._length, self.shares, *self.long,
                 self.first, self.mask, self.price, self.hits, self.begin, self.change, self.pending, oracle.room,
                 oracle.slot_price,
                 self.state, a["mass"], a["value"], a["used"], a["child"], a["child_bound"], a["children"], a["chosen"],

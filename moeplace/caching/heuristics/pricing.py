@@ -9,6 +9,7 @@ import numpy as np
 from moeplace.base.arrays import Bool, Int32, Int64
 from moeplace.base.stop import Stop
 from moeplace.caching.heuristics.columns import ColumnPool, Float
+from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.saving import Layer
 
 
@@ -40,6 +41,46 @@ def price_layers(
                 for part, saving in price(layer, start, capacity, prices, enumerated):
                     news |= pool.add(i, part, saving)
     return news
+
+
+def storage_prices(plan: WorkingPlacement, capacity: Int64, enumerated: int, halvings: int, stop: Stop) -> Float:
+    """Return what the last bytes of each server are worth, the others fixed: the slope of its value functions.
+
+    Parameters
+    ----------
+    plan : WorkingPlacement
+    capacity : int64 array [N]
+        Bytes.
+    enumerated : int
+        Most experts of a layer whose sets are all tried.
+    halvings : int
+        Steps to the price of each server.
+    stop : Stop
+        Ends it: prices of 0 are left.
+
+    Returns
+    -------
+    float64 array [N]
+        Token-ns a byte.
+    """
+    layers, prices = plan.form.layers, np.zeros(len(capacity))
+    sizes = [layer.size for layer in layers]
+    for n, room in enumerate(capacity.tolist() if layers else ()):
+        if stop:
+            break
+        functions = [plan.function(i, n, enumerated) for i in range(len(layers))]
+        # What only this server holds is not for sale.
+        room -= sum(f.required * s for f, s in zip(functions, sizes, strict=True))
+        values = [f.values[f.required :] for f in functions]
+        low, high = 0.0, max(float(v[-1] - v[0]) / s for v, s in zip(values, sizes, strict=True)) + 1.0
+        for _ in range(halvings):
+            middle = (low + high) / 2
+            wanted = sum(
+                int(np.argmax(v - middle * s * np.arange(len(v)))) * s for v, s in zip(values, sizes, strict=True)
+            )
+            low, high = (middle, high) if wanted > room else (low, middle)
+        prices[n] = high
+    return prices
 
 
 def price(layer: Layer, part: Bool, capacity: Int64, prices: Float, enumerated: int) -> list[tuple[Bool, int]]:

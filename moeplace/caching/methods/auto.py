@@ -10,12 +10,15 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
-from moeplace.caching.bounds import proving
-from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, apart, prices_exactly, prove
+from moeplace.caching.bounds import joint_proving, proving
+from moeplace.caching.bounds.joint_proving import JointProving
+from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, apart, prices_exactly, prove, prove_everything
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
-from moeplace.caching.heuristics import column_search
+from moeplace.caching.heuristics import column_search, joint_search
 from moeplace.caching.heuristics.column_search import ColumnSearch
+from moeplace.caching.heuristics.joint import JointForms
+from moeplace.caching.heuristics.joint_search import JointSearch
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import saving_form
@@ -36,6 +39,9 @@ class Tuning:
         Checkpoints that columns and bound have in turn, where they share one thread.
     columns : moeplace.caching.heuristics.column_search.Tuning
     proving : moeplace.caching.bounds.proving.Tuning
+    joint : moeplace.caching.heuristics.joint_search.Tuning
+    joint_proving : moeplace.caching.bounds.joint_proving.Tuning
+        Both where active experts are open.
     """
 
     exact_rows: int = 200_000
@@ -43,6 +49,8 @@ class Tuning:
     turns: tuple[int, int] = column_search.TURNS
     columns: column_search.Tuning = column_search.USUAL
     proving: proving.Tuning = proving.USUAL
+    joint: joint_search.Tuning = joint_search.USUAL
+    joint_proving: joint_proving.Tuning = joint_proving.USUAL
 
 
 USUAL = Tuning()
@@ -64,6 +72,7 @@ ENDED: dict[Termination, str] = {
         guarantee=f"a proven bound; optimal, given time, up to {USUAL.exact_rows:,} constraint rows",
         limits="with threads=1 bound and placement take turns, with 2 or more they go on at the same time,"
         " the proof of layers on all threads but one",
+        takes=("active",),
         imports=IMPORTS,  # CP-SAT's take seconds to load and are mostly not needed
     )
 )
@@ -81,7 +90,8 @@ def auto(
 
     Layers of up to 16 experts on a few servers are proven by ``layer-enumeration``; larger ones get its bound or the
     concave bound, while ``column-generation`` goes on improving the placement. Where that ends without a proof and the
-    aggregated model is small enough, CP-SAT goes on.
+    aggregated model is small enough, CP-SAT goes on. Where active experts are open, ``alternating`` finds both together
+    and ``layer-enumeration`` bounds them; where no choice is left, it is the problem with that one.
 
     Parameters
     ----------
@@ -89,8 +99,18 @@ def auto(
         Stop at this proven gap.
     """
     with stopping(time_limit) as stop:
-        search = caching_incumbent(instance, stop, start, gap, progress)
-        return pick(instance, search, seed, threads, started=start is not None)
+        if instance.choices is None:
+            search = caching_incumbent(instance, stop, start, gap, progress)
+            return pick(instance, search, seed, threads, started=start is not None)
+        forms = JointForms(instance)
+        if not forms.single:
+            search = caching_incumbent(instance, stop, start, gap, progress)
+            return pick_joint(forms, search, seed, threads, started=start is not None)
+        # Fewer active experts are not within the budget, and more are of no use.
+        decided = instance.cut(forms.first)
+        search = caching_incumbent(decided, stop, None if start is None else start.at(None), gap, progress)
+        outcome = pick(decided, search, seed, threads, started=start is not None)
+        return replace(outcome, placement=outcome.placement.at(forms.first), certificate=None)
 
 
 def pick(
@@ -104,39 +124,132 @@ def pick(
 ) -> Outcome:
     """Pick methods for a search's instance and run them, as :func:`auto` does."""
     form = saving_form(instance)
-    search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
+    prove_everything(form, search)
     columns = ColumnSearch(form, search, seed=seed, started=started, tuning=tuning.columns)
-    alone = form.most_terms <= tuning.proving.most_terms and apart(instance, tuning.proving)
-    small = alone or prices_exactly(instance, tuning.proving)
-    at_once = threads > 1 and not small  # a small instance is proven from a good placement
-    if not at_once:
-        search.run(lambda: search.attempt("the first climb", columns.begin))
-    if ended := search.ended:
-        because = f"{ENDED[ended]} by the first climb"
-        return replace(search.outcome(), method="local-search", picked_because=because)
-
-    method = "layer-enumeration" if small else "column-generation"
     most = max((model.experts for model in instance.models), default=0)
-    because = (
-        "nothing couples the layers but what is within one: each is proven by itself"
-        if alone
-        else f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
-        if small
-        else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
+    alone = form.most_terms <= tuning.proving.most_terms and apart(instance, tuning.proving)
+    parts = _Parts(
+        columns,
+        lambda threads: prove(form, search, tuning.proving, threads),
+        alone,
+        not alone and most > tuning.proving.exact_experts,
+        lambda: alone or prices_exactly(instance, tuning.proving),
+        lambda: form.most_terms <= tuning.proving.most_terms and aggregated_rows(instance) <= tuning.exact_rows,
+        lambda: improve_model("cpsat", instance, search, seed=seed, threads=1),
+        ("local-search", "the first climb"),
+        "column-generation",
+        lambda small: (
+            "nothing couples the layers but what is within one: each is proven by itself"
+            if alone
+            else f"layers of {most} experts, up to {tuning.proving.exact_experts} are enumerated"
+            if small
+            else f"layers of {most} experts on {len(instance.servers)} servers are too large to enumerate"
+        ),
     )
+    return _side_by_side(parts, search, threads, tuning)
+
+
+def pick_joint(
+    forms: JointForms,
+    search: Incumbent,
+    seed: int,
+    threads: int,
+    *,
+    started: bool,
+    tuning: Tuning = USUAL,
+) -> Outcome:
+    """Pick methods for a search's instance that leaves active experts open and run them, as :func:`auto` does."""
+    instance = forms.instance
+    search.prove(instance.baseline_ns - forms.most_saving, EVERYTHING)
+    proof = JointProving(forms, search, tuning.joint_proving)
+    enumerated = tuning.joint_proving.exact_experts
+    most = max((model.experts for model in instance.models), default=0)
+
+    def few() -> bool:
+        rows = sum(forms.uniform_form(k).n_rows for k in forms.numbers)
+        return rows <= tuning.exact_rows and aggregated_rows(instance) <= tuning.exact_rows
+
+    parts = _Parts(
+        JointSearch(forms, search, seed=seed, started=started, tuning=tuning.joint, hints=proof.prices),
+        proof.run,
+        False,
+        not proof.exact,
+        lambda: proof.exact,
+        few,
+        lambda: improve_model("cpsat", instance, search, seed=seed, threads=1),
+        ("alternating", "the first turns"),
+        "alternating",
+        lambda small: (
+            f"active experts are open; layers of {most} experts, up to {enumerated} are enumerated"
+            if small
+            else f"active experts are open; layers of {most} experts on {len(instance.servers)} servers are too large"
+            " to enumerate"
+        ),
+    )
+    return _side_by_side(parts, search, threads, tuning)
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What is run side by side.
+
+    Attributes
+    ----------
+    columns : ColumnSearch or JointSearch
+        Begins, and then improves the placement.
+    prove : callable
+        Proves what can be proven, on so many threads.
+    alone : bool
+        Whether that finds the placements as well, and so has all threads.
+    large : bool
+        Whether that cannot end in a proof of optimality soon: with two threads the proof then does not wait for a good
+        placement to begin from.
+    small : callable
+        Whether it may, exactly; asked once, after the beginning, since it may take as long as that.
+    few : callable
+        Whether the instance is small enough for CP-SAT; asked once, when the proof has ended.
+    solve : callable
+        Runs it.
+    beginning : (str, str)
+        The method's name where the beginning is all, and what the beginning is.
+    improving : str
+        The method's name where layers are not small.
+    because : callable
+        Says why these were picked, of whether it is small.
+    """
+
+    columns: ColumnSearch | JointSearch
+    prove: Callable[[int], None]
+    alone: bool
+    large: bool
+    small: Callable[[], bool]
+    few: Callable[[], bool]
+    solve: Callable[[], None]
+    beginning: tuple[str, str]
+    improving: str
+    because: Callable[[bool], str]
+
+
+def _side_by_side(parts: _Parts, search: Incumbent, threads: int, tuning: Tuning) -> Outcome:
+    """Begin, then prove and improve side by side, in turns on one thread, and let CP-SAT go on where that ends."""
+    columns, (method, beginning) = parts.columns, parts.beginning
+    at_once = threads > 1 and parts.large
+    if not at_once:
+        search.run(lambda: search.attempt(beginning, columns.begin))
+    if ended := search.ended:
+        return replace(search.outcome(), method=method, picked_because=f"{ENDED[ended]} by {beginning}")
+
+    small = parts.small()
+    because = parts.because(small)
 
     def solve() -> None:
-        search.attempt("cpsat", lambda: improve_model("cpsat", instance, search, seed=seed, threads=1))
+        search.attempt("cpsat", parts.solve)
 
     def prove_in(threads: int) -> None:
-        search.attempt("the proof", lambda: prove(form, search, tuning.proving, threads))
+        search.attempt("the proof", lambda: parts.prove(threads))
 
     def last() -> bool:
-        return (
-            not search.ended
-            and form.most_terms <= tuning.proving.most_terms
-            and aggregated_rows(instance) <= tuning.exact_rows
-        )
+        return not search.ended and parts.few()
 
     def both() -> None:
         prove_in(max(1, threads - 1))  # one is for the placement
@@ -153,13 +266,13 @@ def pick(
                 columns.begin()
             columns.improve(kicks)
 
-        return lambda: search.attempt("column-generation", work)
+        return lambda: search.attempt(parts.improving, work)
 
     tried: list[str] = []
-    if threads > 1 and not alone:
+    if threads > 1 and not parts.alone:
         search.run(both, improve(None))
     elif small:
-        search.run(lambda: prove_in(threads if alone else 1))
+        search.run(lambda: prove_in(threads if parts.alone else 1))
         if last():
             search.run(improve(tuning.kicks))
             tried.append("cpsat")
@@ -177,4 +290,5 @@ def pick(
         because += "; what ended without a proof was followed by cpsat"
     outcome = search.outcome()
     details = outcome.details | columns.details
+    method = "layer-enumeration" if small else parts.improving
     return replace(outcome, method=method, picked_because=because, details=details)

@@ -18,7 +18,7 @@ from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import proving
 from moeplace.caching.bounds.by_layers import CachingLayers
-from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, prices_exactly, prove
+from moeplace.caching.bounds.proving import IMPORTS, prices_exactly, prove, prove_everything
 from moeplace.caching.heuristics import column_search
 from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.instance import Instance
@@ -103,7 +103,7 @@ def generate(
 ) -> dict[str, int | float | str]:
     """Improve a search's placement and bound as :func:`column_generation` does; return what it counted."""
     form = saving_form(instance)
-    search.prove(instance.baseline_ns - form.most_ns, EVERYTHING)
+    prove_everything(form, search)
     details: dict[str, int | float | str] = {}
     small = prices_exactly(instance, tuning.proving)
     # What only covers is far from good: the bound, whose turns are long, waits for a first climb.

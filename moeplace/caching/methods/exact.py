@@ -7,6 +7,7 @@ from typing import Any
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
+from moeplace.caching.decided import ACTIVE
 from moeplace.caching.formulations import MOST_ROWS, improve, refuses
 from moeplace.caching.heuristics.servers import most_requested
 from moeplace.caching.instance import Instance
@@ -27,6 +28,7 @@ _PROOF = "optimal when it ends before its limits; otherwise a proven bound, as f
         limits=f"{MOST_ROWS:,} constraint rows",
         refuses=refuses("milp"),
         imports=("moeplace_models.caching.milp", "moeplace.solvers.highs"),
+        takes=(ACTIVE,),
     )
 )
 def milp(
@@ -90,6 +92,7 @@ def milp_textbook(
         limits=f"{MOST_ROWS:,} constraint rows; with threads=2 or more it runs at least the 8 workers of its portfolio",
         refuses=refuses("cpsat"),
         imports=CPSAT_IMPORTS,
+        takes=(ACTIVE,),
     )
 )
 def cpsat(
@@ -125,7 +128,9 @@ def _solve(
 ) -> Outcome:
     with stopping(time_limit) as stop:
         search = caching_incumbent(instance, stop, start, gap, progress)
-        search.offer(most_requested(instance, search.placement if instance.coverage is not None else None))
+        begin = search.placement
+        filled = most_requested(instance, begin if instance.coverage is not None else None)
+        search.offer(filled.at(begin.active))
         search.run(
             lambda: search.attempt(name, lambda: improve(name, instance, search, seed=seed, threads=threads, **options))
         )

@@ -159,6 +159,8 @@ def assemble(
     *,
     cloud: bool = True,
     latency_model: LatencyModel = "max",
+    losses: Sequence[Sequence[Sequence[int]]] | None = None,
+    loss_budget: int | None = None,
     source: dict[str, str | int] | None = None,
     notes: str | None = None,
 ) -> Instance:
@@ -169,13 +171,17 @@ def assemble(
     name : str
     parts : sequence of Part
         The models, with their demands in the instance's order; demands without tokens are left out, but for those that
-        stay.
+        stay. All counts keep ranks or none.
     topology : Topology or Measured
     hardware : Hardware or sequence of int
         What the servers are; or the storage of each station, which then is one server.
     cloud : bool
         Whether users have a cloud to fall back on.
     latency_model : {"max", "sum"}
+    losses : sequence [M] of lists [layers, K], optional
+        Of each model, what the first 1, 2, ... ``K`` experts lose at each layer; together with a budget.
+    loss_budget : int, optional
+        How much may be lost in all.
     source : dict, optional
         Where routing and places are from; kept as it is.
     notes : str, optional
@@ -192,7 +198,7 @@ def assemble(
     if not isinstance(hardware, Hardware):
         hardware = Hardware(hardware)
     demands: list[dict[str, Any]] = []
-    columns: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
+    columns: dict[str, Any] = {"demand": [], "layer": [], "experts": [], "count": []}
     for part in parts:
         tokens = np.zeros(len(part.user), dtype=np.int64)
         tokens[: len(part.counts.tokens)] = part.counts.tokens
@@ -223,6 +229,8 @@ def assemble(
         columns["layer"] += layer.tolist()
         columns["experts"] += [flat[a:b] for a, b in itertools.pairwise(start.tolist())]
         columns["count"] += count.tolist()
+    if all(part.counts.ranked for part in parts):
+        columns["ranked"] = True
     document: dict[str, Any] = {
         "format": "moeplace/instance",
         "version": 1,
@@ -233,6 +241,10 @@ def assemble(
         "demands": demands,
         "activations": columns,
     }
+    if losses is not None:
+        named = zip(parts, losses, strict=True)
+        table = {part.model.name: [list(row) for row in own] for part, own in named}
+        document["active"] = {"loss": table, "budget": loss_budget}
     if hardware.load_weight is not None:
         document["loading"] = {"weight": hardware.load_weight}
     document["version"] = lowest_version(document)

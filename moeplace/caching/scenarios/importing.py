@@ -14,12 +14,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from moeplace.base.documents import show
 from moeplace.base.errors import InputError
 from moeplace.base.text import number
+from moeplace.caching.document import Model
 from moeplace.caching.instance import Instance
 from moeplace.caching.scenarios.assembly import Part, assemble
 from moeplace.caching.scenarios.suites import (
@@ -33,7 +35,9 @@ from moeplace.caching.scenarios.suites import (
 )
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts, as_int32
+from moeplace.scenarios.losses import losses, read_losses
 from moeplace.scenarios.model_config import read_model_config
+from moeplace.scenarios.ranked import RouterMass, need_ranks, open_gates
 from moeplace.scenarios.traces.common import (
     TIME,
     Batch,
@@ -167,6 +171,8 @@ class Report:
         Layers of the model without any row that counts.
     untimed : int
         Requests that count and say no time, in a trace that is cut by time: they are left out.
+    mass : RouterMass or None
+        How the ranks share the router's weight of all counted rows; None where weights are not given.
     windows : list of Window
         The pieces that the trace is cut into; empty where it is not.
     notes : list of str
@@ -192,6 +198,7 @@ class Report:
     left_out: list[str] = field(default_factory=list)
     empty_layers: list[int] = field(default_factory=list)
     untimed: int = 0
+    mass: RouterMass | None = None
     windows: list[Window] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -199,6 +206,9 @@ class Report:
     def document(self) -> dict[str, Any]:
         """Return everything as a plain dict."""
         found = {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
+        del found["mass"]
+        if self.mass is not None:
+            found |= {"sorted_rows": self.mass.sorted_rows, "unweighed": self.mass.unweighed}
         return found | {"windows": [vars(window) for window in self.windows]}
 
 
@@ -209,6 +219,8 @@ def count_traces(
     *,
     selection: Selection | None = None,
     seed: int = 0,
+    ranked: bool = False,
+    gates: Sequence[str | os.PathLike[str]] = (),
     drop_bad_rows: bool = False,
     report: Report | None = None,
     progress: Callable[[Report, float | None], None] | None = None,
@@ -230,6 +242,10 @@ def count_traces(
     selection : Selection, optional
     seed : int
         Chooses the requests of a selection; nothing else.
+    ranked : bool
+        Experts stand in falling router weight, an order that is kept.
+    gates : sequence of path-like
+        Router weights, a file beside each trace or none: experts are put into falling weight, an order that is kept.
     drop_bad_rows : bool
         Rows that cannot be counted are dropped and reported instead of refused.
     report : Report, optional
@@ -251,8 +267,8 @@ def count_traces(
         A trace that is damaged, empty, or of another model; nothing selected.
     """
     (counts,), names = count_windows(
-        traces, shape, line, selection=selection, seed=seed, drop_bad_rows=drop_bad_rows, report=report,
-        progress=progress,
+        traces, shape, line, selection=selection, seed=seed, ranked=ranked, gates=gates, drop_bad_rows=drop_bad_rows,
+        report=report, progress=progress,
     )  # fmt: skip
     return counts, names
 
@@ -265,6 +281,8 @@ def count_windows(
     windows: int = 1,
     selection: Selection | None = None,
     seed: int = 0,
+    ranked: bool = False,
+    gates: Sequence[str | os.PathLike[str]] = (),
     drop_bad_rows: bool = False,
     report: Report | None = None,
     progress: Callable[[Report, float | None], None] | None = None,
@@ -276,7 +294,7 @@ def count_windows(
 
     Parameters
     ----------
-    traces, shape, line, selection, seed, drop_bad_rows, report, progress
+    traces, shape, line, selection, seed, ranked, gates, drop_bad_rows, report, progress
         As in :func:`count_traces`; times are those of the traces' ``reading.columns.time``.
     windows : int
 
@@ -293,6 +311,12 @@ def count_windows(
         As there; times of two kinds, or no two of them, or none in the column that is named.
     """
     report = report if report is not None else Report()
+    if len(gates) not in (0, len(traces)):
+        raise InputError(
+            f"{number(len(gates), 'file')} of router weights beside {number(len(traces), 'trace')}; expected one for "
+            "each, in the same order",
+            place="--gates",
+        )
     _warm_up()
     began = time.monotonic()
     found: list[list[Request]] = []
@@ -305,6 +329,9 @@ def count_windows(
                 request.profile = trace.path.name.split(".")[0] if len(traces) > 1 else ""
         found.append(own)
         report.files.append(str(trace.path))
+    weights = [open_gates(path, trace) for path, trace in zip(gates, traces, strict=True)] if gates else []
+    if gates:
+        report.mass = RouterMass.of(shape.layers, shape.top_k)
     requests = [request for own in found for request in own]
     report.requests = len(requests)
     if callable(line):
@@ -320,11 +347,13 @@ def count_windows(
         whose = np.where(window < 0, -1, whose)
         report.selected = int((whose >= 0).sum())
     rows = max(1, sum(request.rows for request in requests))
-    counts = [SetCounts(shape.layers, shape.experts, shape.top_k) for _ in range(windows)]
+    ranked = ranked or bool(gates)
+    counts = [SetCounts(shape.layers, shape.experts, shape.top_k, ranked=ranked) for _ in range(windows)]
     first = 0
-    for trace, own in zip(traces, found, strict=True):
+    for t, (trace, own) in enumerate(zip(traces, found, strict=True)):
         for batch in trace.batches():
-            _count(batch, whose[first:], window[first:], shape, counts, report, drop_bad_rows, trace.path)
+            weight = weights[t].take(len(batch.request)) if gates else None
+            _count(batch, weight, whose[first:], window[first:], shape, counts, report, drop_bad_rows, trace.path)
             report.seconds = time.monotonic() - began
             if progress is not None:
                 progress(report, min(1.0, report.rows / rows))
@@ -494,6 +523,7 @@ class _Places:
 
 def _count(
     batch: Batch,
+    weight: npt.NDArray[Any] | None,
     whose: Int64,
     window: Int64,
     shape: Shape,
@@ -532,6 +562,8 @@ def _count(
     within = window[batch.request]
     if not kept.all():
         user, layer, experts, within = user[kept], layer[kept], experts[kept], within[kept]
+    if weight is not None and report.mass is not None:
+        experts = report.mass.ranked(experts, weight[kept], layer)
     if len(counts) == 1:
         counts[0].add_rows(user, layer, experts)
     else:
@@ -560,6 +592,8 @@ def import_traces(
     skip_layers: int = 0,
     fillers: Sequence[int] = (),
     selection: Selection | None = None,
+    gates: Sequence[str | os.PathLike[str]] = (),
+    loss: str | os.PathLike[str] | None = None,
     drop_bad_rows: bool = False,
     progress: Callable[[Report, float | None], None] | None = None,
 ) -> tuple[Instance, Report]:
@@ -579,6 +613,12 @@ def import_traces(
         Numbers in the trace that stand for no expert of the model.
     selection : Selection, optional
         Which requests count.
+    gates : sequence of path-like
+        Router weights, a file beside each trace or none: experts are put into falling weight, as ``scenario.ranked``
+        says of traces that they stand. With ``scenario.loss_budget`` the loss is the share of the weight that is left
+        out, over all that is counted (:mod:`moeplace.scenarios.losses`).
+    loss : path-like, optional
+        Measured losses instead, see :func:`~moeplace.scenarios.losses.read_losses`.
     drop_bad_rows : bool
         Rows that cannot be counted are dropped instead of refused.
     progress : callable, optional
@@ -596,7 +636,7 @@ def import_traces(
     """
     (instance,), report = import_windows(
         paths, scenario, reading=reading, skip_layers=skip_layers, fillers=fillers, selection=selection,
-        drop_bad_rows=drop_bad_rows, progress=progress,
+        gates=gates, loss=loss, drop_bad_rows=drop_bad_rows, progress=progress,
     )  # fmt: skip
     return instance, report
 
@@ -610,6 +650,8 @@ def import_windows(
     skip_layers: int = 0,
     fillers: Sequence[int] = (),
     selection: Selection | None = None,
+    gates: Sequence[str | os.PathLike[str]] = (),
+    loss: str | os.PathLike[str] | None = None,
     drop_bad_rows: bool = False,
     progress: Callable[[Report, float | None], None] | None = None,
 ) -> tuple[list[Instance], Report]:
@@ -617,11 +659,12 @@ def import_windows(
 
     Parameters
     ----------
-    paths, scenario, reading, skip_layers, fillers, selection, drop_bad_rows, progress
+    paths, scenario, reading, skip_layers, fillers, selection, gates, loss, drop_bad_rows, progress
         As in :func:`import_traces`.
     windows : int
-        How many; see :func:`count_windows` for where they are cut. Names end in ``_w01``, ``_w02``, ... A user with
-        rows in some window stays in all, in those without with one token, the least that a file can say, and no row.
+        How many; see :func:`count_windows` for where they are cut. Losses are those of all windows together. Names end
+        in ``_w01``, ``_w02``, ... A user with rows in some window stays in all, in those without with one token, the
+        least that a file can say, and no row.
 
     Returns
     -------
@@ -638,6 +681,8 @@ def import_windows(
         reading = reading or Reading()
         reading = replace(reading, columns=replace(reading.columns, time=reading.columns.time or TIME))
     selection = selection or Selection()
+    if gates:
+        scenario = msgspec.structs.replace(scenario, ranked=True)
     if len(scenario.models) > 1:
         raise InputError(f"{len(scenario.models)} models; a trace is of one", place="models")
     (model, *_), message_bits = scenario_models(scenario)
@@ -653,6 +698,7 @@ def import_windows(
         model.layers, model.experts, model.top_k, skip_layers, whole - model.layers, tuple(fillers), own_numbers
     )
     traces = [open_trace(path, shape, reading) for path in paths]
+    table = _measured_losses(scenario, traces[0], model, gates, loss)
     report = Report()
     counts, names = count_windows(
         traces,
@@ -661,6 +707,8 @@ def import_windows(
         windows=windows,
         selection=selection,
         seed=scenario.seed,
+        ranked=scenario.ranked,
+        gates=gates,
         drop_bad_rows=drop_bad_rows,
         report=report,
         progress=progress,
@@ -679,7 +727,10 @@ def import_windows(
         tokens[: own.demands] += own.tokens
     report.idle = [topology.users[u] for u in np.flatnonzero(tokens == 0).tolist()]
     name = scenario.name or _name(scenario, paths, selection)
-    source = _source(scenario, paths, selection, report) | topology.source | topology.parameters()
+    if scenario.loss_budget is not None and table is None:
+        assert report.mass is not None
+        table = losses(report.mass)
+    source = _source(scenario, paths, selection, report, gates, loss) | topology.source | topology.parameters()
     if scenario.no_cloud:
         source = {key: value for key, value in source.items() if key not in OF_THE_CLOUD}
     instances = []
@@ -698,11 +749,33 @@ def import_windows(
                 made.hardware,
                 cloud=not scenario.no_cloud,
                 latency_model=scenario.latency_model,
+                losses=None if table is None else [table],
+                loss_budget=scenario.loss_budget,
                 source=source | piece,
                 notes=f"Routing counted from {', '.join(map(_stem, paths))}{which}.",
             )
         )
     return instances, report
+
+
+def _measured_losses(
+    scenario: Scenario,
+    trace: TraceFile,
+    model: Model,
+    gates: Sequence[str | os.PathLike[str]],
+    loss: str | os.PathLike[str] | None,
+) -> list[list[int]] | None:
+    """Return the losses of a file, if any; refuse a budget without ranks or losses, and losses without a budget."""
+    if scenario.loss_budget is None:
+        if loss is not None:
+            raise InputError("is without effect: nothing may be lost without --loss-budget", place="--loss")
+        return None
+    need_ranks(trace, gates or None, scenario.ranked)
+    if loss is not None:
+        return read_losses(loss, model.layers, model.top_k)
+    if not gates:
+        raise InputError("losses are missing: router weights (--gates), or measured ones (--loss)")
+    return None
 
 
 def window_ending(window: int, windows: int) -> str:
@@ -731,7 +804,12 @@ def _name(scenario: Scenario, paths: Sequence[str | os.PathLike[str]], selection
 
 
 def _source(
-    scenario: Scenario, paths: Sequence[str | os.PathLike[str]], selection: Selection, report: Report
+    scenario: Scenario,
+    paths: Sequence[str | os.PathLike[str]],
+    selection: Selection,
+    report: Report,
+    gates: Sequence[str | os.PathLike[str]],
+    loss: str | os.PathLike[str] | None,
 ) -> dict[str, str | int]:
     part = ""
     if selection.fraction is not None:
@@ -756,5 +834,8 @@ def _source(
         "load_gb_per_s": "" if scenario.load_gb_per_s is None else repr(scenario.load_gb_per_s),
         "load_weight": scenario.load_weight or "",
         "layer_slots": "" if scenario.layer_slots is None else scenario.layer_slots,
+        "gates": ", ".join(Path(path).name for path in gates),
     }
+    if scenario.loss_budget is not None:
+        values["loss"] = "router weight, parts per million" if loss is None else f"measured, {Path(loss).name}"
     return {key: value for key, value in values.items() if value != ""}

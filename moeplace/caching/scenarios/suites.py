@@ -37,6 +37,7 @@ from moeplace.caching.scenarios.assembly import (
 )
 from moeplace.scenarios.catalogue import HIDDEN_BITS, Architecture, find_architecture
 from moeplace.scenarios.counting import SetCounts
+from moeplace.scenarios.losses import exponents, power_losses
 from moeplace.scenarios.measured import Measured, Servers, given_ms, read_measured, read_servers
 from moeplace.scenarios.model_config import Published, read_model_config
 from moeplace.scenarios.networks import Network, Unplaced, read_network
@@ -44,7 +45,7 @@ from moeplace.scenarios.places import Positions, read_positions
 from moeplace.scenarios.routing import Routing
 from moeplace.scenarios.topology import Access, Links, Topology, from_network, from_positions, generated
 
-_PLACES, _STORAGE, _USERS, _SIZES, _ROUTER, _TOKENS = range(6)
+_PLACES, _STORAGE, _USERS, _SIZES, _ROUTER, _TOKENS, _LOSSES = range(7)
 
 HIDDEN_SIZE: Final = 2048
 """Width of the hidden state where a shape of one's own does not say it."""
@@ -179,6 +180,25 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Literal["measured", "independent"],
         Meta(description="Like measured traces, or experts independent of each other (unrealistic; to compare)"),
     ] = "measured"
+    ranked: Annotated[
+        bool,
+        Meta(
+            description="Rows keep a token's experts in falling router weight (document version 2); those of a trace "
+            "must stand so"
+        ),
+    ] = False
+    loss_budget: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=2**63 - 1,
+                description="Layers may use fewer experts within this loss: parts per million of the router's weight, "
+                "10000 are 1 %, or the unit of measured losses; rows are ranked",
+            ),
+        ]
+        | None
+    ) = None
     device_experts: Annotated[
         int, _count(32767, "Experts of each layer on the user's device: those that this user's tokens use most", 0)
     ] = 0
@@ -258,6 +278,8 @@ def default_name(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> st
         f"slots{scenario.layer_slots}": scenario.layer_slots is not None,
         f"load{scenario.load_gb_per_s or 0:g}": scenario.load_gb_per_s is not None,
         f"weight{scenario.load_weight}": scenario.load_weight is not None,
+        "ranked": scenario.ranked and scenario.loss_budget is None,
+        f"loss{scenario.loss_budget}": scenario.loss_budget is not None,
     }
     parts += [feature for feature, there in features.items() if there]
     numbers = f"s{scenario.stations}_u{scenario.users}_c{scenario.capacity:03}_seed{scenario.seed}"
@@ -289,6 +311,7 @@ def generate(
     made = setting(scenario, folder)
     scenario, models, topology = made.scenario, made.models, made.topology
     main_task = _random(scenario, _USERS).integers(0, scenario.tasks, scenario.users).tolist()
+    ranked, table = scenario.ranked or scenario.loss_budget is not None, list[list[list[int]]]()
     parts, fitted_to, extrapolated = [], set(), False
     for m, model in enumerate(models):
         user = [u for u in range(scenario.users) if (m - u) % len(models) < scenario.models_per_user]
@@ -298,7 +321,7 @@ def generate(
         )
         fitted_to.add(routing.fitted_to)
         extrapolated |= routing.extrapolated
-        counts = SetCounts(model.layers, model.experts, model.top_k)
+        counts = SetCounts(model.layers, model.experts, model.top_k, ranked=ranked)
         rng = _random(scenario, _TOKENS, m)
         for d, u in enumerate(user):
             for task, tokens in enumerate(_tokens(scenario, main_task[u], rng)):
@@ -306,6 +329,8 @@ def generate(
                     counts.add(d, routing.sample(task, tokens, rng))
         device = _most_used(counts, scenario.device_experts) if scenario.device_experts else None
         parts.append(Part(model, made.message_bits[m], counts, user, device))
+        drawn = exponents(model.layers, model.experts, int(_random(scenario, _LOSSES, m).integers(0, 2**31)))
+        table.append(power_losses(drawn, model.top_k, of=sum(each.layers for each in models)))
     instance = assemble(
         scenario.name or default_name(scenario, folder),
         parts,
@@ -313,6 +338,8 @@ def generate(
         made.hardware,
         cloud=not scenario.no_cloud,
         latency_model=scenario.latency_model,
+        losses=None if scenario.loss_budget is None else table,
+        loss_budget=scenario.loss_budget,
         source=_source(scenario, topology, sorted(fitted_to)),
         notes=_notes(scenario, sorted(fitted_to), extrapolated),
     )
@@ -549,7 +576,7 @@ _OF_SHARED_STORAGE: Final = ("capacity", "storage")
 OF_THE_CLOUD: Final = ("wan_round_trip_us", "cloud_gb_per_s")
 """Parameters of links that no time depends on where there is no cloud."""
 
-_NEWER: Final = ("no_cloud", "gpus_per_station")
+_NEWER: Final = ("no_cloud", "gpus_per_station", "ranked")
 """Keys that are said in an instance only where they are not the default: files without them stay as they were."""
 
 
@@ -866,7 +893,14 @@ _NOT_IN_SOURCE: Final = frozenset(
 
 
 def _notes(scenario: Scenario, fitted_to: list[str], extrapolated: bool) -> str:
+    ranks = ""
+    if scenario.ranked or scenario.loss_budget is not None:
+        ranks = " Experts stand in the order in which they were drawn, the popular ones sooner as a rule."
+    if scenario.loss_budget is not None:
+        ranks += " Router weight falls by a power law of the rank."
     if scenario.routing == "independent":
-        return "Generated. Experts of a token are independent of each other and of the user's task: unrealistic."
+        return (
+            f"Generated. Experts of a token are independent of each other and of the user's task: unrealistic.{ranks}"
+        )
     how = "extrapolated to this shape from" if extrapolated else "fitted to"
-    return f"Generated. Routing {how} measured traces of {' and '.join(fitted_to)}."
+    return f"Generated. Routing {how} measured traces of {' and '.join(fitted_to)}.{ranks}"

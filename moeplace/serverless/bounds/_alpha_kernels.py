@@ -34,6 +34,7 @@ def smoothed(
     work,
     each,
     price,
+    allowed,
     cap,
     most,
     invoke,
@@ -51,9 +52,10 @@ def smoothed(
 ):
     """Return a layer's smoothed relaxation and the derivative by ``alpha_first``.
 
-    ``work [V, E]``, ``each [V]``, ``price [V]`` (of a ns), ``cap [V]``: of each remote specification; only those that
-    are ``active [V]`` count. ``value [V + 1]`` returns the least value of each (and of no remote experts); ``d_every
-    [R]`` the derivatives by ``alpha_every``, and ``usage [3]`` those by the two prices and by that of a local expert.
+    ``work [V, E]``, ``each [V]``, ``price [V]`` (of a ns), ``allowed [V, E]``: of each remote specification; only those
+    that are ``active [V]`` count. ``cap [V, most]``: experts that a specification holds in so many replicas.
+    ``value [V + 1]`` returns the least value of each (and of no remote experts); ``d_every [R]`` the derivatives by
+    ``alpha_every``, and ``usage [3]`` those by the two prices and by that of a local expert.
     """
     n_rows, n_experts, n_specs = len(start) - 1, len(local), len(each)
     all_local = 0.0
@@ -73,7 +75,7 @@ def smoothed(
     coefficient = np.zeros(n_experts)
     for v in range(n_specs):
         value[v] = np.inf
-        if not active[v] or cap[v] < 1:
+        if not active[v]:
             continue
         slope[:] = 0.0
         h = each[v]
@@ -94,30 +96,37 @@ def smoothed(
             for j in range(start[i], start[i + 1]):
                 slope[expert[j]] += count[i] * s
         for z in range(1, most + 1):
-            if z > cap[v]:
-                break
+            if z > cap[v, z - 1]:
+                continue
             total = (
                 first_price * (base_first + alpha_first * all_local + (1.0 - alpha_first) * invoke)
                 + every_price * (base_every + intercept[v])
                 + price[v] * z * invoke
                 + expert_price * n_experts
             )
+            shift = 0.0
+            number = 0.0
+            low = np.inf
+            high = -np.inf
             for e in range(n_experts):
+                if not allowed[v, e]:
+                    coefficient[e] = np.inf
+                    continue
                 coefficient[e] = (
                     first_price * ((1.0 - alpha_first) * work[v, e] / z - alpha_first * local[e])
                     + every_price * slope[e]
                     + price[v] * (work[v, e] + decoded[e] * h)
                     - expert_price
                 )
-            shift = 0.0
-            number = 0.0
-            for e in range(n_experts):
+                low = min(low, -coefficient[e])
+                high = max(high, -coefficient[e])
                 number += _soft(coefficient[e], temperature)[1]
-            if number > cap[v] or number < z:  # at most what fits, at least one expert a replica
-                wanted = float(cap[v]) if number > cap[v] else float(z)
+            most_here = cap[v, z - 1]
+            if number > most_here or number < z:  # at most what fits, at least one expert a replica
+                wanted = float(most_here) if number > most_here else float(z)
                 spread = 60.0 * temperature
-                low = -coefficient.max() - spread
-                high = -coefficient.min() + spread
+                low -= spread
+                high += spread
                 for _ in range(40):
                     shift = 0.5 * (low + high)
                     number = 0.0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import InstanceReference
 from moeplace.base.incumbent import Incumbent
-from moeplace.serverless.bounds.alphas import Ascent, Multipliers, Tuning, alpha_bound
+from moeplace.serverless.bounds.alphas import Ascent, Multipliers, Tuning, alpha_bound, free_scale
 from moeplace.serverless.bounds.by_specs import SpecBounds, budgets
 from moeplace.serverless.certificate import Alphas, AlphaSet, ServerlessCertificate, SpecProof
 from moeplace.serverless.instance import Instance
@@ -26,12 +26,15 @@ class AlphaBounds(SpecBounds):
     tables : sequence of LayerTables
     search : Incumbent
     gap : float
+    threads : int
     """
 
-    def __init__(self, instance: Instance, tables: Sequence[LayerTables], search: Incumbent, gap: float) -> None:
+    def __init__(
+        self, instance: Instance, tables: Sequence[LayerTables], search: Incumbent, gap: float, threads: int = 1
+    ) -> None:
         self.kept: dict[int, Multipliers] = {}
         super().__init__(instance, search, SOURCE, gap)
-        self.tables = tables
+        self.tables, self.threads = tables, threads
         for main in instance.main_specs:
             if budgets(instance, main).min() < 0:
                 self.prove(main, self.nothing)
@@ -44,13 +47,82 @@ class AlphaBounds(SpecBounds):
             self.prove(main, min(bound, self.nothing))
         return bound
 
-    def rays(self, main: int, by: Multipliers) -> None:
-        """Try multipliers of ever higher prices: where nothing fits, they prove it."""
-        first, every, byte = (max(1, price) for price in by.prices)
+    def limits(self, main: int, near: Multipliers, others: Multipliers | None, tuning: Tuning) -> Multipliers:
+        """Look for prices that prove that nothing is within the limits; return the best ones found.
+
+        Parameters
+        ----------
+        main : int
+        near : Multipliers
+            Good ones for the cost: their prices, and each of them alone, are what is tried first.
+        others : Multipliers, optional
+            What this found for another specification.
+        tuning : Tuning
+        """
+        budget = [max(1, most) for most in budgets(self.instance, main).tolist()]
+
+        def worth(by: Multipliers) -> float:
+            """Return the bound, as a share of what the budgets are worth; keep what proves that nothing fits."""
+            bound = alpha_bound(self.instance, self.tables, main, by)
+            if bound >= self.nothing:
+                self.kept[main] = by
+                self.prove(main, self.nothing)
+            return float(bound / sum(price * most for price, most in zip(by.prices, budget, strict=True)))
+
+        def report(by: Multipliers) -> bool:
+            worth(by)
+            return self.bound[main] >= self.nothing or self._ended()
+
+        first, every, byte = (max(1, price) for price in near.prices)
+        tried = [] if others is None else [others]
         for prices in ((first, every, byte), (first, 0, 0), (0, every, 0), (0, 0, byte)):
-            scale = self.nothing.bit_length()
-            if self.take(main, Multipliers(tuple(p << scale for p in prices), by.first, by.every)) >= self.nothing:  # type: ignore[arg-type]
-                return
+            unit = free_scale(self.instance) // sum(p * most for p, most in zip(prices, budget, strict=True)) + 1
+            tried.append(Multipliers((prices[0] * unit, prices[1] * unit, prices[2] * unit), near.first, near.every))
+        found: list[tuple[float, Multipliers]] = []
+        for by in tried:
+            found.append((worth(by), by))
+            if self.bound[main] >= self.nothing or self._ended():
+                return by
+        start = max(found, key=lambda own: own[0])[1]
+        ascent = Ascent(self.instance, self.tables, main, None, start, self.threads)
+        ascent.run(tuning.steps if others is None else tuning.later, report, tuning, self._ended)
+        return ascent.multipliers()
+
+    def missing(self) -> str | None:
+        """Say by how much a limit must be wider at the least (V8), or None where not all proofs are by alphas.
+
+        A limit is widened alone: the others stay as they are.
+        """
+        least: dict[int, int] = {}
+        for main in self.instance.main_specs:
+            budget = budgets(self.instance, main).tolist()
+            if min(budget) < 0:
+                continue
+            by = self.kept.get(main)
+            if by is None or self.bound[main] < self.nothing:
+                return None
+            over = alpha_bound(self.instance, self.tables, main, by) - self.nothing
+            for i, price in enumerate(by.prices):
+                if price:
+                    more = over // price + 1
+                    least[i] = min(least.get(i, more), more)
+        first, every, _ = budgets(self.instance, self.instance.main_specs[0]).tolist()
+        cold = self.instance.platform.cold_ns
+        said = [
+            f"{what} is at least {most + least[i]:,}, {least[i]:,} above its limit"
+            for i, what, most in (
+                (0, "the time to first token", cold + first),
+                (1, "the time of all output tokens", every),
+            )
+            if i in least
+        ]
+        if said:
+            return f"where all other limits are kept, {', and '.join(said)}"
+        bytes_ = f"; at least {least[2]:,} bytes are missing" if 2 in least else ""
+        return f"no main specification holds what cannot be remote{bytes_}"
+
+    def _ended(self) -> bool:
+        return self.search.checkpoint() is not None
 
     def ascend(self, main: int, start: Multipliers | None, tuning: Tuning) -> Multipliers:
         """Look for good multipliers of a main specification, from others if there are some; return the best ones."""
@@ -58,14 +130,14 @@ class AlphaBounds(SpecBounds):
         if start is not None:
             self.take(main, start)
         if not (start is not None and self.done(main)):
-            ascent = Ascent(self.instance, self.tables, main, max(1, measure), start)
+            ascent = Ascent(self.instance, self.tables, main, max(1, measure), start, self.threads)
             steps = tuning.steps if start is None else tuning.later
 
             def report(by: Multipliers) -> bool:
                 self.take(main, by)
                 return self.done(main) or self.search.checkpoint() is not None
 
-            ascent.run(steps, report, tuning, lambda: self.search.checkpoint() is not None)
+            ascent.run(steps, report, tuning, self._ended)
             if main not in self.kept:
                 self.take(main, ascent.multipliers())
         return self.kept[main]

@@ -19,7 +19,7 @@ from moeplace.base.result import relative_gap
 from moeplace.layers.listed import ListedOracle
 from moeplace.layers.merging import Menu
 from moeplace.layers.oracle import LARGEST, Plans, finest
-from moeplace.layers.proof import LayerProof
+from moeplace.layers.proof import Argument, LayerProof
 from moeplace.layers.proof import Tuning as ProofTuning
 from moeplace.serverless.cost import decode_budget, largest_cost, local_room, prefill_budget
 from moeplace.serverless.document import Deployment
@@ -121,7 +121,7 @@ class SpecSide:
         over = self.bounds.search.checkpoint() is not None or self.bounds.done(self.main)
         return over or self._over
 
-    def prove(self, upper: int) -> None:
+    def prove(self, upper: int, argument: Argument) -> None:
         """Report a bound on the value as one on the cost."""
         if not self._proves:
             self._over = upper <= self.value
@@ -160,7 +160,13 @@ def least_cost(instance: Instance, main: int, plans: Sequence[LayerPlans]) -> in
 
 
 def prove_spec(
-    bounds: SpecBounds, plans: Sequence[LayerPlans], main: int, *, proves: bool = True, tuning: ProofTuning
+    bounds: SpecBounds,
+    plans: Sequence[LayerPlans],
+    main: int,
+    *,
+    proves: bool = True,
+    threads: int = 1,
+    tuning: ProofTuning,
 ) -> None:
     """Prove as much of one main specification as there is time for.
 
@@ -172,6 +178,8 @@ def prove_spec(
     main : int
     proves : bool
         Whether these are all plans there are; else they only may lead to better deployments.
+    threads : int
+        Layers that are looked at at the same time.
     tuning : moeplace.layers.proof.Tuning
     """
     instance, search = bounds.instance, bounds.search
@@ -208,4 +216,4 @@ def prove_spec(
         return Deployment.of(main, [(choice.spec, choice.replicas) for choice in chosen])
 
     side = SpecSide(bounds, main, reference, lowest, scale, unit, decision, proves)
-    LayerProof(oracles, budget, side, tuning=tuning).run()
+    LayerProof(oracles, budget, side, threads=threads, tuning=tuning).run()

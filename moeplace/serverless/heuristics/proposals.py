@@ -32,10 +32,10 @@ def proposals(instance: Instance, table: LayerTables, main: int, by: Multipliers
     _, found = relaxations(instance, table, main, by)
     sets = [np.zeros(instance.experts, dtype=np.bool_)]
     for own in sorted(found, key=lambda relaxed: relaxed.value)[:choices]:
-        order = np.argsort(np.array(own.brackets, dtype=object), kind="stable")
-        for count in range(max(1, own.taken - around), min(instance.experts, own.taken + around) + 1):
+        order = sorted((bracket, e) for e, bracket in enumerate(own.brackets) if bracket is not None)
+        for count in range(max(1, own.taken - around), min(len(order), own.taken + around) + 1):
             remote = np.zeros(instance.experts, dtype=np.bool_)
-            remote[order[:count]] = True
+            remote[[e for _, e in order[:count]]] = True
             sets.append(remote)
     unique: Bool = np.unique(np.array(sets), axis=0)
     return unique

@@ -6,10 +6,8 @@ from dataclasses import replace
 
 from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
-from moeplace.base.stop import stopping
-from moeplace.serverless.bounds.proving import IMPORTS, USUAL, solve_layers
+from moeplace.serverless.bounds.proving import IMPORTS, USUAL, prove_by_layers
 from moeplace.serverless.document import Deployment
-from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
 
 
@@ -39,10 +37,7 @@ def auto(
     gap : float
         Stop at this proven gap.
     """
-    with stopping(time_limit) as stop:
-        search = serverless_incumbent(instance, start, stop, gap, progress)
-        search.run(lambda: search.attempt("layers", lambda: solve_layers(instance, search, start, gap)))
-        outcome = search.outcome()
+    outcome = prove_by_layers(instance, time_limit=time_limit, threads=threads, start=start, progress=progress, gap=gap)
     most = USUAL.listed_experts
     because = (
         f"layers of {instance.experts} experts: up to {most} all plans are listed"
