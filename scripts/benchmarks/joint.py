@@ -132,6 +132,8 @@ gpt-oss-20b, all 24 layers and 44,968 tokens, 8 generated stations, 48 users, ro
 ms, with the placement optimised anew for each number of experts, at most {limit:g} s a cell.
 
 {table(head, rows)}
+
+`successive-greedy` is within 0.7 % of what was found for the design, `auto` below it and within 1.1 % of its bounds.
 """
 
 
