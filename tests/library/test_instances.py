@@ -46,7 +46,7 @@ def test_the_sets_are_there() -> None:
     assert len(instance_files("collaboration")) == 21
     assert len(instance_files("joint")) == 18
     assert len(instance_files("active")) == 40
-    assert len(instance_files("serverless")) == 11
+    assert len(instance_files("serverless")) == 12
 
 
 def test_an_unknown_set_is_named() -> None:
