@@ -56,7 +56,7 @@ def row(name: str, path: Path, time_limit: float) -> list[str]:
     found = verify(instance, certificate)
     verified = time.process_time() - began
     said = "trusting nothing" if found.ok and found.trusted is None else found.trusted or found.problems[0]
-    ratio = "1" if solution.objective.saving_ratio == 1 else f"{solution.objective.saving_ratio:.5f}"
+    ratio = "1" if solution.objective.saving_ratio == 1 else f"{solution.objective.saving_ratio:.7f}"
     size = f"{len(gzip.compress(data)) / 1000:.1f}"
     return [name, ratio, kind(certificate.proof), said, size, f"{solved:.2f}", f"{verified:.2f}"]
 
