@@ -220,9 +220,7 @@ def prepare(problem: Problem, function: Method, say: Callable[[str], None] | Non
     if problem.compile is None or (loops := sys.modules.get("moeplace.base.compiled")) is None:
         return
     if missing := loops.uncompiled(imports):
-        if say is not None:
-            say(COMPILING)
-        problem.compile(missing)
+        problem.compile(missing, lambda: None if say is None else say(COMPILING))
 
 
 class _Listener:

@@ -200,6 +200,23 @@ def brute_force_joint(document: dict[str, Any]) -> int | None:
     return best
 
 
+def apart_document(seed: int) -> dict[str, Any]:
+    """Draw an instance with slots, storage for them, and one near server for every demand."""
+    rng = np.random.default_rng(seed)
+    document = random_document_2(rng, 9, None)
+    servers = [
+        server | {"capacity_bytes": 10**6, "layer_slots": int(rng.integers(1, 4))} for server in document["servers"]
+    ]
+    for demand in document["demands"]:
+        far = int(rng.integers(20, 30))
+        times: list[int | None] = [far if rng.random() < 0.8 else None for _ in servers]
+        times[int(rng.integers(len(servers)))] = int(rng.integers(1, 20))
+        demand["server_ns"] = times
+        if demand["cloud_ns"] is not None:
+            demand["cloud_ns"] = far
+    return document | {"servers": servers}
+
+
 def _layer_bytes(model: dict[str, Any]) -> list[int]:
     sizes = model["expert_bytes"]
     return list(sizes) if isinstance(sizes, list) else [sizes] * model["layers"]

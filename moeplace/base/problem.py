@@ -187,7 +187,8 @@ class Problem:
         ``(instance, values)``: the decision that the values of an exported model's variables mean, by their names;
         raises an InputError where they mean none of this instance. Left out where no model is exported.
     compile : callable, optional
-        ``(modules)``: runs once what compiles the inner loops of these modules, so that no method's clock counts it.
+        ``(modules, say)``: runs once what compiles the inner loops of these modules, so that no method's clock counts
+        it; calls ``say()`` before, unless it knows none of them.
     view : View
     """
 
@@ -214,5 +215,5 @@ class Problem:
     models: str | None = None
     model_limit: Callable[[Any, str], str | None] = lambda instance, name: None
     from_values: Callable[[Any, Mapping[str, float]], Any] | None = None
-    compile: Callable[[Sequence[str]], None] | None = None
+    compile: Callable[[Sequence[str], Callable[[], None]], None] | None = None
     view: View = field(default_factory=View)

@@ -28,18 +28,22 @@ CHECKPOINTS = 20
 """Of the concave bound: a few of its ascent, whose points are averaged."""
 
 
-def compile_loops(modules: Sequence[str]) -> None:
+def compile_loops(modules: Sequence[str], say: Callable[[], None] | None = None) -> None:
     """Compile the inner loops of some modules.
 
     Parameters
     ----------
     modules : sequence of str
-        Imported already; of those that caching does not know nothing is compiled.
+        Imported already; those that are not among :data:`RUNS` are passed over.
+    say : callable, optional
+        Called before, unless all are.
     """
-    for name in modules:
-        if (run := _RUNS.get(name)) is not None:
-            for instance in _instances():
-                run(instance)
+    runs = [RUNS[name] for name in modules if name in RUNS]
+    if runs and say is not None:
+        say()
+    for run in dict.fromkeys(runs):
+        for instance in _instances():
+            run(instance)
 
 
 def _instances() -> Iterator[Instance]:
@@ -92,7 +96,7 @@ def _concave(instance: Instance) -> None:
     ConcaveBound(saving_form(instance)).improve(lambda: next(left, None) is None)
 
 
-_RUNS: dict[str, Callable[[Instance], None]] = {
+RUNS: dict[str, Callable[[Instance], None]] = {
     "moeplace.caching._kernels": _search,
     "moeplace.caching.bounds._layer_kernels": _layers,
     "moeplace.layers._merge_kernels": _layers,
@@ -102,6 +106,6 @@ _RUNS: dict[str, Callable[[Instance], None]] = {
 
 
 if __name__ == "__main__":
-    for name in _RUNS:
+    for name in RUNS:
         importlib.import_module(name)
-    compile_loops(uncompiled(_RUNS))
+    compile_loops(uncompiled(RUNS))

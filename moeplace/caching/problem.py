@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -97,10 +97,10 @@ def _model_limit(instance: Instance, name: str) -> str | None:
     return refuses(name)(instance)
 
 
-def _compile(modules: Sequence[str]) -> None:
+def _compile(modules: Sequence[str], say: Callable[[], None]) -> None:
     from moeplace.caching.compiling import compile_loops
 
-    compile_loops(modules)
+    compile_loops(modules, say)
 
 
 def _sizes(instance: Instance) -> dict[str, Any]:

@@ -475,20 +475,21 @@ def test_inner_loops_are_compiled_before_the_clock_starts(instance: Instance, mo
     from moeplace.caching import compiling
 
     moeplace.solve(instance)
-    for name in compiling._RUNS:
+    for name in compiling.RUNS:
         importlib.import_module(name)
-    compiling.compile_loops(list(compiling._RUNS))
-    assert compiled.uncompiled([*compiling._RUNS, *compiling._RUNS, "no.such.module", "math"]) == []
-    for name in compiling._RUNS:
+    compiling.compile_loops(list(compiling.RUNS))
+    assert compiled.uncompiled([*compiling.RUNS, *compiling.RUNS, "no.such.module", "math"]) == []
+    for name in compiling.RUNS:
         module = sys.modules[name]
         assert any(compiled._own(value, name) for value in vars(module).values()), name
 
     # As after an installation: nothing here, nothing on disk.
     ready, order, said = ["moeplace.caching._kernels"], [], []
     monkeypatch.setattr(compiled, "uncompiled", lambda names: [name for name in ready if name in names])
-    monkeypatch.setitem(compiling._RUNS, ready[0], lambda instance: order.append("compiled"))
+    monkeypatch.setitem(compiling.RUNS, ready[0], lambda instance: order.append("compiled"))
     problem = moeplace.problems.problem_of(instance)
     function = find_method("local-search", problem.methods, problem.method_order)
+    compiling.compile_loops(["no.such.module"], lambda: said.append("nothing"))
     prepare(problem, function, said.append)
     assert (order, said) == (["compiled"] * 2, [COMPILING])
     clock = time.perf_counter

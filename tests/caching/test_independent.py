@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from random_instances import brute_force_2, random_document_2
+from random_instances import apart_document, brute_force_2
 
 import moeplace
 from moeplace import Instance, Placement
@@ -109,23 +109,6 @@ def test_exchanges_and_climbs_say_what_they_gain() -> None:
         worth = [v - int(price @ u) for v, u in (oracle.plan(code), oracle.plan(climbed))]
         assert worth[1] >= worth[0], seed
         assert climbed.sum() <= oracle.slots, seed
-
-
-def apart_document(seed: int) -> dict[str, Any]:
-    """Draw an instance with slots, storage for them, and one near server for every demand."""
-    rng = np.random.default_rng(seed)
-    document = random_document_2(rng, 9, None)
-    servers = [
-        server | {"capacity_bytes": 10**6, "layer_slots": int(rng.integers(1, 4))} for server in document["servers"]
-    ]
-    for demand in document["demands"]:
-        far = int(rng.integers(20, 30))
-        times: list[int | None] = [far if rng.random() < 0.8 else None for _ in servers]
-        times[int(rng.integers(len(servers)))] = int(rng.integers(1, 20))
-        demand["server_ns"] = times
-        if demand["cloud_ns"] is not None:
-            demand["cloud_ns"] = far
-    return document | {"servers": servers}
 
 
 FEW = independent.Tuning(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from random_instances import (
+    apart_document,
     brute_force,
     brute_force_2,
     brute_force_joint,
@@ -23,8 +24,9 @@ import moeplace
 from moeplace import Instance, MethodLimitError, Placement
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import stopping
-from moeplace.caching.bounds import by_layers, joint_layers, joint_proving, proving
+from moeplace.caching.bounds import by_layers, independent, joint_layers, joint_proving, proving
 from moeplace.caching.bounds.by_layers import CachingLayers
+from moeplace.caching.bounds.independent import IndependentLayers
 from moeplace.caching.bounds.joint_proving import JointProving
 from moeplace.caching.evaluation import cost_ns
 from moeplace.caching.heuristics import joint_search
@@ -64,7 +66,9 @@ OPTIMA_2 = [brute_force_2(document) for document in DOCUMENTS_2]
 def tiny(name: str, value: Any) -> list[Any]:
     """Return tiny values of a field."""
     if isinstance(value, tuple):
-        return [(1, 1)] if name == "turns" else [(), tuple((*stage[:-1], 1) for stage in value[:1])]
+        if isinstance(value[0], int):
+            return [(1, 1)] if name == "turns" else [(), (1,)]
+        return [(), tuple((*stage[:-1], 1) for stage in value[:1])]
     if isinstance(value, float):
         return [1e-3] if name == "shortened" else [0.0]
     return [1] if name in NEVER_ZERO else [0, 2]
@@ -98,6 +102,21 @@ def test_tiny_limits_of_the_proof_by_layers() -> None:
             judged(instance, search, optimum, told)
 
 
+def test_tiny_limits_of_independent_layers() -> None:
+    found = 0
+    for document in map(apart_document, range(12)):
+        optimum, instance = brute_force_2(document), Instance.from_document(document)
+        if optimum is None or instance.coverage is None or independent.refuses(instance) is not None:
+            continue
+        found += 1
+        for told, tuning in each_tiny(independent.USUAL):
+            with stopping(None) as stop:
+                search = caching_incumbent(instance, stop)
+                IndependentLayers(instance, search, 1, tuning).run()
+            judged(instance, search, optimum, told)
+    assert found > 2
+
+
 @pytest.mark.parametrize("wide", [False, True], ids=["priced exactly", "concave bound"])
 def test_tiny_limits_of_column_generation(wide: bool) -> None:
     # Without the aggregated problem there is only the concave bound.
@@ -108,8 +127,8 @@ def test_tiny_limits_of_column_generation(wide: bool) -> None:
     )
     bounds = set()
     for told, tuning in each_tiny(usual):
-        if told.startswith("proving.layers.") and wide:
-            continue  # as narrow ones have it
+        if told.startswith("proving.independent.") or (told.startswith("proving.layers.") and wide):
+            continue  # as they are by themselves, and as narrow ones have it
         for instance, optimum in zip(INSTANCES[:2] + INSTANCES_2, OPTIMA[:2] + OPTIMA_2, strict=True):
             with stopping(None) as stop:
                 search = caching_incumbent(instance, stop)
@@ -118,6 +137,18 @@ def test_tiny_limits_of_column_generation(wide: bool) -> None:
                 if wide:
                     bounds.add(search.bound_source)
     assert not wide or "concave bound" in bounds
+
+
+def test_tiny_limits_of_the_race_of_bounds() -> None:
+    usual = proving.Tuning(exact_experts=0, light_cells=0)
+    for told, tuning in each_tiny(usual):
+        if told.startswith(("layers.", "concave.", "exact_experts", "most_")):
+            continue  # as alone
+        for instance, optimum in zip(INSTANCES[:2], OPTIMA, strict=False):
+            with stopping(None) as stop:
+                search = caching_incumbent(instance, stop)
+                proving.prove(saving_form(instance), search, tuning)
+            judged(instance, search, optimum, told)
 
 
 def test_tiny_limits_of_auto() -> None:

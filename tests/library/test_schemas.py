@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ MOST_ROWS = 300
 """Activation rows of a file that are validated: a validator in Python takes a minute for the largest files."""
 
 
+@functools.cache
 def validator(name: str) -> Draft202012Validator:
     return Draft202012Validator(read_schema(name))
 

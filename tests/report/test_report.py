@@ -51,7 +51,8 @@ RUNS = 6 * len(METHODS) * 2
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a run directory of real solves on five tiny instances and a small one."""
     paths = [*TINY[:5], instance_files("small")[2]]
-    return solved_run(tmp_path_factory.mktemp("runs") / "run", paths, METHODS, [0, 1], time_limit=5.0)
+    # A limit that nothing reaches, also on a busy machine.
+    return solved_run(tmp_path_factory.mktemp("runs") / "run", paths, METHODS, [0, 1], time_limit=60.0)
 
 
 @pytest.fixture(scope="module")

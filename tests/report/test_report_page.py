@@ -58,7 +58,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the report of real solves: two sets, with and without positions."""
     folder = tmp_path_factory.mktemp("page")
     paths = [*instance_files("tiny")[:3], instance_files("small")[2], instance_files("small")[3]]
-    run = solved_run(folder / "run", paths, METHODS, [0], time_limit=5.0)
+    run = solved_run(folder / "run", paths, METHODS, [0], time_limit=60.0)
     write_report(collect([run]), folder / "out")
     return folder / "out" / "index.html"
 

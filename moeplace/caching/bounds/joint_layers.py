@@ -23,7 +23,7 @@ from moeplace.caching.heuristics.joint import JointForms, PartStop, alternate
 from moeplace.caching.heuristics.repairing import without_excess
 from moeplace.caching.placement import Placement
 from moeplace.layers.choosing import choose
-from moeplace.layers.oracle import Float
+from moeplace.layers.oracle import Float, Schedule
 from moeplace.layers.proof import Argument, LayerProof
 
 
@@ -196,6 +196,17 @@ class _JointProof(LayerProof):
     """A proof whose quick bounds have the budget of loss kept by whole layers, not in the mean."""
 
     oracles: list[JointOracle]  # type: ignore[assignment]
+
+    def descend(self, schedule: Schedule, price: Float | None = None) -> Float:
+        """Descend as ever; then choose multipliers at the best prices.
+
+        The steps of a descent are shared out over the numbers of active experts, so it ends with worse multipliers.
+        """
+        price = super().descend(schedule, price)
+        if not self.primal.stop():
+            self.tune(self.price, self.tuning.retune)
+            self.bound(self.price)
+        return price
 
     def bound(self, price: Int64) -> None:
         """Report the bound at once: the best choice within the budget of loss of what the layers are worth.

@@ -250,11 +250,16 @@ class JointOracle:
             option.oracle.refresh()
 
     def tune(self, price: Int64, schedule: Schedule) -> None:
-        """Choose good multipliers for prices near these, for the options that may be worth most there."""
-        worth = max((value - int(price @ usage) for value, usage in map(self.plan, self._known)), default=NOTHING)
-        for option in self.options:
-            if option.bound(price) > worth:
+        """Choose good multipliers for prices near these, for the options that bound the layer there.
+
+        The option of the largest bound comes first. One whose bound is no larger than that of one that is tuned already
+        does not matter.
+        """
+        most = max((value - int(price @ usage) for value, usage in map(self.plan, self._known)), default=NOTHING)
+        for option in sorted(self.options, key=lambda option: -option.bound(price)):
+            if option.bound(price) > most:
                 option.oracle.tune(price[:-1], schedule)
+                most = max(most, option.bound(price))
 
     def _code(self, k: int, masks: Int64) -> Int64:
         code = np.zeros(1 + self.n_experts, dtype=np.int64)
