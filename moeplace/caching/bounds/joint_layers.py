@@ -204,7 +204,7 @@ class _JointProof(LayerProof):
         """
         price = super().descend(schedule, price)
         if not self.primal.stop():
-            self._tune(self.price, self.tuning.retune)
+            self.tune(self.price, self.tuning.retune)
             self.bound(self.price)
         return price
 
