@@ -64,7 +64,9 @@ OPTIMA_2 = [brute_force_2(document) for document in DOCUMENTS_2]
 def tiny(name: str, value: Any) -> list[Any]:
     """Return tiny values of a field."""
     if isinstance(value, tuple):
-        return [(1, 1)] if name == "turns" else [(), tuple((*stage[:-1], 1) for stage in value[:1])]
+        if isinstance(value[0], int):
+            return [(1, 1)] if name == "turns" else [(), (1,)]
+        return [(), tuple((*stage[:-1], 1) for stage in value[:1])]
     if isinstance(value, float):
         return [1e-3] if name == "shortened" else [0.0]
     return [1] if name in NEVER_ZERO else [0, 2]
@@ -123,7 +125,7 @@ def test_tiny_limits_of_column_generation(wide: bool) -> None:
 def test_tiny_limits_of_the_race_of_bounds() -> None:
     usual = proving.Tuning(exact_experts=0, light_cells=0)
     for told, tuning in each_tiny(usual):
-        if told.startswith(("layers.", "concave.", "exact_experts", "most_")):
+        if told.startswith(("layers.", "concave.", "independent.", "exact_experts", "most_")):
             continue  # as alone
         for instance, optimum in zip(INSTANCES[:2], OPTIMA, strict=False):
             with stopping(None) as stop:
