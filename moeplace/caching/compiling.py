@@ -47,7 +47,7 @@ def compile_loops(modules: Sequence[str], say: Callable[[], None] | None = None)
 
 
 def _instances() -> Iterator[Instance]:
-    """Yield an instance of rows that wait for their slowest expert, and one whose experts come one after the other."""
+    """Yield instances with experts of two sizes and of one, and one whose experts come one after the other."""
     rng = np.random.default_rng(0)
     rows: dict[str, list[Any]] = {"demand": [], "layer": [], "experts": [], "count": []}
     for demand, layer, _ in itertools.product(range(USERS), range(LAYERS), range(TOKENS)):
@@ -55,14 +55,14 @@ def _instances() -> Iterator[Instance]:
         rows["layer"].append(layer)
         rows["experts"].append(sorted(rng.permutation(EXPERTS)[:2].tolist()))
         rows["count"].append(1)
-    for latency_model in ("max", "sum"):
+    for latency_model, sizes in (("max", [3, 5]), ("max", 4), ("sum", 4)):
         yield Instance.from_document(
             {
                 "format": "moeplace/instance",
                 "version": 1,
                 "name": "inner loops",
                 "latency_model": latency_model,
-                "models": [{"name": "m", "layers": LAYERS, "experts": EXPERTS, "top_k": 2, "expert_bytes": [3, 5]}],
+                "models": [{"name": "m", "layers": LAYERS, "experts": EXPERTS, "top_k": 2, "expert_bytes": sizes}],
                 "servers": [{"name": f"s{n}", "capacity_bytes": 12} for n in range(SERVERS)],
                 "demands": [
                     {

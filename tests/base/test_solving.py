@@ -491,11 +491,13 @@ def test_inner_loops_are_compiled_before_the_clock_starts(instance: Instance, mo
     function = find_method("local-search", problem.methods, problem.method_order)
     compiling.compile_loops(["no.such.module"], lambda: said.append("nothing"))
     prepare(problem, function, said.append)
-    assert (order, said) == (["compiled"] * 2, [COMPILING])
+    assert (set(order), said) == ({"compiled"}, [COMPILING])
     clock = time.perf_counter
     monkeypatch.setattr(time, "perf_counter", lambda: order.append("clock") or clock())
+    order.clear()
     moeplace.solve(instance, "local-search")
-    assert order[2:5] == ["compiled", "compiled", "clock"]
+    assert order[0] == "compiled"
+    assert "compiled" not in order[order.index("clock") :]
 
 
 def test_what_is_compiled_is_known_by_files_newer_than_the_source(tmp_path: Any) -> None:

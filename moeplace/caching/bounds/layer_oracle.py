@@ -541,7 +541,8 @@ class _Search:
         root = int(best.sum()) + whole
         # A mask that is so much worse than the expert's best is in no plan that is looked for.
         keep = (values >= threshold - root + best[:, None]) & oracle._allowed
-        owner, mask = np.nonzero(keep)
+        # Contiguous, as a single mask is by itself: the loops are compiled for one layout.
+        owner, mask = map(np.ascontiguousarray, np.nonzero(keep))
         most_cells = oracle.tuning.most_cells
         if max(len(mask), n * n) * n_radii > most_cells:
             return root
