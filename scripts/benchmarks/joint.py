@@ -48,7 +48,7 @@ SHARES: Final = (0, 1, 2, 5, 10)
 """Loss budgets, percent of the router's weight."""
 PPM_OF_A_PERCENT: Final = 10_000
 SEARCHED: Final = {4: (225, "0"), 3: (207, ".17"), 2: (184, ".39")}
-"""Latency per token, ms, and loss of gpt-oss-20b with so many experts in every layer: found earlier, by the same greedy method."""
+"""Latency per token, ms, and loss of gpt-oss-20b with so many experts in every layer: found earlier, greedily."""
 JOINTLY, CACHING_FIRST, EXPERTS_FIRST = WAYS = ("jointly", "caching first", "active experts first")
 TITLES = {
     "gpt-oss-20b": "What a loss buys: gpt-oss-20b",
