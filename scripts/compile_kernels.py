@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 import moeplace
 from moeplace.caching.bounds.concave import ConcaveBound
+from moeplace.caching.bounds.server_oracle import ServerOracle
 from moeplace.caching.saving import saving_form
 from moeplace.caching.scenarios.importing import import_traces
 from moeplace.caching.scenarios.suites import Scenario, generate
@@ -59,6 +60,16 @@ def methods() -> None:
         looks = iter(range(20))
         bound.improve(lambda looks=looks: next(looks, None) is None, lambda _, found: None)
         assert verify(instance, bound.best.certificate()).ok
+
+
+def servers() -> None:
+    """Price what one server holds of a layer, which the methods above do with a search only where layers are large."""
+    rng = np.random.default_rng(2)
+    member = np.array([np.sort(rng.choice(7, 3, replace=False)) for _ in range(24)])
+    oracle = ServerOracle(member, rng.integers(0, 1000, 24), np.zeros(7, dtype=np.int64), 3, np.arange(7))
+    price = rng.integers(0, 200, len(oracle.reach))
+    oracle.tune(price)
+    oracle.best(price)
 
 
 def active_experts() -> None:
@@ -110,6 +121,7 @@ def missing() -> list[str]:
 if __name__ == "__main__":
     if sys.argv[1:] != ["others"]:
         methods()
+        servers()
     if sys.argv[1:] != ["methods"]:
         active_experts()
         serverless()

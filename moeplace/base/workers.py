@@ -160,7 +160,7 @@ class Resumed:
         """Let the work go on over so many checkpoints, or to its end; raise what it raises."""
         for _ in range(checkpoints):
             if self.done:
-                return
+                break
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=WORKER_NAME)
                 self._thread.start()

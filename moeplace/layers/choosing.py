@@ -16,7 +16,7 @@ import numpy.typing as npt
 from moeplace.base.arrays import Int64
 from moeplace.layers import merging
 from moeplace.layers.merging import Menu, merge
-from moeplace.layers.oracle import finest, no_stop
+from moeplace.layers.oracle import LARGEST, finest, no_stop
 
 _FREE = 1 << 20
 """Prices are this much finer than the values of a unit, where sums leave room for it."""
@@ -55,7 +55,7 @@ def choose(
     Parameters
     ----------
     value : int64 array [L, K]
-        Sums over layers must be below 2**57.
+        Where sums over layers may be 2**57 and more, values are taken more coarsely: the bound is no longer exact.
     usage : int64 array [L, K]
         Units of the budget, not negative; what uses more than there is is no choice.
     budget : int
@@ -76,9 +76,12 @@ def choose(
         return None
     usage = np.minimum(usage - least, budget + 1)
     top = value.max(axis=1, keepdims=True)
-    spread = sum((top - value).max(axis=1).tolist())
+    spread, coarse = sum((top - value).max(axis=1).tolist()), 1
+    while spread // coarse >= LARGEST:
+        coarse *= 2
+    spread //= coarse
     scale = min(_FREE, finest(max(1, spread)))
-    short = (value - top) * scale  # nothing is positive, and sums are small
+    short = -((top - value) // coarse) * scale  # nothing is positive, and sums are small
 
     exact = short.astype(object), usage.astype(object)  # high prices times usages are beyond 64 bits
 
@@ -107,5 +110,6 @@ def choose(
         bound = max(held, min(bound, merged.bound))
         if merged.value is not None:
             chosen, held = np.array(merged.choice), merged.value
-    most = int(top.sum())
-    return Chosen(chosen.astype(np.int64), most + held // scale, most + bound // scale)
+    most = sum(top.ravel().tolist())
+    found = sum(value[layers, chosen].tolist())
+    return Chosen(chosen.astype(np.int64), found, max(found, most + bound // scale * coarse))

@@ -25,6 +25,8 @@ from moeplace.layers import merging
 from moeplace.layers.choosing import choose
 
 METHODS = ("auto", "layer-enumeration", "alternating")
+LIMIT = 3600.0
+"""Seconds, so many that none of these is ended by them on a busy machine that has to compile first."""
 
 
 def document(seed: int, **changes: Any) -> dict[str, Any]:
@@ -43,7 +45,7 @@ def test_choosing_equals_enumeration() -> None:
         rng = np.random.default_rng(seed)
         layers, choices = int(rng.integers(0, 6)), int(rng.integers(1, 5))
         unit = int(rng.choice([1, 10**6, 10**9]))
-        value = rng.integers(-100, 100, (layers, choices)) * int(rng.choice([1, 10**9, 10**13]))
+        value = rng.integers(-100, 100, (layers, choices)) * int(rng.choice([1, 10**9, 10**13, 10**16]))
         usage = rng.integers(0, 20, (layers, choices)) * unit
         budget = int(rng.integers(0, 60)) * unit + int(rng.integers(0, unit))
         best = max(
@@ -63,7 +65,7 @@ def test_choosing_equals_enumeration() -> None:
             at = np.arange(layers), found.choice
             assert int(usage[at].sum()) <= budget, seed
             assert found.value == int(value[at].sum()) <= best <= found.bound, seed
-            assert tuning is not merging.USUAL or found.value == found.bound, seed
+            assert tuning is not merging.USUAL or best > 2**56 or found.value == found.bound, seed
 
 
 # --- forms ---------------------------------------------------------------------------------------------------------
@@ -106,9 +108,9 @@ def test_joint_methods_equal_brute_force(method: str) -> None:
         instance, best = Instance.from_document(raw), brute_force_joint(raw)
         if best is None:
             with pytest.raises(NoSolutionError):
-                moeplace.solve(instance, method, seed=seed)
+                moeplace.solve(instance, method, seed=seed, time_limit=LIMIT)
             continue
-        solution = moeplace.solve(instance, method, seed=seed, threads=1 + seed % 2)
+        solution = moeplace.solve(instance, method, seed=seed, threads=1 + seed % 2, time_limit=LIMIT)
         assert moeplace.check(instance, solution).ok, seed
         cost, bound = cost_ns(instance, solution.placement_on(instance)), solution.objective.bound_ns
         assert bound is None or bound <= best, seed
@@ -123,7 +125,7 @@ def test_larger_instances_agree_and_keep_bounds() -> None:
     for seed in range(12):
         instance = joint(seed, max_variables=40)
         try:
-            found = [moeplace.solve(instance, method, seed=1) for method in METHODS]
+            found = [moeplace.solve(instance, method, seed=1, time_limit=LIMIT) for method in METHODS]
         except NoSolutionError:
             continue
         costs = [cost_ns(instance, s.placement_on(instance)) for s in found]
@@ -140,11 +142,11 @@ def test_a_start_is_never_lost() -> None:
     for seed in range(20):
         instance = joint(seed)
         try:
-            best = moeplace.solve(instance, "auto")
+            best = moeplace.solve(instance, "auto", time_limit=LIMIT)
         except NoSolutionError:
             continue
         for method in METHODS:
-            again = moeplace.solve(instance, method, start=best)
+            again = moeplace.solve(instance, method, start=best, time_limit=LIMIT)
             assert cost_ns(instance, again.placement_on(instance)) == cost_ns(instance, best.placement_on(instance))
 
 
@@ -165,10 +167,10 @@ def test_a_budget_that_leaves_no_choice_is_the_problem_without() -> None:
         raw["active"]["budget"] = 0
         instance = Instance.from_document(raw)
         try:
-            solution = moeplace.solve(instance, "auto", seed=1)
+            solution = moeplace.solve(instance, "auto", seed=1, time_limit=LIMIT)
         except NoSolutionError:
             continue
-        whole = moeplace.solve(instance.cut(instance.block_top_k), "auto", seed=1)
+        whole = moeplace.solve(instance.cut(instance.block_top_k), "auto", seed=1, time_limit=LIMIT)
         assert solution.placement == whole.placement, seed
         assert solution.objective.bound_ns == whole.objective.bound_ns, seed
         compared += 1
@@ -225,7 +227,7 @@ def test_interrupted_at_any_moment_the_best_is_kept(method: str) -> None:
             if len(seen) == moment:
                 signal.raise_signal(signal.SIGINT)
 
-        solution = moeplace.solve(instance, method, seed=1, progress=interrupt)
+        solution = moeplace.solve(instance, method, seed=1, progress=interrupt, time_limit=LIMIT)
         assert moeplace.check(instance, solution).ok
         cost = cost_ns(instance, solution.placement_on(instance))
         assert cost <= min(seen)

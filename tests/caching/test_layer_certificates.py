@@ -113,6 +113,15 @@ def test_auto_and_the_methods_by_layers_certify_their_bounds() -> None:
             assert trusted or report.bound == "verified, trusting nothing", (seed, method)
 
 
+def test_layers_that_share_nothing_are_verified_where_a_short_search_does_it() -> None:
+    instance = moeplace.load("collaboration_tiny_slots")
+    solution, certificate = certified(instance, "layer-enumeration")
+    assert solution.bound_source in ("independent layers", "layer enumeration")
+    assert certificate is not None
+    assert isinstance(certificate.proof, Layers)
+    assert moeplace.check(instance, solution, certificate).bound == "verified, trusting nothing"
+
+
 def test_nothing_is_packed_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> str:
         raise AssertionError("a certificate is packed that nobody asked for")

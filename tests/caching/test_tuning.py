@@ -142,7 +142,7 @@ def test_tiny_limits_of_column_generation(wide: bool) -> None:
 def test_tiny_limits_of_the_race_of_bounds() -> None:
     usual = proving.Tuning(exact_experts=0, light_cells=0)
     for told, tuning in each_tiny(usual):
-        if told.startswith(("layers.", "concave.", "exact_experts", "most_")):
+        if told.startswith(("layers.", "concave.", "independent.", "exact_experts", "most_")):
             continue  # as alone
         for instance, optimum in zip(INSTANCES[:2], OPTIMA, strict=False):
             with stopping(None) as stop:

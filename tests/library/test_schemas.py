@@ -47,7 +47,7 @@ def test_the_instances_of_the_library_are_valid(path: Any) -> None:
         validator("serverless").validate(document)
         return
     rows = document["activations"]
-    document["activations"] = {key: column[:MOST_ROWS] for key, column in rows.items()}
+    document["activations"] = {k: v[:MOST_ROWS] if isinstance(v, list) else v for k, v in rows.items()}
     validator("instance").validate(document)
 
 

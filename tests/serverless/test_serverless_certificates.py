@@ -196,3 +196,49 @@ def test_bounds_that_are_given_up_stay_bounds() -> None:
     assert best is not None
     assert search.bound_ns is not None
     assert 0 < search.bound_ns <= best[0]
+
+
+def test_limits_that_nothing_keeps_are_said_with_how_much_is_missing() -> None:
+    asked = [0, 0]
+    for seed in range(120):
+        document = random_document(seed)
+        instance = Instance.from_document(document)
+        if brute_force(instance) is not None:
+            continue
+        tables, search = layer_tables(instance), serverless_incumbent(instance, None, Stop(None), 0.0, None)
+        bounds, within = AlphaBounds(instance, tables, search, 0.0), None
+        for main in instance.main_specs:
+            if budgets(instance, main).min() >= 0:
+                within = bounds.limits(main, Multipliers.middle(instance), within, AscentTuning(steps=100, every=10))
+        missing = bounds.missing()
+        if missing is None:
+            assert bounds.why() is None
+            continue
+        # With one unit less than that nothing is within the limits yet.
+        out = instance.request.tokens_out
+        for i, key, unit in ((0, "ttft_ns", 1), (1, "tpot_ns", out)):
+            if i in missing and max(budgets(instance, main).min() for main in instance.main_specs) >= 0:
+                wider = (missing[i] - 1) // unit
+                changed = document | {"limits": document["limits"] | {key: document["limits"][key] + wider}}
+                assert brute_force(Instance.from_document(changed)) is None, (seed, key)
+                asked[i] += 1
+        for said, key in (("time to first token", 0), ("time of all output tokens", 1)):
+            assert (f"the {said} is at least" in str(bounds.why())) == (key in missing), seed
+    assert min(asked) > 5
+
+
+def test_what_is_listed_in_the_end_proves_what_alphas_do_not() -> None:
+    few = AscentTuning(steps=1, later=1, every=1)
+    ended = {0: 0, 1 << 21: 0}
+    for last in ended:
+        for seed in range(60):
+            instance = Instance.from_document(random_document(seed))
+            if brute_force(instance) is None:
+                search = solved(instance, large(few, limits=few, last_plans=last))
+                assert search.placement is None
+                ended[last] += search.bound_ns == largest_cost(instance)
+    assert (
+        ended[0]
+        < ended[1 << 21]
+        == sum(brute_force(Instance.from_document(random_document(s))) is None for s in range(60))
+    )

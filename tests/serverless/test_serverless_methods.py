@@ -238,3 +238,15 @@ def test_a_bound_of_some_specifications_is_none_of_all() -> None:
     assert not bounds.done(0)
     bounds.prove(0, 5)
     assert search.bound_ns == 5
+
+
+def test_threads_change_no_result() -> None:
+    for seed in range(6):
+        instance = Instance.from_document(random_document(seed))
+        for tuning in (proving.Tuning(), proving.Tuning(listed_experts=0)):
+            found = []
+            for threads in (1, 3):
+                search = serverless_incumbent(instance, None, Stop(None), 0.0, None)
+                proving.solve_layers(instance, search, None, 0.0, threads, tuning)
+                found.append((search.placement, search.latency_ns, search.bound_ns))
+            assert found[0] == found[1], seed

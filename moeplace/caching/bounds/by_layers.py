@@ -128,6 +128,17 @@ def table_cells(instance: Instance) -> int:
     return sum(model.layers * model.experts << count for model, count in zip(instance.models, counts, strict=True))
 
 
+def certificate_or_word(
+    instance: Instance, bound: int, proof: Layers, source: str, tuning: layer_verification.Tuning
+) -> CachingCertificate:
+    """Return the certificate of a proof if it can be verified within limits, else whose word the bound is."""
+    try:
+        said = prove_by_layers(instance, bound, proof, tuning)
+    except InputError as error:
+        said = str(error)
+    return CachingCertificate.make(instance, bound, proof if said is None else Trusted(source))
+
+
 class CachingLayers:
     """The layers of a caching instance with its incumbent: the primal side of a proof by layers.
 
@@ -230,12 +241,7 @@ class CachingLayers:
         if not argument.exact and any(oracle.slotted for oracle in self.oracles):
             # Where slots limit a layer, what is bounded at once takes (C6), of which certificates know nothing: others
             # will have to search, which is not always possible.
-            try:
-                said = prove_by_layers(self.instance, bound, proof, self.tuning.verified)
-            except InputError as error:
-                said = str(error)
-            if said is not None:
-                return CachingCertificate.make(self.instance, bound, Trusted(SOURCE))
+            return certificate_or_word(self.instance, bound, proof, SOURCE, self.tuning.verified)
         return CachingCertificate.make(self.instance, bound, proof)
 
     def known(self) -> list[list[Int64]]:

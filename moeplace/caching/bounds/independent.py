@@ -19,9 +19,11 @@ import numpy as np
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.workers import each
+from moeplace.caching import layer_verification
 from moeplace.caching.bounds import server_oracle
-from moeplace.caching.bounds.by_layers import Units
+from moeplace.caching.bounds.by_layers import BRIEFLY, Units, certificate_or_word
 from moeplace.caching.bounds.server_oracle import ServerOracle
+from moeplace.caching.certificates import CachingCertificate, Layers, LayerWorth
 from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.terms import AggregatedProblem, aggregate, fits_alone
@@ -53,6 +55,8 @@ class Tuning:
         The descent of the shares at the first prices.
     first_s : float
         Seconds that a layer's first share of the time has at least.
+    verified : moeplace.caching.layer_verification.Tuning
+        How far it is tried whether a certificate can be verified.
     server : moeplace.caching.bounds.server_oracle.Tuning
     proof : moeplace.layers.proof.Tuning
     """
@@ -65,6 +69,7 @@ class Tuning:
     slacks: tuple[int, ...] = (16, 16, 16)
     schedule: Schedule = ((0.1, 1.0, 20), (0.03, 0.5, 30), (0.01, 0.3, 30), (0.003, 0.3, 60))
     first_s: float = 0.2
+    verified: layer_verification.Tuning = BRIEFLY
     server: server_oracle.Tuning = server_oracle.USUAL
     proof: proof.Tuning = field(
         default_factory=lambda: replace(
@@ -125,7 +130,8 @@ class IndependentLayers:
         self.units = Units.of(problem)
         self.lock = threading.RLock()
         self._seen: Placement | None = None
-        self.layers = [Layer(self, problem, block) for block in _blocks(problem)]
+        self._blocks = _blocks(problem)
+        self.layers = [Layer(self, problem, block) for block in self._blocks]
         self.look()
 
     def run(self) -> None:
@@ -169,7 +175,15 @@ class IndependentLayers:
         """Report the sum of the layers' bounds."""
         with self.lock:
             upper = sum(layer.upper for layer in self.layers)
-            self.search.prove(self.instance.baseline_ns - upper * self.units.unit, SOURCE)
+            most = {block: int(layer.upper) for block, layer in zip(self._blocks, self.layers, strict=True)}
+            bound = self.instance.baseline_ns - upper * self.units.unit
+            self.search.prove(bound, SOURCE, lambda: self._certificate(max(bound, 0), most))
+
+    def _certificate(self, bound: int, most: dict[int, int]) -> CachingCertificate:
+        """Write down what each layer saves at most, if others can find that out in a short search."""
+        layers = [LayerWorth(most.get(b, 0), "") for b in range(self.instance.n_blocks)]
+        proof = Layers(self.units.unit, 1, 1, [0] * len(self.instance.servers), layers)
+        return certificate_or_word(self.instance, bound, proof, SOURCE, self.tuning.verified)
 
     def offer(self) -> None:
         """Offer the best plans of all layers."""
@@ -277,7 +291,7 @@ class Layer:
     def _collect(self, proof: LayerProof) -> Float:
         """Collect plans by climbing at prices of the master problem over those collected; return good prices.
 
-        Climbing takes a hundredth of what a search takes, and proves nothing: the searches begin where it ends.
+        Climbing takes a small part of what a search takes, and proves nothing: the searches begin where it ends.
         """
         pool, sites = proof.pool, range(len(self.oracles))
         for i, codes in enumerate(self.known()):

@@ -6,7 +6,7 @@ then worth no more than ``c`` and what is left of the slopes ``G`` after the pri
 worth no more than the sum over its layers. The best choice within the budget of loss is a knapsack
 (:mod:`moeplace.layers.choosing`), whose bound and what all bytes cost bound every placement with every choice::
 
-    saving <= sum_n p_n capacity_n  +  max over choices of sum_l w[l, k_l]                                          (J6)
+    saving <= sum_n p_n capacity_n  +  max over choices of sum_l w[l, k_l]                                          (J7)
     w[l, k] = offset[l, k] + c[l, k] + sum_{n, e} max(0, G[l, k, n, e] - p_n size_l)
 
 The concave bound of one number of active experts for all layers is no bound of that. Prices are searched in floats, the

@@ -211,7 +211,7 @@ class _JointProof(LayerProof):
     def bound(self, price: Int64) -> None:
         """Report the bound at once: the best choice within the budget of loss of what the layers are worth.
 
-        For each choice of active experts the layers are worth no more than (J5) without the price of loss; so the
+        For each choice of active experts the layers are worth no more than (J6) without the price of loss; so the
         knapsack over them bounds all choices that are within the budget, and by no more than (M1) does.
         """
         super().bound(price)

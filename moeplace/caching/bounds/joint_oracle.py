@@ -5,7 +5,7 @@ With its rows cut to ``k`` experts a layer is one as ever (:mod:`moeplace.cachin
 baselines which differ with ``k`` are inside the value; and its usage has one budget more, the loss of quality. At
 prices for bytes and for loss the layer is worth the most over ``k`` of::
 
-    (value of the layer with k experts at the prices of bytes) + offset_k - price of loss * loss_k                  (J5)
+    (value of the layer with k experts at the prices of bytes) + offset_k - price of loss * loss_k                  (J6)
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class JointSearch:
             self._add(b, np.zeros((len(self.instance.servers), items.stop - items.start), dtype=np.bool_))
 
     def begin(self) -> None:
-        """Take turns from all experts active, then from a choice of active experts at what bytes are worth there."""
+        """Take turns from the incumbent's active experts, then from a choice of them at what bytes are worth there."""
         active, held = self.forms.decision(self.search.placement)
         self._turns(active, held if self.started else None)
         if not self.stop and len(self.instance.capacity_bytes):
@@ -142,7 +142,7 @@ class JointSearch:
                 self._price_out()
 
     def _slopes(self) -> Float:
-        """Return prices of bytes at the incumbent, and of loss at the choice of active experts that they lead to."""
+        """Return what bytes are worth at the incumbent; loss costs nothing yet."""
         active, held = self.forms.decision(self.search.placement)
         plan = WorkingPlacement(self.forms.form(active), held.copy(), self.threads)
         capacity = self.instance.capacity_bytes
@@ -187,10 +187,6 @@ class JointSearch:
             return False
         self._turns(active, held)
         return self.search.latency_ns < before
-
-    def _held(self) -> Bool:
-        held: Bool = self.search.placement.cached
-        return held
 
     def _turns(self, active: Int64, held: Bool | None) -> None:
         self.details["turns"] = int(self.details["turns"]) + 1
@@ -299,21 +295,22 @@ class JointSearch:
                 held[:, self.forms.items(b)], active[b] = column.part, column.k
             self._found(active, held)
             self._turns(active, held)
-        self._forget(short, first + own)
+        self._forget(layer, short, first + own)
         return self.search.latency_ns < before
 
-    def _forget(self, short: Float, own: Int64) -> None:
-        """Forget columns that the prices like least, where they are too many; the first of a layer are empty."""
+    def _forget(self, layer: Int64, short: Float, own: Int64) -> None:
+        """Forget columns of a table that the prices like least, where they are too many; what came since is kept.
+
+        The first columns of a layer are kept, too: those of nothing held, which fit beside any others.
+        """
         if len(short) <= self.tuning.kept:
             return
         kept = np.zeros(len(short), dtype=np.bool_)
         kept[np.argsort(short, kind="stable")[: self.tuning.kept // 2]] = kept[own] = True
-        at = 0
+        begin = np.searchsorted(layer, np.arange(len(self._columns) + 1)).tolist()
         for b, columns in enumerate(self._columns):
-            known = len(kept[at : at + len(columns)])  # what came since is kept
-            options = len(self.forms.options[b])
-            left = [c for j, c in enumerate(columns) if j < options or j >= known or kept[at + j]]
-            at += known
+            known, options = kept[begin[b] : begin[b + 1]].tolist(), len(self.forms.options[b])
+            left = [c for j, c in enumerate(columns) if j < options or j >= len(known) or known[j]]
             self._columns[b] = left
             self._at[b] = {self._key(c): j for j, c in enumerate(left)}
 

@@ -88,15 +88,18 @@ class AlphaBounds(SpecBounds):
         ascent.run(tuning.steps if others is None else tuning.later, report, tuning, self._ended)
         return ascent.multipliers()
 
-    def missing(self) -> str | None:
-        """Say by how much a limit must be wider at the least (V8), or None where not all proofs are by alphas.
+    def missing(self) -> dict[int, int] | None:
+        """Return how much more of a budget there must be at the least, the others as they are (V8).
 
-        A limit is widened alone: the others stay as they are.
+        Returns
+        -------
+        dict or None
+            By budget; one that is not in it helps by itself at no main specification. None where not all of these are
+            proven by alphas.
         """
         least: dict[int, int] = {}
         for main in self.instance.main_specs:
-            budget = budgets(self.instance, main).tolist()
-            if min(budget) < 0:
+            if budgets(self.instance, main).min() < 0:
                 continue
             by = self.kept.get(main)
             if by is None or self.bound[main] < self.nothing:
@@ -106,20 +109,25 @@ class AlphaBounds(SpecBounds):
                 if price:
                     more = over // price + 1
                     least[i] = min(least.get(i, more), more)
+        return least
+
+    def why(self) -> str | None:
+        """Say which limit must be how wide, or None where that is not known."""
+        if (least := self.missing()) is None:
+            return None
         first, every, _ = budgets(self.instance, self.instance.main_specs[0]).tolist()
-        cold = self.instance.platform.cold_ns
         said = [
             f"{what} is at least {most + least[i]:,}, {least[i]:,} above its limit"
             for i, what, most in (
-                (0, "the time to first token", cold + first),
+                (0, "the time to first token", self.instance.platform.cold_ns + first),
                 (1, "the time of all output tokens", every),
             )
             if i in least
         ]
         if said:
             return f"where all other limits are kept, {', and '.join(said)}"
-        bytes_ = f"; at least {least[2]:,} bytes are missing" if 2 in least else ""
-        return f"no main specification holds what cannot be remote{bytes_}"
+        more = f"; at least {least[2]:,} bytes are missing" if 2 in least else ""
+        return f"no main specification holds what cannot be remote{more}"
 
     def _ended(self) -> bool:
         return self.search.checkpoint() is not None

@@ -154,8 +154,8 @@ def _explain(
 
 
 def _say(bounds: AlphaBounds, search: Incumbent) -> None:
-    if (missing := bounds.missing()) is not None:
-        search.none = f"{missing}; {search.none}"
+    if (why := bounds.why()) is not None:
+        search.none = f"{why}; {search.none}"
 
 
 def prove_listed(
