@@ -18,11 +18,11 @@ and ``L_i`` the choices ``j`` with ``W_j >= w_i``. Then::
 So what a term saves with every choice it saves once, and a further choice adds its difference only: a *piece* of the
 term. A piece that counts for the choices ``L`` is modelled by what is covered while one of them is made::
 
-    a[R,e]  =  sum over j of s[R,e,j],   0 <= s[R,e,j] <= y[j],   u <= sum over j in L of s[R,e,j]  for e in S     (J7)
+    a[R,e]  =  sum over j of s[R,e,j],   0 <= s[R,e,j] <= y[j],   u <= sum over j in L of s[R,e,j]  for e in S     (J5)
 
 with ``a[R,e]`` whether ``e`` is cached within ``R``, so that ``s[R,e,j] = a[R,e] y[j]``. Where ``L`` is all choices the
 last sum is ``a[R,e]`` itself, and a cover that only such pieces need is not split. In a relaxation, ``u <= a`` and
-``u <= sum over L of y`` would let the same half of an expert serve several half choices; (J7) shares it out among them,
+``u <= sum over L of y`` would let the same half of an expert serve several half choices; (J5) shares it out among them,
 with fewer rows (docs/formulation.md has what that is worth).
 """
 
@@ -76,7 +76,7 @@ class Open(NamedTuple):
     spare : int
         The most of that in sum.
     split : dict of (int, list of int)
-        The covers that are split by choices, with the choices of their block: (J7).
+        The covers that are split by choices, with the choices of their block: (J5).
     """
 
     choices: list[tuple[int, int]]
