@@ -326,7 +326,7 @@ class _Layer:
         value = np.zeros((n + 1, 3), dtype=np.int64)
         value[0, 0] = rooms
         used = np.zeros((n + 1, len(self.servers)), dtype=np.int64)
-        entries = min(1 << 10, tuning.most_plans)
+        entries = min(1 << 14, tuning.most_plans)
         found_worth = np.zeros(entries, dtype=np.int64)
         found_used = np.zeros((entries, len(self.servers)), dtype=np.int64)
         state = np.zeros(3, dtype=np.int64)
