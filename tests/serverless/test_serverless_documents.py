@@ -84,6 +84,10 @@ def test_solve_check_info_and_gap(run: Any) -> None:
     assert err.count("\n") == 1
     assert "infeasible: the instance has no solution: with everything local at the largest specification" in err
     assert not Path("no.json").exists()
+    Path("late.json").write_text(json.dumps(toy(limits={"tpot_ns": 400_000}, name="late")))
+    _, err = run("solve", "late.json", "--method", LAYERS, "-o", "no.json", code=1)
+    assert err.count("\n") == 1
+    assert "where all other limits are kept, the time of all output tokens is at least" in err
 
 
 def test_a_start_of_a_file_is_taken(run: Any) -> None:

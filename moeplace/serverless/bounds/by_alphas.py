@@ -113,7 +113,7 @@ class AlphaBounds(SpecBounds):
 
     def why(self) -> str | None:
         """Say which limit must be how wide, or None where that is not known."""
-        if (least := self.missing()) is None:
+        if not (least := self.missing()):  # also where the cold start alone is too long, or what is fixed too large
             return None
         first, every, _ = budgets(self.instance, self.instance.main_specs[0]).tolist()
         said = [
@@ -126,8 +126,7 @@ class AlphaBounds(SpecBounds):
         ]
         if said:
             return f"where all other limits are kept, {', and '.join(said)}"
-        more = f"; at least {least[2]:,} bytes are missing" if 2 in least else ""
-        return f"no main specification holds what cannot be remote{more}"
+        return f"no main specification holds what cannot be remote; at least {least[2]:,} bytes are missing"
 
     def _ended(self) -> bool:
         return self.search.checkpoint() is not None
