@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from moeplace.base.certificates import AnyCertificate
+from moeplace.base.certificates import AnyCertificate, Certificate, Trusted
 from moeplace.base.documents import parse
 from moeplace.base.registry import Method
 from moeplace.base.result import Finished
@@ -133,7 +133,7 @@ class View:
 
 
 def _read_certificate(document: object) -> AnyCertificate:
-    return parse(document, AnyCertificate)
+    return parse(document, Certificate[Trusted])
 
 
 @dataclass(frozen=True)

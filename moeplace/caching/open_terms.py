@@ -118,7 +118,12 @@ class OpenProblem:
         size = np.diff(self.terms.set_start)[self.terms.term_set]
         own = size[[piece.term for piece in self.pieces]] if self.pieces else size[:0]
         split = sum(1 + len(choices) for choices in self.open.split.values())
-        return int(own[own > 1].sum()) + len(self.terms.covers[0]) + split + len(self.open.of_block) + 1
+        return int(own[own > 1].sum()) + len(self.terms.covers[0]) + split + self._choice_rows
+
+    @property
+    def _choice_rows(self) -> int:
+        """One number for each block, and the budget; none where nothing is open."""
+        return len(self.open.of_block) + 1 if self.open.of_block else 0
 
     def satisfied(self, placement: Placement) -> tuple[Bool, Bool, Bool, Bool]:
         """Return the values that a placement gives the variables of a model: covers, pieces, choices, split covers."""

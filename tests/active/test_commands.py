@@ -47,7 +47,7 @@ def test_solve_and_check(run: Run) -> None:
     assert "loss      200, 250 allowed" in out
     assert "1             2  ██   60 ns  33.33 %   200" in out
     out, _ = run("check", "toy.json", "out.json", "--certificate", "proof.json")
-    assert "150 ns per step: proven, trusting the word of 'the exact front'" in out
+    assert "150 ns per step: verified, trusting nothing" in out
     run("solve", "toy.json", "--method", "greedy", "-o", "greedy.json", "--certificate", "price.json")
     out, _ = run("check", "toy.json", "greedy.json", "--certificate", "price.json")
     assert "verified, trusting nothing" in out

@@ -403,8 +403,9 @@ def test_info(run: Run) -> None:
     assert document["expert_requests"] == 200
     assert document["aggregated"]["terms"] == 4
     refused = {method["name"]: method["reason"] for method in document["methods"] if not method["fits"]}
-    assert list(refused) == ["flow"]
+    assert list(refused) == ["flow", "alternating"]
     assert "the saving is not linear" in refused["flow"]
+    assert "active experts" in refused["alternating"]
 
 
 def test_info_says_the_models_own_layer_numbers(run: Run) -> None:

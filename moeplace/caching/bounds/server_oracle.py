@@ -8,8 +8,6 @@ servers ``R`` may be missing on all but one of them: a server's plan uses a unit
 it does not hold the expert (C7). At prices ``p`` of them a plan is worth ``f(X) + c(X)`` less all prices, with
 ``c_e = sum of p over the requirements of e, less what loading e costs``.
 
-Bound
------
 A term that is worth something has all its experts in ``X``, and beside each of them at most ``q - 1`` others are.
 Share its weight out over the ordered pairs of its experts, ``W_t = sum of share[t, i, j]``, ``share >= 0``, and let
 ``s_ij`` be what is booked with a pair. For any shares (all in integers)::
