@@ -10,7 +10,12 @@ from moeplace.base.certificates import Certificate, Trusted
 from moeplace.base.documents import Positive
 
 
-class Prices(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="prices"):
+class _Priced(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    prices: list[Annotated[int, Meta(ge=0)]]
+    unit: Positive
+
+
+class Prices(_Priced, frozen=True, forbid_unknown_fields=True, tag="prices"):
     """Prices of budgets that layers share; each layer then costs at least the least it can with its use paid. No trust.
 
     Attributes
@@ -20,22 +25,15 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", 
     unit : int
     """
 
-    prices: list[Annotated[int, Meta(ge=0)]]
-    unit: Positive
 
-
-class MergedLayers(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="layers"):
+class MergedLayers(_Priced, frozen=True, forbid_unknown_fields=True, tag="layers"):
     """Prices as above, for a merge of all layers: what cannot cost less than the bound by them is dropped. No trust.
 
     Attributes
     ----------
-    prices : list of int
-        One for each budget, of a unit of it, in units of ``1 / unit`` of what is minimised.
-    unit : int
+    prices, unit
+        As there.
     """
-
-    prices: list[Annotated[int, Meta(ge=0)]]
-    unit: Positive
 
 
 class ActiveCertificate(Certificate[Prices | MergedLayers | Trusted], frozen=True, forbid_unknown_fields=True):

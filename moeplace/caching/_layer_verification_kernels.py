@@ -8,21 +8,13 @@ being a set of servers. Callers see to it that no sum overflows.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from moeplace.caching._verification_kernels import compiled
 from moeplace.caching.certificates import MANTISSA_BITS, SHARE_BITS
 
 ENDED = 0
 PAUSED = 1
 FULL = 2
-
-
-def compiled(function):
-    """Compile a function, kept on disk where there is a place to write."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(nogil=True)(function)
 
 
 @compiled
