@@ -107,14 +107,15 @@ def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped(part: int) ->
 @looped("seed", range(25))
 def test_it_reaches_the_optimum_of_the_linear_program(seed: int) -> None:
     instance = random_instance(seed, 30)
-    best = proofs(instance)[-1]
+    found = proofs(instance)
+    best = found[-1]
     optimum = lp_optimum(instance)
     assert best.saving_bound <= optimum + 1e-3 * max(optimum, 1)
     assert best.saving_bound >= int(optimum * (1 - 1e-9))
     assert best.x.min() >= 0
     assert best.x.max() <= 1
     assert best.prices.min() >= 0
-    if len(proofs(instance)) > 1:
+    if len(found) > 1:
         used = best.x @ instance.item_bytes
         assert (used <= instance.capacity_bytes * (1 + 1e-3) + 1e-6).all()
         np.testing.assert_allclose(best.block_bytes.sum(axis=1), used)
