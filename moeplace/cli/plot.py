@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.text import one_line, percent
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
@@ -56,10 +56,8 @@ def placement_map(instance: str, solution: str, output: str) -> None:
     _check(output, instance, solution)
     problem = load(instance)
     chosen = read_solution(solution)
-    try:
+    with naming(solution):
         placement = chosen.placement_on(problem)
-    except InputError as error:
-        raise error.in_file(solution) from None
     from moeplace.caching.pictures import placement_map as draw
     from moeplace.caching.view import PlacementView
 
@@ -84,11 +82,9 @@ def deployment(instance: str, solution: str, output: str) -> None:
     if problem.name != "serverless":
         raise InputError(f"is an instance of {problem.name}, not of serverless", file=instance)
     chosen = read_solution(solution)
-    try:
+    with naming(solution):
         check_same_problem(find_problem("serverless"), chosen)
         decision = problem.decision(loaded, chosen)
-    except InputError as error:
-        raise error.in_file(solution) from None
     by = f" by {chosen.method}" if chosen.method else ""
     _save(output, lambda: draw(loaded, decision, f"{loaded.name}{by}: {problem.view.short(loaded, chosen.value)}"))
 
@@ -311,10 +307,8 @@ def active(instance: str, solutions: tuple[str, ...], output: str) -> None:
     lines = []
     for file in solutions:
         chosen = read_solution(file)
-        try:
+        with naming(file):
             found = chosen.active_on(problem)
-        except InputError as error:
-            raise error.in_file(file) from None
         if found is None or choices is None:
             raise InputError("does not say how many experts are active", file=file)
         by = f"{chosen.method}, " if chosen.method else ""
