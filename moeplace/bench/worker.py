@@ -59,6 +59,7 @@ class Worker:
     def __init__(self, hangup: int, forked: Callable[[int], None]) -> None:
         self._hangup, self._forked = hangup, forked
         self._instance: Any = None
+        self._warm = False
 
     def answer(self, order: Order) -> Answer | None:
         """Do what is asked; None where nobody waits for the answer any more."""
@@ -73,8 +74,9 @@ class Worker:
             # What cannot be imported here will fail in the run, where it is recorded.
             with contextlib.suppress(Exception):
                 import_module(module)
-        if "moeplace.caching._kernels" in modules:
+        if "moeplace.caching._kernels" in modules and not self._warm:
             warm_up()
+            self._warm = True
         return Ready()
 
     def _describe(self, order: Describe) -> Answer | None:
