@@ -197,19 +197,15 @@ def subsets(items, group, count, server_near, low, load):
 
 
 @compiled
-def moves(items, group, count, near, held, first, second, holder, load, full):
-    """Value every move of one expert: dropped, added, or from one server to another.
+def count_moves(items, group, count, rows, near, first, second, holder, sign, add, drop, shift):
+    """Add what some rows say of moves to the sums of :func:`moves`, or take it away (``sign`` -1).
 
-    Node ``N`` is "nowhere". Returns ``gain[a, b]``, the best change of the saving by moving some expert from ``a``
-    to ``b`` (:data:`IMPOSSIBLE` where there is none), and that expert.
+    ``add [E, N]`` is what an expert saves more on a server, ``drop [E, N]`` what the saving changes by without it
+    there, ``shift [N, E, N]`` what moving it away from its nearest holder changes on top of adding it elsewhere.
     """
-    n_rows, width = items.shape
-    n_servers, n_experts = held.shape
-    add = np.zeros((n_experts, n_servers), np.int64)
-    drop = np.zeros((n_experts, n_servers), np.int64)
-    # What moving away from the nearest holder changes on top of adding elsewhere.
-    shift = np.zeros((n_servers, n_experts, n_servers), np.int64)
-    for r in range(n_rows):
+    width = items.shape[1]
+    n_servers = near.shape[1]
+    for r in rows:
         g = group[r]
         slowest = items[r, 0]
         m = first[g, slowest]
@@ -225,7 +221,7 @@ def moves(items, group, count, near, held, first, second, holder, load, full):
                 slowest = e
             elif v < others:
                 others = v
-        c = count[r]
+        c = sign * count[r]
         for k in range(width):
             e = items[r, k]
             if k > 0 and e == items[r, 0]:
@@ -249,6 +245,37 @@ def moves(items, group, count, near, held, first, second, holder, load, full):
                 if lost < 0 or limit > m:
                     for n in range(n_servers):
                         shift[h, e, n] += c * (min(limit, max(rest, near[g, n])) - m)
+
+
+@compiled
+def follow_moves(items, group, count, member, near, floor, held, expert, first, second, holder, add, drop, shift):
+    """Bring the sums of :func:`count_moves` up to date after an expert has moved: its rows are ``member``."""
+    less, more = np.int64(-1), np.int64(1)  # for literals it would be compiled anew
+    count_moves(items, group, count, member, near, first, second, holder, less, add, drop, shift)
+    for g in range(len(near)):
+        first[g, expert] = floor[g, expert]
+        second[g, expert] = floor[g, expert]
+        holder[g, expert] = -1
+        for n in range(near.shape[1]):
+            s = near[g, n]
+            if held[n, expert] and s > second[g, expert]:
+                if s > first[g, expert]:
+                    second[g, expert] = first[g, expert]
+                    first[g, expert] = s
+                    holder[g, expert] = n
+                else:
+                    second[g, expert] = s
+    count_moves(items, group, count, member, near, first, second, holder, more, add, drop, shift)
+
+
+@compiled
+def moves(held, add, drop, shift, load, full):
+    """Value every move of one expert: dropped, added, or from one server to another.
+
+    Node ``N`` is "nowhere". Returns ``gain[a, b]``, the best change of the saving by moving some expert from ``a``
+    to ``b`` (:data:`IMPOSSIBLE` where there is none), and that expert.
+    """
+    n_servers, n_experts = held.shape
     gain = np.full((n_servers + 1, n_servers + 1), IMPOSSIBLE, np.int64)
     which = np.full((n_servers + 1, n_servers + 1), -1, np.int32)
     for e in range(n_experts):

@@ -668,7 +668,7 @@ _LOW = 58
 
 @dataclass(frozen=True, eq=False)
 class _Slopes:
-    """Whole numbers of up to 120 bits, ``high * 2**58 + low``, as one array of each: Python's own take ten times as long.
+    """Whole numbers of up to 120 bits, ``high * 2**58 + low``, as two arrays: Python's own take eight times as long.
 
     Attributes
     ----------
