@@ -101,25 +101,30 @@ def peel(items, group, count, start, member, server_near, low, load):
     ``q`` of it.
     """
     n_rows, width = items.shape
-    n_experts = low.shape[1]
+    n_groups, n_experts = low.shape
     reached = np.empty(n_rows, np.int64)
     loss = -load
     total = -load.sum()
+    here = np.empty(width, np.int64)
     for r in range(n_rows):
         g = group[r]
-        s = server_near[g]
-        m = max(low[g, items[r, 0]], s)
-        for k in range(1, width):
-            m = min(m, max(low[g, items[r, k]], s))
-        reached[r] = m
-        total += count[r] * m
+        least = low[g, items[r, 0]]
+        for k in range(width):
+            here[k] = low[g, items[r, k]]
+            least = min(least, here[k])
+        s = max(least, server_near[g])
+        reached[r] = s
+        total += count[r] * s
+        if least == s:  # the others save as much
+            continue
         for k in range(width):
             e = items[r, k]
-            if low[g, e] < m and (k == 0 or e != items[r, 0]):
-                loss[e] += count[r] * (m - low[g, e])
+            if k == 0 or e != items[r, 0]:
+                loss[e] += count[r] * max(s - here[k], 0)
     values = np.empty(n_experts + 1, np.int64)
     order = np.empty(n_experts, np.int64)
     alive = np.ones(n_experts, np.bool_)
+    of_worst = np.empty(n_groups, np.int64)
     values[n_experts] = total
     for q in range(n_experts - 1, -1, -1):
         worst = -1
@@ -130,17 +135,20 @@ def peel(items, group, count, start, member, server_near, low, load):
         order[q] = worst
         total -= loss[worst]
         values[q] = total
+        for g in range(n_groups):
+            of_worst[g] = low[g, worst]
         for j in range(start[worst], start[worst + 1]):
             r = member[j]
             g = group[r]
-            m = low[g, worst]
-            if m >= reached[r]:
+            m, before = of_worst[g], reached[r]
+            if m >= before:
                 continue
+            reached[r] = m
+            # Without branches, which nobody could predict; what is said of experts that are gone is not read.
             for k in range(width):
                 e = items[r, k]
-                if e != worst and alive[e] and low[g, e] < reached[r] and (k == 0 or e != items[r, 0]):
-                    loss[e] -= count[r] * (reached[r] - max(low[g, e], m))
-            reached[r] = m
+                if k == 0 or e != items[r, 0]:
+                    loss[e] -= count[r] * max(before - max(low[g, e], m), 0)
     return values, order
 
 
