@@ -112,8 +112,8 @@ def write(path: Path, fields: Sequence[str], rows: Iterable[dict[str, Any]]) -> 
             print(row, flush=True)
 
 
-def methods(output: Path, time_limit: float, only: str) -> None:
-    """Run every method on every shipped instance.
+def methods(output: Path, time_limit: float, only: str, names: Sequence[str]) -> None:
+    """Run every method, or those of these names as they are, on every shipped instance.
 
     Seconds are the processor's, since other work on the machine changes those of the wall. ``goal_s``: until the gap
     was proven to be at most ``GOAL``.
@@ -125,6 +125,8 @@ def methods(output: Path, time_limit: float, only: str) -> None:
                 continue
             instance = load(path)
             for label, method, parameters in METHODS:
+                if names and label not in names:
+                    continue
                 wall, began = time.perf_counter(), time.process_time()
                 reached: list[float] = []
 
@@ -153,7 +155,7 @@ def methods(output: Path, time_limit: float, only: str) -> None:
     write(output / "methods.csv", fields, rows())
 
 
-def ablation(output: Path, seeds: int) -> None:
+def ablation(output: Path, seeds: Sequence[int], only: str) -> None:
     """Run the pipeline with stages on and off where the best deployment is proven and limits leave some slack.
 
     Each instance is solved without limits. Its limits are then what the best deployment takes, times a slack: that
@@ -161,7 +163,7 @@ def ablation(output: Path, seeds: int) -> None:
     """
 
     def documents() -> Iterable[tuple[str, dict[str, Any]]]:
-        for seed in range(1, seeds + 1):
+        for seed in seeds:
             made = generate(
                 GPT2, platform_of("gpt2-moe"), tokens_in=128, tokens_out=50, seed=seed, ttft_ns=60 * S, tpot_ns=S
             )
@@ -172,6 +174,8 @@ def ablation(output: Path, seeds: int) -> None:
 
     def rows() -> Iterable[dict[str, Any]]:
         for name, document in documents():
+            if only not in name:
+                continue
             best = solve(Instance.from_document(document), "layers")
             times, cold = best.numbers, document["platform"]["cold_ns"]
             for slack in SLACKS:
@@ -434,15 +438,17 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "benchmarks" / "serverless")
     parser.add_argument("--realdata", type=Path, default=ROOT.parent / "shared" / "realdata")
     parser.add_argument("--time-limit", type=float, default=300)
-    parser.add_argument("--only", default="", help="instances whose file names have this in them")
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--only", default="", help="instances whose names have this in them")
+    parser.add_argument("--methods", default="", help="names, such as layers,remoe; all if there are none")
+    parser.add_argument("--seeds", type=int, default=10, help="generated requests of the ablation")
+    parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--number", type=int, default=150, help="random instances")
     parser.add_argument("--prompts", type=int, default=HELD_OUT)
     options = parser.parse_args()
     if options.part == "methods":
-        methods(options.output, options.time_limit, options.only)
+        methods(options.output, options.time_limit, options.only, options.methods.split(",") if options.methods else ())
     elif options.part == "ablation":
-        ablation(options.output, options.seeds)
+        ablation(options.output, range(options.first_seed, options.first_seed + options.seeds), options.only)
     elif options.part == "limits":
         limits(options.output)
     elif options.part == "none":
