@@ -200,7 +200,7 @@ def test_bounds_that_are_given_up_stay_bounds() -> None:
 
 
 def test_limits_that_nothing_keeps_are_said_with_how_much_is_missing() -> None:
-    asked = [0, 0]
+    asked, helpless = [0, 0], 0
     for seed in range(120):
         document = random_document(seed)
         instance = Instance.from_document(document)
@@ -215,17 +215,19 @@ def test_limits_that_nothing_keeps_are_said_with_how_much_is_missing() -> None:
         if missing is None:
             assert bounds.why() is None
             continue
-        # With one unit less than that nothing is within the limits yet.
+        # With one unit less than that nothing is within the limits yet; what is not named never helps by itself.
         out = instance.request.tokens_out
         for i, key, unit in ((0, "ttft_ns", 1), (1, "tpot_ns", out)):
-            if i in missing and max(budgets(instance, main).min() for main in instance.main_specs) >= 0:
-                wider = (missing[i] - 1) // unit
+            if max(budgets(instance, main).min() for main in instance.main_specs) >= 0:
+                wider = (missing[i] - 1) // unit if i in missing else 10**12
                 changed = document | {"limits": document["limits"] | {key: document["limits"][key] + wider}}
                 assert brute_force(Instance.from_document(changed)) is None, (seed, key)
-                asked[i] += 1
+                asked[i] += i in missing
+                helpless += i not in missing
         for said, key in (("time to first token", 0), ("time of all output tokens", 1)):
             assert (f"the {said} is at least" in str(bounds.why())) == (key in missing), seed
-    assert min(asked) > 5
+    assert min(asked) > 1
+    assert helpless > 10
 
 
 def test_limits_that_are_far_too_tight_are_proven_before_anything_else() -> None:

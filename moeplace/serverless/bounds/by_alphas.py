@@ -10,6 +10,7 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.serverless.bounds.alphas import Ascent, Multipliers, Tuning, alpha_bound, free_scale
 from moeplace.serverless.bounds.by_specs import SpecBounds, budgets
 from moeplace.serverless.certificate import Alphas, AlphaSet, ServerlessCertificate, SpecProof
+from moeplace.serverless.cost import largest_times
 from moeplace.serverless.instance import Instance
 from moeplace.serverless.plans import LayerTables
 
@@ -101,6 +102,7 @@ class AlphaBounds(SpecBounds):
             proven by alphas.
         """
         least: dict[int, int] = {}
+        longest = sum(largest_times(self.instance))
         for main in self.instance.main_specs:
             if budgets(self.instance, main).min() < 0:
                 continue
@@ -108,9 +110,9 @@ class AlphaBounds(SpecBounds):
             if by is None or self.bound[main] < self.nothing:
                 return None
             over = self._reached[main] - self.nothing
-            for i, price in enumerate(by.prices):
-                if price:
-                    more = over // price + 1
+            for i, (price, most) in enumerate(zip(by.prices, budgets(self.instance, main).tolist(), strict=True)):
+                more = over // price + 1 if price else None
+                if more is not None and (i == 2 or most + more <= longest):  # else no deployment takes so long
                     least[i] = min(least.get(i, more), more)
         return least
 
