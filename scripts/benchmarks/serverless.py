@@ -109,6 +109,7 @@ def write(path: Path, fields: Sequence[str], rows: Iterable[dict[str, Any]]) -> 
         writer.writeheader()
         for row in rows:
             writer.writerow(row)
+            file.flush()
             print(row, flush=True)
 
 
@@ -155,7 +156,7 @@ def methods(output: Path, time_limit: float, only: str, names: Sequence[str]) ->
     write(output / "methods.csv", fields, rows())
 
 
-def ablation(output: Path, seeds: Sequence[int], only: str) -> None:
+def ablation(output: Path, seeds: Sequence[int], only: str, slacks: Sequence[float]) -> None:
     """Run the pipeline with stages on and off where the best deployment is proven and limits leave some slack.
 
     Each instance is solved without limits. Its limits are then what the best deployment takes, times a slack: that
@@ -178,7 +179,7 @@ def ablation(output: Path, seeds: Sequence[int], only: str) -> None:
                 continue
             best = solve(Instance.from_document(document), "layers")
             times, cold = best.numbers, document["platform"]["cold_ns"]
-            for slack in SLACKS:
+            for slack in slacks:
                 changed = copy.deepcopy(document)
                 first = cold + int(slack * (times["ttft_ns"] - cold))
                 changed["limits"] = {"ttft_ns": first, "tpot_ns": int(slack * times["tpot_ns"]) + 1}
@@ -442,13 +443,15 @@ def main() -> None:
     parser.add_argument("--methods", default="", help="names, such as layers,remoe; all if there are none")
     parser.add_argument("--seeds", type=int, default=10, help="generated requests of the ablation")
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--slacks", default=",".join(map(str, SLACKS)), help="of the ablation's limits")
     parser.add_argument("--number", type=int, default=150, help="random instances")
     parser.add_argument("--prompts", type=int, default=HELD_OUT)
     options = parser.parse_args()
     if options.part == "methods":
         methods(options.output, options.time_limit, options.only, options.methods.split(",") if options.methods else ())
     elif options.part == "ablation":
-        ablation(options.output, range(options.first_seed, options.first_seed + options.seeds), options.only)
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        ablation(options.output, seeds, options.only, [float(slack) for slack in options.slacks.split(",")])
     elif options.part == "limits":
         limits(options.output)
     elif options.part == "none":
