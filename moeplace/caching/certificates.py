@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from moeplace.base.arrays import Int64
 from moeplace.base.certificates import Certificate, Trusted, packed, unpacked
 from moeplace.base.documents import NonNegative, Positive, parse
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.files import read_json
 
 LARGEST_UNIT = 2**16 - 1
@@ -270,7 +270,5 @@ def read_certificate(path: str | os.PathLike[str]) -> CachingCertificate:
         The file cannot be read or is no certificate document.
     """
     document = read_json(path)
-    try:
+    with naming(path):
         return parse(document, CachingCertificate)
-    except InputError as error:
-        raise error.in_file(str(path)) from None
