@@ -712,7 +712,9 @@ class _Slopes:
 
     def sum(self, server: int, items: Bool) -> int:
         """Return the sum of some of a server's."""
-        return (sum(self.high[server, items].tolist()) << _LOW) + sum(self.low[server, items].tolist())
+        high: int = sum(self.high[server, items].tolist())
+        low: int = sum(self.low[server, items].tolist())
+        return (high << _LOW) + low
 
 
 def _maximum(instance: Instance, constant: int, slopes: _Slopes) -> tuple[int, list[int]]:
