@@ -12,10 +12,19 @@ from numba import njit
 
 def compiled(function):
     """Compile a function, kept on disk where there is a place to write; it releases the interpreter's lock."""
+    return _compiled(function)
+
+
+def vectorised(function):
+    """Compile a function as :func:`compiled` does, whose quotients are never by 0: they are not looked at for that."""
+    return _compiled(function, error_model="numpy")
+
+
+def _compiled(function, **options):
     try:
-        return njit(cache=True, nogil=True)(function)
+        return njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(nogil=True)(function)
+        return njit(nogil=True, **options)(function)
 
 
 def uncompiled(modules: Iterable[str]) -> list[str]:

@@ -439,6 +439,7 @@ def test_the_verifier_shares_nothing_with_what_makes_certificates() -> None:
         "moeplace.base.errors",
         "moeplace.caching.certificates",
         "moeplace.caching.layer_verification",
+        "moeplace.caching.verification_choices",
         "moeplace.caching.verification_rows",
         "moeplace.caching._verification_kernels",
         "moeplace.caching._layer_verification_kernels",
@@ -448,6 +449,7 @@ def test_the_verifier_shares_nothing_with_what_makes_certificates() -> None:
     for module in (
         sys.modules["moeplace.caching.verification"],
         sys.modules["moeplace.caching.layer_verification"],
+        sys.modules["moeplace.caching.verification_choices"],
         sys.modules["moeplace.caching.verification_rows"],
         sys.modules["moeplace.caching.certificates"],
         _verification_kernels,
