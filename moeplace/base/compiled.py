@@ -5,16 +5,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from numba import njit
 
 
 def compiled(function):
     """Compile a function, kept on disk where there is a place to write; it releases the interpreter's lock."""
+    return _compiled(function)
+
+
+def vectorised(function):
+    """Compile a function as :func:`compiled` does, whose quotients are never by 0: they are not looked at for that."""
+    return _compiled(function, error_model="numpy")
+
+
+def _compiled(function, **options):
     try:
-        return njit(cache=True, nogil=True)(function)
+        return njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(nogil=True)(function)
+        return njit(nogil=True, **options)(function)
 
 
 def uncompiled(modules: Iterable[str]) -> list[str]:
@@ -32,10 +42,18 @@ def uncompiled(modules: Iterable[str]) -> list[str]:
     found = []
     for name in dict.fromkeys(modules):
         module = sys.modules.get(name)
-        loops = [value for value in vars(module).values() if _own(value, name)] if module is not None else []
+        if module is None or module in _ready:
+            continue
+        loops = [value for value in vars(module).values() if _own(value, name)]
         if loops and not any(loop.signatures or _kept(loop) for loop in loops):
             found.append(name)
+        else:
+            _ready.add(module)
     return found
+
+
+_ready: set[ModuleType] = set()
+"""Imported modules that need no compiling: they were looked through once, which takes as long as a tiny instance."""
 
 
 def _own(value, name):

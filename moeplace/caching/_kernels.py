@@ -101,25 +101,30 @@ def peel(items, group, count, start, member, server_near, low, load):
     ``q`` of it.
     """
     n_rows, width = items.shape
-    n_experts = low.shape[1]
+    n_groups, n_experts = low.shape
     reached = np.empty(n_rows, np.int64)
     loss = -load
     total = -load.sum()
+    here = np.empty(width, np.int64)
     for r in range(n_rows):
         g = group[r]
-        s = server_near[g]
-        m = max(low[g, items[r, 0]], s)
-        for k in range(1, width):
-            m = min(m, max(low[g, items[r, k]], s))
-        reached[r] = m
-        total += count[r] * m
+        least = low[g, items[r, 0]]
+        for k in range(width):
+            here[k] = low[g, items[r, k]]
+            least = min(least, here[k])
+        s = max(least, server_near[g])
+        reached[r] = s
+        total += count[r] * s
+        if least == s:  # the others save as much
+            continue
         for k in range(width):
             e = items[r, k]
-            if low[g, e] < m and (k == 0 or e != items[r, 0]):
-                loss[e] += count[r] * (m - low[g, e])
+            if k == 0 or e != items[r, 0]:
+                loss[e] += count[r] * max(s - here[k], 0)
     values = np.empty(n_experts + 1, np.int64)
     order = np.empty(n_experts, np.int64)
     alive = np.ones(n_experts, np.bool_)
+    of_worst = np.empty(n_groups, np.int64)
     values[n_experts] = total
     for q in range(n_experts - 1, -1, -1):
         worst = -1
@@ -130,17 +135,20 @@ def peel(items, group, count, start, member, server_near, low, load):
         order[q] = worst
         total -= loss[worst]
         values[q] = total
+        for g in range(n_groups):
+            of_worst[g] = low[g, worst]
         for j in range(start[worst], start[worst + 1]):
             r = member[j]
             g = group[r]
-            m = low[g, worst]
-            if m >= reached[r]:
+            m, before = of_worst[g], reached[r]
+            if m >= before:
                 continue
+            reached[r] = m
+            # Without branches, which nobody could predict; what is said of experts that are gone is not read.
             for k in range(width):
                 e = items[r, k]
-                if e != worst and alive[e] and low[g, e] < reached[r] and (k == 0 or e != items[r, 0]):
-                    loss[e] -= count[r] * (reached[r] - max(low[g, e], m))
-            reached[r] = m
+                if k == 0 or e != items[r, 0]:
+                    loss[e] -= count[r] * max(before - max(low[g, e], m), 0)
     return values, order
 
 
@@ -197,19 +205,15 @@ def subsets(items, group, count, server_near, low, load):
 
 
 @compiled
-def moves(items, group, count, near, held, first, second, holder, load, full):
-    """Value every move of one expert: dropped, added, or from one server to another.
+def count_moves(items, group, count, rows, near, first, second, holder, sign, add, drop, shift):
+    """Add what some rows say of moves to the sums of :func:`moves`, or take it away (``sign`` -1).
 
-    Node ``N`` is "nowhere". Returns ``gain[a, b]``, the best change of the saving by moving some expert from ``a``
-    to ``b`` (:data:`IMPOSSIBLE` where there is none), and that expert.
+    ``add [E, N]`` is what an expert saves more on a server, ``drop [E, N]`` what the saving changes by without it
+    there, ``shift [N, E, N]`` what moving it away from its nearest holder changes on top of adding it elsewhere.
     """
-    n_rows, width = items.shape
-    n_servers, n_experts = held.shape
-    add = np.zeros((n_experts, n_servers), np.int64)
-    drop = np.zeros((n_experts, n_servers), np.int64)
-    # What moving away from the nearest holder changes on top of adding elsewhere.
-    shift = np.zeros((n_servers, n_experts, n_servers), np.int64)
-    for r in range(n_rows):
+    width = items.shape[1]
+    n_servers = near.shape[1]
+    for r in rows:
         g = group[r]
         slowest = items[r, 0]
         m = first[g, slowest]
@@ -225,7 +229,7 @@ def moves(items, group, count, near, held, first, second, holder, load, full):
                 slowest = e
             elif v < others:
                 others = v
-        c = count[r]
+        c = sign * count[r]
         for k in range(width):
             e = items[r, k]
             if k > 0 and e == items[r, 0]:
@@ -249,6 +253,37 @@ def moves(items, group, count, near, held, first, second, holder, load, full):
                 if lost < 0 or limit > m:
                     for n in range(n_servers):
                         shift[h, e, n] += c * (min(limit, max(rest, near[g, n])) - m)
+
+
+@compiled
+def follow_moves(items, group, count, member, near, floor, held, expert, first, second, holder, add, drop, shift):
+    """Bring the sums of :func:`count_moves` up to date after an expert has moved: its rows are ``member``."""
+    less, more = np.int64(-1), np.int64(1)  # for literals it would be compiled anew
+    count_moves(items, group, count, member, near, first, second, holder, less, add, drop, shift)
+    for g in range(len(near)):
+        first[g, expert] = floor[g, expert]
+        second[g, expert] = floor[g, expert]
+        holder[g, expert] = -1
+        for n in range(near.shape[1]):
+            s = near[g, n]
+            if held[n, expert] and s > second[g, expert]:
+                if s > first[g, expert]:
+                    second[g, expert] = first[g, expert]
+                    first[g, expert] = s
+                    holder[g, expert] = n
+                else:
+                    second[g, expert] = s
+    count_moves(items, group, count, member, near, first, second, holder, more, add, drop, shift)
+
+
+@compiled
+def moves(held, add, drop, shift, load, full):
+    """Value every move of one expert: dropped, added, or from one server to another.
+
+    Node ``N`` is "nowhere". Returns ``gain[a, b]``, the best change of the saving by moving some expert from ``a``
+    to ``b`` (:data:`IMPOSSIBLE` where there is none), and that expert.
+    """
+    n_servers, n_experts = held.shape
     gain = np.full((n_servers + 1, n_servers + 1), IMPOSSIBLE, np.int64)
     which = np.full((n_servers + 1, n_servers + 1), -1, np.int32)
     for e in range(n_experts):

@@ -206,11 +206,7 @@ class Layer:
 
     def moves(self, held: Bool) -> Moves:
         """Value every move of one expert; exact for each move alone."""
-        first, second, holder = kernels().two_best(self.near, self.floor, held)
-        found = kernels().moves(
-            self.experts, self.group, self.count, self.near, held, first, second, holder, self.load, self.full(held)
-        )
-        return Moves(*found)
+        return MoveValues(self, held).moves()
 
     def peel(self, held: Bool, cost: npt.NDArray[np.float64]) -> tuple[Int64, npt.NDArray[np.float64], Int32, Int32]:
         """Drop all experts from all servers one by one, the one that loses least for what it costs first.
@@ -331,6 +327,61 @@ class Layer:
         none = np.zeros_like(weight)
         _, _, sets, weight = _merge(none, none, sets, weight)
         return sets, weight
+
+
+class MoveValues:
+    """What moves of one expert of a layer change, kept up to date from one placement to the next.
+
+    After a move only the rows that ask for its expert are gone through again.
+
+    Parameters
+    ----------
+    layer : Layer
+    held : bool array [N, E]
+        The placement to begin with.
+    """
+
+    def __init__(self, layer: Layer, held: Bool) -> None:
+        self._layer, self._held = layer, held.copy()
+        self._count()
+
+    @staticmethod
+    def cells(layer: Layer) -> int:
+        """Return about how many numbers are kept for a layer."""
+        return int(layer.load.shape[0] * layer.load.size)
+
+    def _count(self) -> None:
+        layer = self._layer
+        servers, experts = self._held.shape
+        self._nearest = kernels().two_best(layer.near, layer.floor, self._held)
+        self._sums = (
+            np.zeros((experts, servers), dtype=np.int64),
+            np.zeros((experts, servers), dtype=np.int64),
+            np.zeros((servers, experts, servers), dtype=np.int64),
+        )
+        rows = np.arange(len(layer.count), dtype=np.int32)
+        kernels().count_moves(layer.experts, layer.group, layer.count, rows, layer.near, *self._nearest, 1, *self._sums)
+
+    def follow(self, held: Bool) -> None:
+        """Go to another placement."""
+        layer = self._layer
+        moved = np.flatnonzero((held != self._held).any(axis=0))
+        start, member = layer._members
+        self._held = held.copy()
+        # Each of these rows is taken away and counted again.
+        if 2 * int((start[moved + 1] - start[moved]).sum()) >= len(layer.count):
+            self._count()
+            return
+        for e in moved.tolist():
+            kernels().follow_moves(
+                layer.experts, layer.group, layer.count, member[start[e] : start[e + 1]], layer.near, layer.floor,
+                self._held, e, *self._nearest, *self._sums,
+            )  # fmt: skip
+
+    def moves(self) -> Moves:
+        """Return the best move between any two places; exact for each move alone."""
+        layer = self._layer
+        return Moves(*kernels().moves(self._held, *self._sums, layer.load, layer.full(self._held)))
 
 
 def _cut(sets: Int64, weight: Int64, base: int, values: Int64, kept: Bool, proven: Bool) -> None:

@@ -17,8 +17,9 @@ from random_instances import brute_force, random_document, random_instance
 import moeplace
 from moeplace import Instance, MethodLimitError, Placement, latency_ns, solve
 from moeplace.caching.heuristics.knapsack import fill
+from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.methods import layer_enumeration, local_search
-from moeplace.caching.saving import SavingForm, saving_form
+from moeplace.caching.saving import MoveValues, SavingForm, saving_form
 from moeplace.library import instance_files
 
 HEURISTICS = ["local-search", "max-convolution", "successive-greedy", "greedy"]
@@ -83,6 +84,36 @@ def test_moves_equal_recomputation(seed: int) -> None:
                 assert moves.gain[a, b] == max(changes)
             else:
                 assert moves.expert[a, b] == -1
+
+
+@looped("seed", range(20))
+def test_moves_are_followed_from_one_placement_to_the_next(seed: int) -> None:
+    instance = random_instance(seed, max_variables=24)
+    rng = np.random.default_rng(seed)
+    form = saving_form(instance)
+    for layer in form.layers:
+        held = rng.random((len(instance.servers), layer.n_experts)) < rng.random()
+        values = MoveValues(layer, held)
+        for _ in range(6):
+            n, e = rng.integers(len(held)), rng.integers(layer.n_experts, size=int(rng.integers(1, 3)))
+            held[n, e] ^= True
+            values.follow(held)
+            found, anew = values.moves(), layer.moves(held)
+            assert np.array_equal(found.gain, anew.gain)
+            assert np.array_equal(found.expert, anew.expert)
+    # Neither does it matter where they take too much room to be followed.
+    held = np.zeros((len(instance.servers), instance.n_items), dtype=np.bool_)
+    followed, valued = WorkingPlacement(form, held.copy()), WorkingPlacement(form, held.copy(), most_cells=0)
+    for i in range(len(form.layers)):
+        for _ in range(3):
+            pair = [plan.moves(i) for plan in (followed, valued)]
+            assert np.array_equal(pair[0].gain, pair[1].gain)
+            origin, target = divmod(int(np.argmax(pair[0].gain)), pair[0].gain.shape[1])
+            if pair[0].expert[origin, target] < 0:
+                break
+            followed.move(i, origin, target)
+            valued.move(i, origin, target)
+            assert np.array_equal(followed.held, valued.held)
 
 
 @looped("seed", range(60))

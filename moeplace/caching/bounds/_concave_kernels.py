@@ -4,7 +4,8 @@ Names: ``experts [A, K]`` experts of each row of a layer, of which the first ``s
 ``start[c + 1]`` are those of chain ``c``, the radius sets that their demands see, nearest first; ``level [C, N]`` from
 which step of a chain on a server belongs to it (``J``: never); ``weight [A, J]`` of a row at each step; ``x [N, E]`` a
 fractional placement. Chain by chain a small ``table [E, J]`` holds how much of each expert lies within each radius set,
-so that what the rows look up stays in the cache. Loops over the steps are innermost and without branches, so that the
+so that what the rows look up stays in the cache. Some rows of a chain at a time are laid out one after the other, all
+their steps in one line for each place in a row: loops over these lines are long and without branches, so that the
 compiler turns them into vector instructions.
 """
 
@@ -12,10 +13,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from moeplace.base.compiled import compiled
+from moeplace.base.compiled import compiled, vectorised
 from moeplace.caching.certificates import SHARE_BITS
 
 MASK = (1 << 32) - 1
+
+ROWS = 16
+"""Rows laid out at a time: their lines stay in the nearest cache."""
+
+CARRIED = 1 << 8
+"""Rows of which the low halves of a sum are added up before they are carried: below ``2**63`` for up to ``2**11``."""
 
 
 @compiled
@@ -122,6 +129,35 @@ def collect_exact(total, level, gradient):
 
 
 @compiled
+def steps_of(level, most):
+    """Return how many radius sets a chain has, of ``level [N]``: the steps after them have no weight."""
+    steps = 0
+    for n in range(len(level)):
+        if level[n] < most:
+            steps = max(steps, level[n] + 1)
+    return steps
+
+
+@vectorised
+def look_up(experts, size, table, first, rows, far, z):
+    """Copy what the table says of the experts of ``rows`` rows, one after the other, into ``z [K, rows * J]``.
+
+    What is missing to the widest row is ``far``.
+    """
+    steps = table.shape[1]
+    for i in range(rows):
+        at = i * steps
+        for k in range(experts.shape[1]):
+            if k < size[first + i]:
+                e = np.uint32(experts[first + i, k])
+                for j in range(steps):
+                    z[k, at + j] = table[e, j]
+            else:
+                for j in range(steps):
+                    z[k, at + j] = far
+
+
+@vectorised
 def smooth(experts, size, start, weight, level, x, mu):
     """Return the gradient of the smoothed concave function of a layer, float64 ``[N, E]``.
 
@@ -130,66 +166,70 @@ def smooth(experts, size, start, weight, level, x, mu):
     above.
     """
     n_servers, n_experts = x.shape
-    steps = weight.shape[1]
+    width, most = experts.shape[1], weight.shape[1]
     gradient = np.zeros((n_servers, n_experts), np.float64)
-    table = np.empty((n_experts, steps), np.float32)
-    total = np.empty((n_experts, steps), np.float32)
     one = np.float32(1)
     zero = np.float32(0)
     mu = np.float32(mu)
-    low = np.empty(steps, np.float32)
-    tau = np.empty(steps, np.float32)
-    over = np.empty(steps, np.float32)
-    support = np.empty(steps, np.float32)
+    far = one + mu + mu  # no tau is as large
+    z = np.empty((width, ROWS * most), np.float32)
+    tau = np.empty(ROWS * most, np.float32)
+    over = np.empty(ROWS * most, np.float32)
+    support = np.empty(ROWS * most, np.float32)
     for c in range(len(level)):
+        steps = steps_of(level[c], most)
+        table = np.empty((n_experts, steps), np.float32)
+        total = np.zeros((n_experts, steps), np.float32)
         spread(x, level[c], table)
-        total[:] = 0
-        for r in range(start[c], start[c + 1]):
-            m = size[r]
-            for j in range(steps):
-                low[j] = one
-            for k in range(m):
-                row = table[experts[r, k]]
-                for j in range(steps):
-                    low[j] = min(low[j], row[j])
-            for j in range(steps):
-                tau[j] = low[j] + mu
+        for first in range(start[c], start[c + 1], ROWS):
+            rows = min(ROWS, start[c + 1] - first)
+            lanes = rows * steps
+            look_up(experts, size, table, first, rows, far, z)
+            for i in range(lanes):
+                tau[i] = one
+            for k in range(width):
+                here = z[k]
+                for i in range(lanes):
+                    tau[i] = min(tau[i], here[i])
+            for i in range(lanes):
+                tau[i] += mu
             for _ in range(3):
-                for j in range(steps):
-                    d = tau[j] - one
-                    over[j] = d if d > zero else zero
-                    support[j] = one if d > zero else zero
-                for k in range(m):
-                    row = table[experts[r, k]]
-                    for j in range(steps):
-                        d = tau[j] - row[j]
-                        over[j] += d if d > zero else zero
-                        support[j] += one if d > zero else zero
-                for j in range(steps):
-                    tau[j] -= (over[j] - mu) / support[j]
-            for j in range(steps):
-                d = tau[j] - one
-                over[j] = d if d > zero else zero
-            for k in range(m):
-                row = table[experts[r, k]]
-                for j in range(steps):
-                    d = tau[j] - row[j]
-                    over[j] += d if d > zero else zero
-            for j in range(steps):
-                support[j] = weight[r, j] / over[j]
-            for k in range(m):
-                e = experts[r, k]
-                row = table[e]
-                out = total[e]
-                for j in range(steps):
-                    d = tau[j] - row[j]
+                for i in range(lanes):
+                    d = tau[i] - one
+                    over[i] = d if d > zero else zero
+                    support[i] = one if d > zero else zero
+                for k in range(width):
+                    here = z[k]
+                    for i in range(lanes):
+                        d = tau[i] - here[i]
+                        over[i] += d if d > zero else zero
+                        support[i] += one if d > zero else zero
+                for i in range(lanes):
+                    tau[i] -= (over[i] - mu) / support[i]
+            for i in range(lanes):
+                d = tau[i] - one
+                over[i] = d if d > zero else zero
+            for k in range(width):
+                here = z[k]
+                for i in range(lanes):
+                    d = tau[i] - here[i]
                     d = d if d > zero else zero
-                    out[j] += d * support[j]
+                    over[i] += d
+                    here[i] = d
+            for i in range(rows):
+                for j in range(steps):
+                    support[i * steps + j] = weight[first + i, j] / over[i * steps + j]
+            for i in range(rows):
+                at = i * steps
+                for k in range(size[first + i]):
+                    e = np.uint32(experts[first + i, k])
+                    for j in range(steps):
+                        total[e, j] += z[k, at + j] * support[at + j]
         collect(total, level[c], gradient)
     return gradient
 
 
-@compiled
+@vectorised
 def exact(experts, size, start, weight, level, x, unit, mu):
     """Return the cut of a layer in integers: the multipliers that docs/certificates.md defines, summed up.
 
@@ -200,92 +240,111 @@ def exact(experts, size, start, weight, level, x, unit, mu):
     ``[2, J]``.
     """
     n_servers, n_experts = x.shape
-    steps = weight.shape[1]
+    width, most = experts.shape[1], weight.shape[1]
     gradient = np.zeros((2, n_servers, n_experts), np.int64)
-    values = np.empty((n_experts, steps), np.float64)
-    total = np.empty((2, n_experts, steps), np.int64)
-    constant = np.zeros((2, steps), np.int64)
+    constant = np.zeros((2, most), np.int64)
     one = float(unit)
-    whole_share = float(1 << SHARE_BITS)
-    low = np.empty(steps, np.float64)
-    tau = np.empty(steps, np.float64)
-    over = np.empty(steps, np.float64)
-    support = np.empty(steps, np.float64)
-    least = np.empty(steps, np.int64)
-    left = np.empty(steps, np.int64)
-    upper = np.empty(steps, np.int64)
-    lower = np.empty(steps, np.int64)
+    far = one + 2.0 * mu + 1.0  # no tau is as large
+    whole = float(1 << SHARE_BITS)
+    z = np.empty((width, ROWS * most), np.float64)
+    share = np.empty((width, ROWS * most), np.int32)
+    free = np.empty(ROWS * most, np.int32)
+    tau = np.empty(ROWS * most, np.float64)
+    over = np.empty(ROWS * most, np.float64)
+    support = np.empty(ROWS * most, np.float64)
+    low = np.empty(ROWS * most, np.float64)
+    left = np.empty(ROWS * most, np.int32)
     for c in range(len(level)):
+        steps = steps_of(level[c], most)
+        values = np.empty((n_experts, steps), np.float64)
+        total = np.zeros((2, n_experts, steps), np.int64)
+        carried = start[c]
         spread(x, level[c], values)
-        total[:] = 0
-        for r in range(start[c], start[c + 1]):
-            m = size[r]
-            for j in range(steps):
-                low[j] = one
-                least[j] = -1
-                upper[j] = weight[r, j] >> 32
-                lower[j] = weight[r, j] & MASK
-            for k in range(m):
-                row = values[experts[r, k]]
-                for j in range(steps):
-                    least[j] = k if row[j] < low[j] else least[j]
-                    low[j] = min(low[j], row[j])
-            for j in range(steps):
-                tau[j] = low[j] + mu
+        for first in range(start[c], start[c + 1], ROWS):
+            rows = min(ROWS, start[c + 1] - first)
+            lanes = rows * steps
+            look_up(experts, size, values, first, rows, far, z)
+            for i in range(lanes):
+                low[i] = one
+            for k in range(width):
+                here = z[k]
+                for i in range(lanes):
+                    low[i] = min(low[i], here[i])
+            for i in range(lanes):
+                tau[i] = low[i] + mu
             moving = mu > 0
             while moving:
-                for j in range(steps):
-                    d = tau[j] - one
-                    over[j] = max(d, 0.0)
-                    support[j] = 1.0 if d > 0 else 0.0
-                for k in range(m):
-                    row = values[experts[r, k]]
-                    for j in range(steps):
-                        d = tau[j] - row[j]
-                        over[j] += max(d, 0.0)
-                        support[j] += 1.0 if d > 0 else 0.0
+                for i in range(lanes):
+                    d = tau[i] - one
+                    over[i] = max(d, 0.0)
+                    support[i] = 1.0 if d > 0 else 0.0
+                for k in range(width):
+                    here = z[k]
+                    for i in range(lanes):
+                        d = tau[i] - here[i]
+                        over[i] += max(d, 0.0)
+                        support[i] += 1.0 if d > 0 else 0.0
                 moved = 0.0
-                for j in range(steps):
-                    step = np.floor((over[j] - mu) / support[j])
-                    tau[j] -= step
-                    moved += step
+                for i in range(lanes):
+                    step = np.floor((over[i] - mu) / support[i])
+                    tau[i] -= step
+                    moved = max(moved, step)
                 moving = moved > 0
-            for j in range(steps):
-                over[j] = max(tau[j] - one, 0.0)
-            for k in range(m):
-                row = values[experts[r, k]]
+            for i in range(lanes):
+                over[i] = max(tau[i] - one, 0.0)
+            for k in range(width):
+                here = z[k]
+                for i in range(lanes):
+                    over[i] += max(tau[i] - here[i], 0.0)
+            for i in range(lanes):
+                over[i] = max(over[i], 1.0)
+                free[i] = np.int32(max(tau[i] - one, 0.0) * whole / over[i])
+                left[i] = np.int32(1 << SHARE_BITS) - free[i]
+            for k in range(width):
+                here, of_expert = z[k], share[k]
+                for i in range(lanes):
+                    of_expert[i] = np.int32(max(tau[i] - here[i], 0.0) * whole / over[i])
+                    left[i] -= of_expert[i]
+            # What rounding leaves goes to the first of the smallest: 1 itself, then the experts in their order.
+            for i in range(lanes):
+                if low[i] >= one:
+                    free[i] += left[i]
+                    left[i] = 0
+            for k in range(width):
+                here, of_expert = z[k], share[k]
+                for i in range(lanes):
+                    mine = left[i] if here[i] <= low[i] else np.int32(0)
+                    of_expert[i] += mine
+                    left[i] -= mine
+            for i in range(rows):
+                at = i * steps
                 for j in range(steps):
-                    over[j] += max(tau[j] - row[j], 0.0)
-            for j in range(steps):
-                over[j] = max(over[j], 1.0)
-                share = int(max(tau[j] - one, 0.0) * whole_share / over[j])
-                left[j] = (1 << SHARE_BITS) - share
-                part = constant[1, j] + lower[j] * share
-                constant[0, j] += upper[j] * share + (part >> 32)
-                constant[1, j] = part & MASK
-            for k in range(m):
-                e = experts[r, k]
-                row = values[e]
-                high_row = total[0, e]
-                low_row = total[1, e]
-                for j in range(steps):
-                    share = int(max(tau[j] - row[j], 0.0) * whole_share / over[j])
-                    left[j] -= share
-                    part = low_row[j] + lower[j] * share
-                    high_row[j] += upper[j] * share + (part >> 32)
-                    low_row[j] = part & MASK
-            for j in range(steps):
-                if least[j] < 0:
-                    part = constant[1, j] + lower[j] * left[j]
-                    constant[0, j] += upper[j] * left[j] + (part >> 32)
+                    upper, lower = weight[first + i, j] >> 32, weight[first + i, j] & MASK
+                    part = constant[1, j] + lower * np.int64(free[at + j])
+                    constant[0, j] += upper * np.int64(free[at + j]) + (part >> 32)
                     constant[1, j] = part & MASK
-                else:
-                    e = experts[r, least[j]]
-                    part = total[1, e, j] + lower[j] * left[j]
-                    total[0, e, j] += upper[j] * left[j] + (part >> 32)
-                    total[1, e, j] = part & MASK
+                for k in range(size[first + i]):
+                    e = np.uint32(experts[first + i, k])
+                    for j in range(steps):
+                        part = np.int64(share[k, at + j])
+                        total[0, e, j] += (weight[first + i, j] >> 32) * part
+                        total[1, e, j] += (weight[first + i, j] & MASK) * part
+            if first + rows - carried > CARRIED:
+                carry(total)
+                carried = first + rows
+        carry(total)
         collect_exact(total, level[c], gradient)
     return gradient, constant
+
+
+@compiled
+def carry(total):
+    """Bring low halves ``total [1]`` below ``2**32``."""
+    n_experts, steps = total.shape[1:]
+    for e in range(n_experts):
+        for j in range(steps):
+            total[0, e, j] += total[1, e, j] >> 32
+            total[1, e, j] &= MASK
 
 
 @compiled

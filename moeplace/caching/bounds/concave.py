@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -307,12 +307,12 @@ class ConcaveResult:
     def certificate(self) -> CachingCertificate:
         """Return the document that proves :attr:`bound_ns`."""
         points = [Point.make(*point) for point in self.points]
-        coverage = UNSET if self.instance.coverage is None else _coverage(self.instance, self.needs)
+        coverage = UNSET if self.instance.coverage is None else covered(self.instance, self.needs)
         cut = Cut(UNIT, points, WEIGHT_UNIT, self.price_units, PRICE_UNIT, coverage)
         return CachingCertificate.make(self.instance, self.bound_ns, cut)
 
 
-def _coverage(instance: Instance, needs: list[tuple[Bool, int, int]]) -> list[Covering]:
+def covered(instance: Instance, needs: list[tuple[Bool, int, int]]) -> list[Covering]:
     """Write multipliers of requirements (reach set, item, multiplier) down with demands that have these."""
     without = np.flatnonzero(~instance.has_cloud).tolist()
     reaches = {d: (instance.server_ns[d] != UNREACHABLE).tobytes() for d in without}
@@ -600,12 +600,12 @@ class ConcaveBound:
                     high, low = cut.halves[:, :, layer.items]
                     sums[:, :, layer.items] += weight * np.stack((high >> 26, high & (2**26 - 1), low))
                     constant += weight * cut.constants[i]
-        gradient = ((sums[0].astype(object) << 26) + sums[1] << 32) + sums[2]
         priced = self._priced(needs)
+        slopes = _Slopes.of(sums)
         for reach, item, value in priced:
-            gradient[reach, item] += value
+            slopes.add(reach, item, value)
             constant -= value
-        bound, prices = _maximum(instance, constant, gradient)
+        bound, prices = _maximum(instance, constant, slopes)
         if bound < self.saving_bound:
             points = [
                 (cut.smoothing, block_weight.tolist(), cut.units)
@@ -662,41 +662,98 @@ def _scaled(instance: Instance) -> tuple[Float, Float, Float]:
     return sizes / largest, np.minimum(room / largest, sizes.sum(dtype=np.float64) / largest), most
 
 
-def _maximum(instance: Instance, constant: int, gradient: npt.NDArray[np.object_]) -> tuple[int, list[int]]:
+_LOW = 58
+"""Bits of the lower part of a slope of many cuts."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Slopes:
+    """Whole numbers of up to 120 bits, ``high * 2**58 + low``, as two arrays: Python's own take eight times as long.
+
+    Attributes
+    ----------
+    high, low : int64 array [N, I]
+        Lower parts are at least 0 and below ``2**58``.
+    """
+
+    high: Int64
+    low: Int64
+
+    @classmethod
+    def of(cls, sums: Int64) -> _Slopes:
+        """Return ``sums[0] * 2**58 + sums[1] * 2**32 + sums[2]``, each of these below ``2**60``."""
+        middle = sums[1] + (sums[2] >> 32)
+        return cls(sums[0] + (middle >> 26), ((middle & (2**26 - 1)) << 32) + (sums[2] & (2**32 - 1)))
+
+    def add(self, reach: Bool, item: int, value: int) -> None:
+        """Add a number, not negative, to an item's slopes on some servers."""
+        low = self.low[reach, item] + (value & (2**_LOW - 1))
+        self.high[reach, item] += (value >> _LOW) + (low >> _LOW)
+        self.low[reach, item] = low & (2**_LOW - 1)
+
+    def order(self, server: int, size: Int64) -> npt.NDArray[np.intp]:
+        """Return a server's items by value a byte, the most valuable first."""
+        value = self.high[server] * 2.0**_LOW + self.low[server]
+        order: npt.NDArray[np.intp] = np.argsort(-(value / size), kind="stable")
+        return order
+
+    def above(self, server: int, bounds: dict[int, int], size: Int64) -> Bool:
+        """Return which of a server's items are worth more than what is the bound at their size."""
+        high = np.array([bound >> _LOW for bound in bounds.values()], dtype=np.int64)
+        low = np.array([bound & (2**_LOW - 1) for bound in bounds.values()], dtype=np.int64)
+        at = np.searchsorted(np.array(list(bounds)), size)
+        mine = self.high[server]
+        above: Bool = (mine > high[at]) | ((mine == high[at]) & (self.low[server] > low[at]))
+        return above
+
+    def at(self, server: int, item: int) -> int:
+        """Return one slope."""
+        return (int(self.high[server, item]) << _LOW) + int(self.low[server, item])
+
+    def sum(self, server: int, items: Bool) -> int:
+        """Return the sum of some of a server's."""
+        high: int = sum(self.high[server, items].tolist())
+        low: int = sum(self.low[server, items].tolist())
+        return (high << _LOW) + low
+
+
+def _maximum(instance: Instance, constant: int, slopes: _Slopes) -> tuple[int, list[int]]:
     """Return a bound on the maximum of a cut within the capacities, token-ns, and the prices that prove it."""
-    sizes = instance.item_bytes.tolist()
+    sizes = instance.item_bytes
+    different = np.unique(sizes).tolist()
     total = constant * PRICE_UNIT
     prices = []
-    limits = zip(gradient.tolist(), rooms(instance).tolist(), instance.layer_slots.tolist(), strict=True)
-    for values, room, limit in limits:
-        fitting = [(values[i], sizes[i]) for i in _within_slots(instance, values, limit) if sizes[i] <= room]
-        price = _price(fitting, room)
+    for n, (room, limit) in enumerate(zip(rooms(instance).tolist(), instance.layer_slots.tolist(), strict=True)):
+        fitting = _within_slots(instance, slopes, n, limit) & (sizes <= room)
+        price = _price(slopes, n, sizes, fitting, room)
         prices.append(price)
-        total += price * room + sum(max(0, value * PRICE_UNIT - price * size) for value, size in fitting)
+        # Worth more than its bytes: value * PRICE_UNIT > price * size, of whole numbers.
+        chosen = fitting & slopes.above(n, {size: price * size // PRICE_UNIT for size in different}, sizes)
+        total += price * (room - sum(sizes[chosen].tolist())) + slopes.sum(n, chosen) * PRICE_UNIT
     return total // (PRICE_UNIT * WEIGHT_UNIT << SHARE_BITS), prices
 
 
-def _within_slots(instance: Instance, values: list[int], limit: int) -> Iterable[int]:
+def _within_slots(instance: Instance, slopes: _Slopes, server: int, limit: int) -> Bool:
     """Return the items that count on a server: of each layer, whose experts are alike in size, the most valuable."""
-    chosen: list[int] = []
+    counts = np.ones(instance.n_items, dtype=np.bool_)
     for first, last in itertools.pairwise(instance.block_start.tolist()):
-        items: Sequence[int] = range(first, last)
         if limit < last - first:
-            items = sorted(items, key=values.__getitem__, reverse=True)[:limit]
-        chosen += items
-    return chosen
+            items = slice(first, last)
+            order = np.lexsort((slopes.low[server, items], slopes.high[server, items]))
+            counts[first + order[: last - first - limit]] = False
+    return counts
 
 
-def _price(fitting: list[tuple[int, int]], room: int) -> int:
+def _price(slopes: _Slopes, server: int, sizes: Int64, fitting: Bool, room: int) -> int:
     """Return the price of a byte, in price units, at which the best fractional filling is just within the room."""
-    left = room
-    for value, size in sorted(fitting, key=lambda item: item[0] / item[1], reverse=True):
-        left -= size
-        if value <= 0:
-            return 0
-        if left < 0:
-            return value * PRICE_UNIT // size
-    return 0
+    order = slopes.order(server, sizes)
+    order = order[fitting[order]]
+    # Sums of sizes as floats are whole below 2**53, and what they are off above is of no account: any price proves.
+    over = np.flatnonzero(np.cumsum(sizes[order], dtype=np.float64) > room)
+    if not len(over):
+        return 0
+    last = int(order[over[0]])
+    return max(0, slopes.at(server, last)) * PRICE_UNIT // int(sizes[last])
 
 
 class _Search:

@@ -10,7 +10,7 @@ from moeplace.base.arrays import Bool, Int32, Int64
 from moeplace.base.stop import Stop
 from moeplace.caching.heuristics.columns import ColumnPool, Float
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
-from moeplace.caching.saving import Layer
+from moeplace.caching.saving import Layer, MoveValues
 
 
 def price_layers(
@@ -142,9 +142,9 @@ def exchanged(layer: Layer, part: Bool, room: Int64, cost: Float) -> tuple[Bool,
         Of one expert on a server, token-ns.
     """
     part, saving, nowhere = part.copy(), layer.saving_ns(part), len(part)
-    paid = np.append(cost, 0.0)
+    paid, values = np.append(cost, 0.0), MoveValues(layer, part)
     for _ in range(layer.n_experts * len(part)):
-        moves = layer.moves(part)
+        moves = values.moves()
         full = np.append(part.sum(axis=1) >= room, False)
         net = np.where((moves.expert >= 0) & ~full, moves.gain - (paid[None, :] - paid[:, None]), -np.inf)
         origin, target = divmod(int(np.argmax(net)), nowhere + 1)
@@ -155,6 +155,7 @@ def exchanged(layer: Layer, part: Bool, room: Int64, cost: Float) -> tuple[Bool,
             if place < nowhere:
                 part[place, expert] = held
         saving += int(moves.gain[origin, target])
+        values.follow(part)
     return part, saving
 
 

@@ -13,11 +13,14 @@ from moeplace.base.arrays import Bool, Int64
 from moeplace.base.workers import each
 from moeplace.caching.heuristics.knapsack import fill
 from moeplace.caching.placement import Placement
-from moeplace.caching.saving import Moves, SavingForm, ValueFunction
+from moeplace.caching.saving import Moves, MoveValues, SavingForm, ValueFunction
 
 T = TypeVar("T")
 
 MOST_REMEMBERED: Final = 64
+
+MOST_CELLS: Final = 1 << 25
+"""Numbers kept to value moves from one placement to the next, all layers together (256 MiB)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +72,11 @@ class WorkingPlacement:
         The placement to begin with; it must fit. Experts that nobody needs are dropped. Changed in place.
     threads : int
         Threads that value layers.
+    most_cells : int
+        Where moves of all layers need more numbers than this, they are valued anew each time.
     """
 
-    def __init__(self, form: SavingForm, held: Bool, threads: int = 1) -> None:
+    def __init__(self, form: SavingForm, held: Bool, threads: int = 1, most_cells: int = MOST_CELLS) -> None:
         asked = np.zeros(held.shape[1], dtype=np.bool_)
         for layer in form.layers:
             asked[layer.items] = True
@@ -80,6 +85,8 @@ class WorkingPlacement:
         self._begin = held.copy()
         self.layer_saving = [layer.saving_ns(self.part(i)) for i, layer in enumerate(form.layers)]
         self._memo: list[dict[object, Any]] = [{} for _ in form.layers]
+        self._followed = sum(map(MoveValues.cells, form.layers)) <= most_cells
+        self._move_values: dict[int, MoveValues] = {}
 
     @property
     def saving(self) -> int:
@@ -149,7 +156,17 @@ class WorkingPlacement:
 
     def moves(self, i: int) -> Moves:
         """Value every move of one expert of a layer, see :meth:`~moeplace.caching.saving.Layer.moves`."""
-        return self._remember(i, "moves", lambda part: self.form.layers[i].moves(part))
+        return self._remember(i, "moves", lambda part: self._moves(i, part))
+
+    def _moves(self, i: int, part: Bool) -> Moves:
+        layer = self.form.layers[i]
+        if not self._followed:
+            return layer.moves(part)
+        if (values := self._move_values.get(i)) is None:
+            values = self._move_values[i] = MoveValues(layer, part)
+        else:
+            values.follow(part)
+        return values.moves()
 
     def function(self, i: int, server: int, enumerated: int = 0, cuts: bool = False, nodes: int = 0) -> ValueFunction:
         """Return the value function of a layer on a server, the other servers fixed."""
