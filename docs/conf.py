@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from importlib.metadata import version as installed_version
@@ -17,6 +18,8 @@ from sphinx.domains.math import MathDomain
 HERE = Path(__file__).resolve().parent
 # formulas.py; student_notebooks.py; ages.py
 sys.path[:0] = [str(HERE), str(HERE.parent / "scripts"), str(HERE.parent / "scripts" / "benchmarks")]
+
+gc.set_threshold(200_000, 50, 1000)  # the trees of all pages stay: looking through them again and again takes long
 
 project = "moeplace"
 author = "the moeplace authors"
@@ -43,6 +46,7 @@ autosummary_generate = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say types, shapes and units
+autodoc_use_type_comments = False  # there are none, and every member's source would be parsed for them
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from moeplace.base.documents import BestKnown, parse
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.files import read_json, write_bytes
 from moeplace.base.text import did_you_mean
 
@@ -140,10 +140,8 @@ def read_best_known(folder: str | os.PathLike[str]) -> dict[str, BestKnown]:
     path = Path(folder) / BEST_KNOWN
     if not path.exists():
         return {}
-    try:
+    with naming(path):
         return parse(read_json(path), dict[str, BestKnown])
-    except InputError as error:
-        raise error if error.file else error.in_file(str(path)) from None
 
 
 def write_best_known(folder: str | os.PathLike[str], records: Mapping[str, BestKnown]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from moeplace.base.certificates import AnyCertificate
 from moeplace.base.documents import show
-from moeplace.base.errors import InputError, MoeplaceError
+from moeplace.base.errors import InputError, MoeplaceError, naming
 from moeplace.base.files import read_json
 from moeplace.base.problem import Problem
 from moeplace.base.registry import installed
@@ -188,16 +188,12 @@ def problem_of_file(path: str | os.PathLike[str]) -> tuple[Problem, Callable[[],
             hint = f"{error.message}; a routing trace is made an instance by moeplace import"
             raise InputError(hint, place=error.place, file=error.file) from None
         raise
-    try:
+    with naming(path):
         problem = problem_of_document(document)
-    except InputError as error:
-        raise error.in_file(str(path)) from None
 
     def read() -> Any:
-        try:
+        with naming(path):
             return problem.from_document(document)
-        except InputError as error:
-            raise error.in_file(str(path)) from None
 
     return problem, read
 
@@ -216,10 +212,8 @@ def read_solution(path: str | os.PathLike[str]) -> Any:
         The file cannot be read or is no solution document.
     """
     document = read_json(path)
-    try:
+    with naming(path):
         return problem_of_document(document, "solution").read_solution(document)
-    except InputError as error:
-        raise error.in_file(str(path)) from None
 
 
 def check(instance: Any, solution: Any, certificate: AnyCertificate | None = None) -> Any:

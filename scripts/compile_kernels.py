@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
 """Compile the inner loops once, before several processes of tests would each do so.
 
-    python scripts/compile_kernels.py [methods | others]
+    python scripts/compile_kernels.py
 
-Both parts, or one of them: they may run beside one another. They run what uses the loops on the smallest instances:
-methods, bounds with their certificates, value functions, generated instances, deployments, traces in the forms that are
-read by compiled loops. At the end of both it is said what was not reached.
+It runs what uses the loops on the smallest instances: methods, bounds with their certificates, value functions,
+generated instances, deployments, traces in the forms that are read by compiled loops. At the end it says what was not
+reached.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -119,12 +118,9 @@ def missing() -> list[str]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["others"]:
-        methods()
-        servers()
-    if sys.argv[1:] != ["methods"]:
-        active_experts()
-        serverless()
-        traces()
-    if not sys.argv[1:]:
-        print("not reached:", ", ".join(missing()) or "nothing")
+    methods()
+    servers()
+    active_experts()
+    serverless()
+    traces()
+    print("not reached:", ", ".join(missing()) or "nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -10,6 +11,14 @@ TOGETHER = ("test_cluster.py", "test_report_page.py", "test_report.py")
 """Files whose tests stay in one process: they share a cluster, a browser, a report, which take long to make."""
 ALONE = "test_the_site_builds_without_a_warning"
 """The longest test of the others."""
+EARLY = ("test_bench.py", "test_notebooks.py", "test_docs.py", "test_bound_crossing.py")
+"""Files with long tests, and with tests that wait: while they do, the wheel is tried in ``scripts/test``."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run, with ``-n auto``, one process more than there are cores: tests wait for processes, clocks and a browser."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -30,4 +39,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest: at the end all would wait for it."""
-    items.sort(key=lambda item: item.path.name not in TOGETHER and item.name != ALONE)
+
+    def rank(item: pytest.Item) -> int:
+        return 0 if item.path.name in TOGETHER or item.name == ALONE else 1 if item.path.name in EARLY else 2
+
+    items.sort(key=rank)

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from moeplace.active.document import InstanceDocument, Model, layout
 from moeplace.base.arrays import Int64
 from moeplace.base.documents import INT64_MAX, canonical, parse, show
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.files import read_json, write_bytes
 
 
@@ -198,7 +198,5 @@ def load(path: str | os.PathLike[str]) -> Instance:
         One line: the file, the place in it, what was expected and what was found.
     """
     document = read_json(path)
-    try:
+    with naming(path):
         return Instance.from_document(document)
-    except InputError as error:
-        raise error.in_file(str(path)) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from numba import njit
 
@@ -41,10 +42,18 @@ def uncompiled(modules: Iterable[str]) -> list[str]:
     found = []
     for name in dict.fromkeys(modules):
         module = sys.modules.get(name)
-        loops = [value for value in vars(module).values() if _own(value, name)] if module is not None else []
+        if module is None or module in _ready:
+            continue
+        loops = [value for value in vars(module).values() if _own(value, name)]
         if loops and not any(loop.signatures or _kept(loop) for loop in loops):
             found.append(name)
+        else:
+            _ready.add(module)
     return found
+
+
+_ready: set[ModuleType] = set()
+"""Imported modules that need no compiling: they were looked through once, which takes as long as a tiny instance."""
 
 
 def _own(value, name):

@@ -6,6 +6,10 @@ stderr and the exit code it carries.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MoeplaceError(Exception):
     """Base class: something was refused or went wrong in a way that has a plain explanation.
@@ -41,6 +45,17 @@ class InputError(MoeplaceError):
     def in_file(self, file: str) -> InputError:
         """Return the same error with the file's name in front."""
         return InputError(self.message, place=self.place, file=file)
+
+
+@contextmanager
+def naming(file: str | os.PathLike[str]) -> Iterator[None]:
+    """Put a file's name in front of errors in what was read from it, unless they name a file."""
+    try:
+        yield
+    except InputError as error:
+        if error.file:
+            raise
+        raise error.in_file(os.fspath(file)) from None
 
 
 class MethodError(MoeplaceError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -91,11 +92,12 @@ def installed(group: str) -> tuple[EntryPoint, ...]:
     The files of every installed package are read once for each state of ``sys.path``: that takes as long as a small
     instance takes to solve. Its relative entries mean other folders elsewhere.
     """
-    return _installed(group, tuple(str(Path(entry).absolute()) for entry in sys.path))
+    path = tuple(sys.path)
+    return _installed(group, path, None if all(map(os.path.isabs, path)) else Path.cwd())
 
 
 @functools.lru_cache(maxsize=64)
-def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+def _installed(group: str, path: tuple[str, ...], current: Path | None) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
 
 

@@ -192,9 +192,8 @@ class ClusterPool:
 # --- in the Dask worker -------------------------------------------------------------------------------------------
 
 
-_Kind = tuple[int, tuple[str, ...]]
-_idle: dict[_Kind, list[WorkerProcess]] = {}
-"""Worker processes without work, by threads and imported libraries."""
+_idle: dict[int, list[WorkerProcess]] = {}
+"""Worker processes without work, by threads."""
 _files: dict[str, str] = {}
 _lock = threading.Lock()
 
@@ -220,7 +219,7 @@ def run_here(data: bytes, content: bytes, threads: int, modules: list[str]) -> t
             return name, msgspec.msgpack.encode(None)
         if answers:
             with _lock:
-                _idle.setdefault((threads, tuple(modules)), []).append(worker)
+                _idle.setdefault(threads, []).append(worker)
             return name, msgspec.msgpack.encode(answers[0])
 
 
@@ -231,10 +230,9 @@ def _cancelled(dask_worker: Any, key: str) -> bool:
 
 def _take(threads: int, modules: list[str]) -> WorkerProcess:
     with _lock:
-        if idle := _idle.get((threads, tuple(modules))):
-            return idle.pop()
-    worker = start_worker("", threads)
-    worker.ask(Prepare(modules))
+        worker = idle.pop() if (idle := _idle.get(threads)) else None
+    worker = worker or start_worker("", threads)
+    worker.ask(Prepare(modules))  # what is there already costs nothing
     return worker
 
 

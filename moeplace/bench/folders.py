@@ -12,7 +12,7 @@ from typing import IO, Protocol, TypeVar
 
 import msgspec
 
-from moeplace.base.errors import InputError, OutputError
+from moeplace.base.errors import InputError, OutputError, naming
 from moeplace.base.files import check_folder_writable
 from moeplace.bench.environment import differences
 from moeplace.bench.records import RECORDS, RUN, Environment, write_durably
@@ -76,10 +76,8 @@ def begun(
         if changed := differences(environments[-1], environment):
             notes.append(f"{folder}: resumed in another environment: {', '.join(changed)}")
             environments.append(environment)
-        try:
+        with naming(folder):
             run = plan(earlier, environments)
-        except InputError as error:
-            raise error.in_file(str(folder)) from None
         for left in folder.glob(f".{RUN}.*"):
             left.unlink(missing_ok=True)
         write_durably(folder / RUN, msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")

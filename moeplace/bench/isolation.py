@@ -413,7 +413,7 @@ def describe_method(asked: Describe, report: Callable[[Report], None]) -> None:
         info = method_info(method)
         ours = method.__module__.split(".")[0] in ("moeplace", "moeplace_models")
         # What somebody else's method needs is imported in its own processes only.
-        description = Description(list(info.imports) if ours else [], info.seeded(asked.parameters))
+        description = Description([method.__module__, *info.imports] if ours else [], info.seeded(asked.parameters))
     except MoeplaceError as error:
         description = Description(error=str(error))
     report(description)

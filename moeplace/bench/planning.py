@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from moeplace.base.documents import parse, show
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.bench.messages import Task
 from moeplace.bench.records import BenchPlan, KnownValues, PlannedInstance, PlannedMethod, Run, locate, run_key
 from moeplace.library import (
@@ -226,10 +226,8 @@ def read_methods(path: str) -> list[PlannedMethod]:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None
     except ValueError as error:
         raise InputError(f"not TOML: {error}", file=path) from None
-    try:
+    with naming(path):
         entries = parse(document, MethodsFile).method
-    except InputError as error:
-        raise error.in_file(path) from None
     for i, entry in enumerate(entries):
         for key, value in entry.parameters.items():
             try:

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from moeplace.base.documents import NonNegative, canonical, parse, show
-from moeplace.base.errors import InputError, OutputError
+from moeplace.base.errors import InputError, OutputError, naming
 from moeplace.base.files import read_json
 from moeplace.comparing import KNOWN, Costs, Value, highest_bound, lowest_cost
 from moeplace.library import instances_folder
@@ -392,10 +392,8 @@ def read_plan(folder: Path) -> Run:
     file = folder / RUN
     if not file.is_file():
         raise InputError(f"is no run directory: there is no {RUN} in it", file=str(folder))
-    try:
+    with naming(file):
         return parse(read_json(file), Run)
-    except InputError as error:
-        raise error if error.file else error.in_file(str(file)) from None
 
 
 class Line(Protocol):

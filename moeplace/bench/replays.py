@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from moeplace.base.documents import NonNegative, parse
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.files import read_json
 from moeplace.bench.folders import begun
 from moeplace.bench.records import (
@@ -351,10 +351,8 @@ def read_run(folder: Path) -> ReplayRun:
     file = folder / RUN
     if not file.is_file():
         raise InputError(f"is no run directory: there is no {RUN} in it", file=str(folder))
-    try:
+    with naming(file):
         return parse(read_json(file), ReplayRun)
-    except InputError as error:
-        raise error if error.file else error.in_file(str(file)) from None
 
 
 class ReplayFolder:

@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from moeplace.base.errors import InputError, MoeplaceError
+from moeplace.base.registry import installed
 from moeplace.bench.isolation import Ending, become_subreaper, describe_method, run_isolated, run_method
 from moeplace.bench.messages import (
     Answer,
@@ -58,6 +59,7 @@ class Worker:
     def __init__(self, hangup: int, forked: Callable[[int], None]) -> None:
         self._hangup, self._forked = hangup, forked
         self._instance: Any = None
+        self._warm = False
 
     def answer(self, order: Order) -> Answer | None:
         """Do what is asked; None where nobody waits for the answer any more."""
@@ -68,15 +70,17 @@ class Worker:
         return self._run(order)
 
     def _prepare(self, modules: Sequence[str]) -> Answer:
-        for module in modules:
+        for module in ("moeplace.solving", *modules):
             # What cannot be imported here will fail in the run, where it is recorded.
             with contextlib.suppress(Exception):
                 import_module(module)
-        if "moeplace.caching._kernels" in modules:
+        if "moeplace.caching._kernels" in modules and not self._warm:
             warm_up()
+            self._warm = True
         return Ready()
 
     def _describe(self, order: Describe) -> Answer | None:
+        _list_methods(order.method, order.group)
         ending = run_isolated(
             lambda report: describe_method(order, report),
             time_limit=0.0,
@@ -98,6 +102,7 @@ class Worker:
         except MoeplaceError as error:
             return Trouble(str(error))
         started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        _list_methods(task.method, problem_of(instance).methods)
         ending = run_isolated(
             lambda report: run_method(task, instance, report),
             time_limit=task.time_limit,
@@ -120,6 +125,12 @@ class Worker:
         if self._instance.sha256 != task.sha256:
             raise InputError("has changed since the run was planned", file=task.path)
         return self._instance
+
+
+def _list_methods(method: str, group: str) -> None:
+    """Have the entry points read here, where a method is looked for there: reading them takes as long as many a run."""
+    if ":" not in method:
+        installed(group)
 
 
 def warm_up() -> None:

@@ -1,4 +1,7 @@
-"""What proves a bound on a caching instance, as a document (docs/certificates.md): kinds ``cut`` and ``layers``."""
+"""What proves a bound on a caching instance, as a document (docs/certificates.md).
+
+Kinds ``cut`` and ``layers``; where active experts are open, also ``cuts``, and ``layers`` with their numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from moeplace.base.arrays import Int64
 from moeplace.base.certificates import Certificate, Trusted, packed, unpacked
 from moeplace.base.documents import NonNegative, Positive, parse
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.files import read_json
 
 LARGEST_UNIT = 2**16 - 1
@@ -109,6 +112,61 @@ Whole = Annotated[int, Meta(ge=0)]
 """A number that may have any length."""
 
 
+class ActiveCut(Struct, frozen=True, forbid_unknown_fields=True):
+    """A linear upper bound on the saving of each layer with one number of active experts.
+
+    Attributes
+    ----------
+    experts : int
+        The number: of every row, the first so many experts count.
+    points : list of Point
+        As in :class:`Cut`, with weights for the layers that may use this number, all 0 for others.
+    coverage : list of Covering, optional
+        As in :class:`Cut`.
+    """
+
+    experts: Positive
+    points: list[Point]
+    coverage: list[Covering] | UnsetType = UNSET
+
+
+class ActiveCuts(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cuts"):
+    """Where active experts are open: a cut for each number of them, and the choice that prices leave. No trust.
+
+    Attributes
+    ----------
+    unit, weight_unit, prices, price_unit
+        As in :class:`Cut`.
+    loss_price : int
+        Of a unit of loss, in units of ``1 / (price_unit * weight_unit * 2**20)`` token-ns.
+    cuts : list of ActiveCut
+        One for each number of active experts that some layer may use.
+    """
+
+    unit: Unit
+    weight_unit: Unit
+    prices: list[Whole]
+    price_unit: Positive
+    loss_price: Whole
+    cuts: list[ActiveCut]
+
+
+class ActiveOdds(Struct, frozen=True, forbid_unknown_fields=True):
+    """The odds of a layer with one number of active experts.
+
+    Attributes
+    ----------
+    experts : int
+        The number.
+    odds, slot_prices
+        As in :class:`LayerWorth`, of the layer's rows cut to their first so many experts.
+    """
+
+    experts: Positive
+    odds: str
+    slot_prices: list[Whole] | UnsetType = UNSET
+
+
 class LayerWorth(Struct, frozen=True, forbid_unknown_fields=True):
     """What a layer is worth at most at the prices, and the odds by which that is shown.
 
@@ -122,11 +180,14 @@ class LayerWorth(Struct, frozen=True, forbid_unknown_fields=True):
         experts of the layer within each. Empty: all alike.
     slot_prices : list of int, optional
         Where slots limit the layer: of each server of the instance, what a slot is worth.
+    active : list of ActiveOdds, optional
+        Where the proof is of all choices of active experts: the odds of each number, in the place of the two above.
     """
 
     most: int
     odds: str
     slot_prices: list[Whole] | UnsetType = UNSET
+    active: list[ActiveOdds] | UnsetType = UNSET
 
 
 class MergeStep(Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,7 +217,8 @@ class Layers(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", 
     size_unit : int
         Bytes that are one unit of storage; all sizes of experts are multiples of it.
     prices : list of int
-        Of a unit of storage on each server.
+        Of a unit of storage on each server; where the proof is of all choices of active experts, of a unit of loss
+        after them.
     layers : list of LayerWorth
         All layers of all models.
     merge : list of MergeStep, optional
@@ -195,7 +257,7 @@ def odds_codes(odds: npt.NDArray[np.float64]) -> Int64:
     return code
 
 
-class CachingCertificate(Certificate[Cut | Layers | Trusted], frozen=True, forbid_unknown_fields=True):
+class CachingCertificate(Certificate[Cut | ActiveCuts | Layers | Trusted], frozen=True, forbid_unknown_fields=True):
     """A certificate of the caching problem; its bound is in token-ns."""
 
 
@@ -208,7 +270,5 @@ def read_certificate(path: str | os.PathLike[str]) -> CachingCertificate:
         The file cannot be read or is no certificate document.
     """
     document = read_json(path)
-    try:
+    with naming(path):
         return parse(document, CachingCertificate)
-    except InputError as error:
-        raise error.in_file(str(path)) from None

@@ -9,10 +9,12 @@ one, since no choice within the budget waits less, whatever is held.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from moeplace.base.arrays import Int64
+from moeplace.base.certificates import AnyCertificate
 from moeplace.base.registry import Method, MethodInfo, method_info
 from moeplace.base.result import Outcome, Progress
 from moeplace.caching.instance import Instance
@@ -20,6 +22,9 @@ from moeplace.caching.placement import Placement
 
 ACTIVE = "active"
 """What a method says that takes open active experts itself (:attr:`moeplace.base.registry.MethodInfo.takes`)."""
+
+Given: TypeAlias = AnyCertificate | Callable[[], AnyCertificate] | None
+"""What an outcome has for a certificate."""
 
 DETAIL = "active_experts"
 """Under which name a solution's details say that the choice was made before the method ran."""
@@ -61,21 +66,36 @@ def adapted(method: Method, instance: Instance) -> Method:
         outcome = Outcome(result) if isinstance(result, Placement) else result
         if not isinstance(outcome, Outcome) or not isinstance(outcome.placement, Placement):
             return result
-        return _joint(outcome, active, proven, "those of the start" if start is not None else "the first choice")
+        return _joint(joint, outcome, active, proven, "those of the start" if start is not None else "the first choice")
 
     decided.moeplace_info = _decided_info(info)  # type: ignore[attr-defined]
     return decided
 
 
-def _joint(outcome: Outcome, active: Int64, proven: bool, whose: str) -> Outcome:
+def joint_certificate(joint: Instance, given: Given) -> Given:
+    """Return a certificate, or what makes one, of an instance cut to the fewest useful experts as one of the whole.
+
+    That is how certificates without a choice are read where active experts are open (docs/certificates.md).
+    """
+    if given is None:
+        return None
+
+    def certificate() -> AnyCertificate:
+        own = given() if callable(given) else given
+        return type(own).make(joint, own.bound_ns, own.proof)
+
+    return certificate
+
+
+def _joint(joint: Instance, outcome: Outcome, active: Int64, proven: bool, whose: str) -> Outcome:
     """Return what was found with one choice as an outcome of the whole problem."""
     said = f"decided before the placement: {whose}"
-    # Theorems and certificates speak of the instance that was cut.
+    # Theorems speak of the instance that was cut.
     whole = replace(
         outcome,
         placement=outcome.placement.at(active),
         guarantee=None,
-        certificate=None,
+        certificate=joint_certificate(joint, outcome.certificate) if proven else None,
         details={**outcome.details, DETAIL: said if proven else f"{said}; so nothing is proven"},
     )
     if proven:

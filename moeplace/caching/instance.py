@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 
 from moeplace.base.arrays import Bool, Int32, Int64
 from moeplace.base.documents import INT64_MAX
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.files import no_garbage_collection, read_json, write_bytes
 from moeplace.caching.active import Choices, active_experts, choices_of
 from moeplace.caching.coverage import Coverage, coverage_of
@@ -481,10 +481,8 @@ def load(path: str | os.PathLike[str]) -> Instance:
         One line: the file, the place in it, what was expected and what was found.
     """
     document = read_json(path)
-    try:
+    with naming(path):
         return Instance.from_document(document)
-    except InputError as error:
-        raise error.in_file(str(path)) from None
 
 
 def baseline_ns(instance: Instance) -> int:

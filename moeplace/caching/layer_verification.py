@@ -5,6 +5,10 @@ instance's rows it makes the terms of every layer anew; with the odds that it is
 plans that a placement better than the bound could have; and it merges these lists at the prices that it is given.
 Nothing that is written in a certificate can make it accept a bound that does not hold: prices, odds and steps only
 decide how soon it sees that.
+
+Where active experts are open, a layer has the plans of all numbers that count, each from the rows cut to so many, and
+the loss is one budget more. What layers are worth with each number at the prices of storage also bounds every choice
+within the budget, by sums over layers; where no choice can reach beyond the bound, nothing need be merged.
 """
 
 from __future__ import annotations
@@ -21,12 +25,13 @@ from msgspec import UNSET
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.certificates import unpacked
 from moeplace.base.errors import InputError
-from moeplace.caching.certificates import MANTISSA_BITS, Layers, LayerWorth
+from moeplace.caching.certificates import MANTISSA_BITS, ActiveOdds, Layers, LayerWorth
 from moeplace.caching.instance import Instance
+from moeplace.caching.verification_choices import Numbers, fewest_blocks, most_chosen, open_numbers
 from moeplace.caching.verification_rows import (
     Block,
     Steps,
-    baseline_ns,
+    baselines_ns,
     demand_steps,
     loading_ns,
     row_blocks,
@@ -54,6 +59,8 @@ class Tuning:
         Plans of one layer.
     most_states : int
         States of one step of a merge.
+    most_choices : int
+        Choices of active experts in the first layers that are followed at a time.
     chunk : int
         Decisions, or new states, between two looks at the signals.
     """
@@ -61,6 +68,7 @@ class Tuning:
     most_nodes: int = 1 << 32
     most_plans: int = 1 << 22
     most_states: int = 1 << 23
+    most_choices: int = 1 << 18
     chunk: int = 1 << 20
 
 
@@ -70,7 +78,7 @@ USUAL: Final = Tuning()
 
 @dataclass(frozen=True, eq=False)
 class Plans:
-    """Plans of a layer: value, and what they use of each server, ``[P, N]``, in units of storage."""
+    """Plans of a layer: value, and what they use of each budget, ``[P, R]``, in units of storage and of loss."""
 
     value: Int64
     used: Int64
@@ -83,43 +91,84 @@ class Plans:
 def prove_by_layers(instance: Instance, bound_ns: int, proof: Layers, tuning: Tuning = USUAL) -> str | None:
     """Say why a proof does not show that every placement costs at least ``bound_ns``; None if it does.
 
+    With a price of loss it is of all choices of active experts, else of the rows that wait least.
+
     Raises
     ------
     InputError
         Its numbers do not fit the instance or each other.
     """
-    blocks = row_blocks(instance)
-    _check_lengths(instance, proof)
-    steps, loads = demand_steps(instance), loading_ns(instance)
-    layers = [_Layer.of(instance, proof, b, block, steps, loads) for b, block in enumerate(blocks)]
-    used = [layer for layer in layers if layer is not None]
+    found = open_numbers(instance)
+    servers = len(instance.servers)
+    joint = found is not None and len(proof.prices) == servers + 1
+    _check_lengths(instance, proof, servers + joint)
+    if found is not None and joint:
+        blocks = row_blocks(instance)
+        choices = _choices_of(instance, proof, found[0], baselines_ns(instance, blocks))
+        lost = sum(max(own.values()) for own in found[0])
+        budget = [min(found[1], lost)]
+    else:
+        blocks, budget = fewest_blocks(instance), []
+        choices = _plain_of(instance, proof, blocks)
     # No server needs to hold more than everything that is of use.
-    everything = sum(layer.units * layer.n_experts for layer in used)
-    capacity = [min(server.capacity_bytes // proof.size_unit, everything) for server in instance.servers]
-    _check_sizes(proof, used, capacity)
+    everything = sum(choice.units for choice in choices)
+    capacity = [min(server.capacity_bytes // proof.size_unit, everything) for server in instance.servers] + budget
+    _check_sizes(proof, choices, capacity)
     # Savings are whole units: more than this bound allows means at least so much.
-    allowed = baseline_ns(instance, blocks) - bound_ns
+    allowed = sum(baselines_ns(instance, blocks)) - bound_ns
     goal = -(-(allowed + 1) // proof.unit) * proof.scale
     if bound_ns <= 0:
         return None
-    most = [proof.layers[layer.block].most for layer in used]
+    most = [proof.layers[choice.block].most for choice in choices]
     excess = sum(most) + sum(p * c for p, c in zip(proof.prices, capacity, strict=True)) - goal
-    if not used and excess >= 0:
+    if not choices and excess >= 0:
         return f"layers: they save nothing, but the bound is {-allowed} above the latency with empty servers"
     if excess >= LARGEST:
         return f"layers: at these prices they are worth {excess + 1} units more than the bound allows"
+    if joint and excess >= 0 and proof.merge is UNSET:
+        beyond = _beyond(proof, choices, capacity, goal, tuning)
+        if beyond is not None:
+            return f"layers: their worths allow {beyond + 1} units more than the bound, and there is no merge"
+        excess = -1
     lists, nodes = [], tuning.most_nodes
-    for layer, worth in zip(used, most, strict=True):
+    for choice, worth in zip(choices, most, strict=True):
         # What a placement that saves as much as the goal can have in this layer, if the others are worth what is said.
-        found, nodes = layer.plans(min(worth + 1, worth - excess), nodes, tuning)
-        if (best := found.best) > worth:
-            return f"layers[{layer.block}].most: a plan is worth {best} at these prices, more than {worth}"
-        lists.append(found.plans)
+        parts = []
+        for option in choice.options:
+            gain = option.offset - sum(proof.prices[servers:]) * option.loss
+            plans, best, nodes = option.plans(min(worth + 1, worth - excess) - gain, nodes, tuning, joint)
+            if best + gain > worth:
+                said = f"a plan is worth {best + gain} at these prices, more than {worth}"
+                return f"layers[{choice.block}].most: {said}"
+            parts.append(plans)
+        value = np.concatenate([plans.value for plans in parts])
+        lists.append(Plans(value, np.concatenate([plans.used for plans in parts])))
     if excess < 0:
         return None
     if proof.merge is UNSET:
         return f"layers: their worths allow {excess + 1} units more than the bound, and there is no merge"
-    return _merge(proof, used, lists, np.array(capacity, dtype=np.int64), goal, tuning)
+    return _merge(proof, choices, lists, np.array(capacity, dtype=np.int64), goal, tuning)
+
+
+def _beyond(proof: Layers, choices: Sequence[_Choice], capacity: list[int], goal: int, tuning: Tuning) -> int | None:
+    """Return by how much choices within the budget of loss reach beyond the goal, by sums; None if none reaches it.
+
+    With each number a layer is worth no more than its masks are by themselves, and than what is said of the layer at
+    the price of loss.
+    """
+    storage = sum(p * c for p, c in zip(proof.prices[:-1], capacity[:-1], strict=True))
+    worths = [
+        [
+            (
+                min(option.sums() + option.offset, proof.layers[choice.block].most + proof.prices[-1] * option.loss),
+                option.loss,
+            )
+            for option in choice.options
+        ]
+        for choice in choices
+    ]
+    reached = most_chosen(worths, capacity[-1], proof.prices[-1], goal - storage, tuning.most_choices)
+    return None if reached is None else reached + storage - goal
 
 
 def _kernels() -> ModuleType:
@@ -129,18 +178,27 @@ def _kernels() -> ModuleType:
     return _layer_verification_kernels
 
 
-def _check_lengths(instance: Instance, proof: Layers) -> None:
+def _check_lengths(instance: Instance, proof: Layers, budgets: int) -> None:
     servers, blocks = len(instance.servers), instance.n_blocks
-    if len(proof.prices) != servers:
-        raise InputError(f"{len(proof.prices)} entries, the instance has {servers} servers", place="prices")
+    has = f"the instance has {servers} servers" + (", and there is the loss" if budgets > servers else "")
+    if len(proof.prices) != budgets:
+        raise InputError(f"{len(proof.prices)} entries, {has}", place="prices")
     if len(proof.layers) != blocks:
         raise InputError(f"{len(proof.layers)} entries, {blocks} layers in all", place="layers")
     for b, layer in enumerate(proof.layers):
         if abs(layer.most) >= LARGEST:
             raise InputError(f"{layer.most} is not between -2**58 and 2**58", place=f"layers[{b}].most")
-        if (prices := layer.slot_prices) is not UNSET and len(prices) != servers:
-            place = f"layers[{b}].slot_prices"
-            raise InputError(f"{len(prices)} entries, the instance has {servers} servers", place=place)
+        if layer.active is not UNSET and budgets == servers:
+            raise InputError("numbers of active experts, but there is no price of loss", place=f"layers[{b}].active")
+        said: list[tuple[LayerWorth | ActiveOdds, str]] = [(layer, f"layers[{b}]")]
+        said += [(own, f"layers[{b}].active[{i}]") for i, own in enumerate(layer.active or [])]
+        for own, place in said:
+            if (prices := own.slot_prices) is not UNSET and len(prices) != servers:
+                wrong = f"{len(prices)} entries, the instance has {servers} servers"
+                raise InputError(wrong, place=f"{place}.slot_prices")
+        numbers = [own.experts for own in layer.active or []]
+        if len(set(numbers)) < len(numbers):
+            raise InputError("a number of active experts stands there twice", place=f"layers[{b}].active")
     seen: set[int] = set()
     for i, step in enumerate(proof.merge or []):
         if step.layer >= blocks or step.layer in seen:
@@ -148,14 +206,13 @@ def _check_lengths(instance: Instance, proof: Layers) -> None:
             raise InputError(f"layer {step.layer}: {wrong}", place=f"merge[{i}].layer")
         seen.add(step.layer)
         for k, prices in enumerate(step.prices):
-            if len(prices) != servers:
-                place = f"merge[{i}].prices[{k}]"
-                raise InputError(f"{len(prices)} entries, the instance has {servers} servers", place=place)
+            if len(prices) != budgets:
+                raise InputError(f"{len(prices)} entries, {has}", place=f"merge[{i}].prices[{k}]")
 
 
-def _check_sizes(proof: Layers, layers: Sequence[_Layer], capacity: list[int]) -> None:
+def _check_sizes(proof: Layers, choices: Sequence[_Choice], capacity: list[int]) -> None:
     """Check that no sum of these numbers can overflow."""
-    total = sum(layer.total for layer in layers)
+    total = sum(choice.total for choice in choices)
     if total >= LARGEST:
         raise InputError(f"weights and loading sum to {total} units, 2**58 or more", place="unit")
     _check_cost(proof.prices, capacity, "prices")
@@ -172,11 +229,103 @@ def _check_cost(prices: list[int], capacity: list[int], place: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
-    """Plans worth at least a threshold, and what the best of them is worth, :data:`NOTHING` without one."""
+class _Choice:
+    """The plans of a layer, with every number of active experts that counts; with one, where nothing is open."""
 
-    plans: Plans
-    best: int
+    block: int
+    options: list[_Option]
+
+    @property
+    def units(self) -> int:
+        """Units of storage of all its experts; 0 where nothing depends on them."""
+        return max(0 if (own := option.layer) is None else own.units * own.n_experts for option in self.options)
+
+    @property
+    def total(self) -> int:
+        """No sum over its terms, in whatever order, is larger."""
+        return max(option.offset + (0 if option.layer is None else option.layer.total) for option in self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class _Option:
+    """A layer with a number of active experts.
+
+    Attributes
+    ----------
+    layer : _Layer or None
+        None where nothing depends on what is cached of it.
+    offset : int
+        What the number saves with empty servers, against all experts active.
+    loss : int
+    n_servers : int
+        Of the instance.
+    """
+
+    layer: _Layer | None
+    offset: int
+    loss: int
+    n_servers: int
+
+    def sums(self) -> int:
+        """Return what no plan is worth more than, by sums alone, the offset left out."""
+        return 0 if self.layer is None else self.layer.root()[0]
+
+    def plans(self, threshold: int, nodes: int, tuning: Tuning, joint: bool) -> tuple[Plans, int, int]:
+        """Return the plans worth at least a threshold at the prices of storage, the offset left out.
+
+        Returns
+        -------
+        Plans
+            With the offset, and if ``joint`` with their loss.
+        int
+            What the best of them is worth, the offset left out; :data:`NOTHING` without one.
+        int
+            How many nodes are left.
+        """
+        if self.layer is not None:
+            found, best, nodes = self.layer.plans(threshold, nodes, tuning)
+        else:
+            count, best = (1, 0) if threshold <= 0 else (0, NOTHING)
+            found = Plans(np.zeros(count, dtype=np.int64), np.zeros((count, self.n_servers), dtype=np.int64))
+        used = found.used
+        if joint:
+            used = np.column_stack((used, np.full(len(used), self.loss, dtype=np.int64)))
+        return Plans(found.value + self.offset, used), best, nodes
+
+
+def _plain_of(instance: Instance, proof: Layers, blocks: list[Block]) -> list[_Choice]:
+    """Make the layers of a proof that chooses nothing; those are left out on which nothing depends."""
+    steps, loads = demand_steps(instance), loading_ns(instance)
+    found = []
+    for b, block in enumerate(blocks):
+        if (layer := _Layer.of(instance, proof, b, block, steps, loads, proof.layers[b], f"layers[{b}]")) is not None:
+            found.append(_Choice(b, [_Option(layer, 0, 0, len(instance.servers))]))
+    return found
+
+
+def _choices_of(instance: Instance, proof: Layers, numbers: Numbers, whole: list[int]) -> list[_Choice]:
+    """Make all layers with every number of active experts that counts; ``whole``: what they cost with all experts."""
+    steps, loads = demand_steps(instance), loading_ns(instance)
+    options: list[list[_Option]] = [[] for _ in numbers]
+    for b, said in enumerate(proof.layers):
+        if said.odds or said.slot_prices is not UNSET:
+            raise InputError("each number of active experts has odds of its own", place=f"layers[{b}].odds")
+    for k in sorted({k for own in numbers for k in own}):
+        blocks = row_blocks(instance, k)
+        empty = baselines_ns(instance, blocks)
+        for b, own in enumerate(numbers):
+            if k not in own:
+                continue
+            active = proof.layers[b].active or []
+            at = next((i for i, odds in enumerate(active) if odds.experts == k), None)
+            layer = _Layer.of(
+                instance, proof, b, blocks[b], steps, loads, ActiveOdds(k, "") if at is None else active[at],
+                f"layers[{b}].active[{at}]",
+            )  # fmt: skip
+            # Rounded up, as weights are: no plan saves more than this says.
+            offset = -(-(whole[b] - empty[b]) // proof.unit) * proof.scale
+            options[b].append(_Option(layer, offset, own[k], len(instance.servers)))
+    return [_Choice(b, own) for b, own in enumerate(options)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,9 +375,20 @@ class _Layer:
 
     @classmethod
     def of(
-        cls, instance: Instance, proof: Layers, b: int, block: Block, steps: Steps, loads: list[list[int]] | None
+        cls,
+        instance: Instance,
+        proof: Layers,
+        b: int,
+        block: Block,
+        steps: Steps,
+        loads: list[list[int]] | None,
+        said: LayerWorth | ActiveOdds,
+        place: str,
     ) -> _Layer | None:
-        """Make a layer from the instance's rows; None where nothing depends on what is cached of it."""
+        """Make a layer from the instance's rows; None where nothing depends on what is cached of it.
+
+        ``said``: its odds and slot prices, which stand at this place in the proof.
+        """
         first, last = int(instance.block_start[b]), int(instance.block_start[b + 1])
         size, n_experts = int(instance.item_bytes[first]), last - first
         fits = [
@@ -257,7 +417,6 @@ class _Layer:
         bits = 1 << np.arange(len(servers), dtype=np.int64)
         radius, term_radius = np.unique(within[radius_id][:, servers] @ bits, return_inverse=True)
         scaled = [-(-w // proof.unit) * proof.scale for w in weight.tolist()]
-        said = proof.layers[b]
         load = [
             [0 if loads is None else loads[n][item] // proof.unit * proof.scale for n in servers.tolist()]
             for item in range(first, last)
@@ -269,10 +428,11 @@ class _Layer:
         np.add.at(part, member.ravel(), np.repeat(np.array(scaled, dtype=np.int64), member.shape[1]))
         needed = {expert for expert, _ in needs}
         order = [e for e in np.argsort(-part[:n_experts], kind="stable").tolist() if part[e] > 0 or e in needed]
-        place = np.full(n_experts + 1, n_experts, dtype=np.int64)
-        place[order] = np.arange(len(order))
-        codes = np.concatenate((_codes(said, b, len(radius), n_experts), np.zeros((len(radius), 1), dtype=np.int64)), 1)
-        members = np.sort(place[member], axis=1)
+        position = np.full(n_experts + 1, n_experts, dtype=np.int64)
+        position[order] = np.arange(len(order))
+        codes = _codes(said.odds, place, len(radius), n_experts)
+        codes = np.concatenate((codes, np.zeros((len(radius), 1), dtype=np.int64)), 1)
+        members = np.sort(position[member], axis=1)
         back = np.array([*order, *[n_experts] * (n_experts + 1 - len(order))], dtype=np.int64)
         room = [
             min(
@@ -283,35 +443,44 @@ class _Layer:
             for n in servers.tolist()
         ]
         slot_prices = said.slot_prices or [0] * len(instance.servers)
-        _check_cost(slot_prices, [n_experts] * len(slot_prices), f"layers[{b}].slot_prices")
-        _check_cost(proof.prices, [size // proof.size_unit] * len(proof.prices), "prices")
+        _check_cost(slot_prices, [n_experts] * len(slot_prices), f"{place}.slot_prices")
+        storage = proof.prices[: len(instance.servers)]
+        _check_cost(storage, [size // proof.size_unit] * len(storage), "prices")
         required: list[list[int]] = [[] for _ in order]
         for expert, reach in needs:
-            required[place[expert]].append(int((np.array(reach) & fits)[servers] @ bits))
+            required[position[expert]].append(int((np.array(reach) & fits)[servers] @ bits))
         return cls(
             block=b, n_experts=n_experts, units=size // proof.size_unit, n_servers=len(instance.servers),
             servers=servers, radius=radius, member=members, length=length, term_radius=term_radius,
             weight=np.array(scaled, dtype=np.int64), code=codes[term_radius[:, None], back[members]],
-            price=np.array(proof.prices, dtype=np.int64)[servers],
+            price=np.array(storage, dtype=np.int64)[servers],
             slot_price=np.array(slot_prices, dtype=np.int64)[servers], room=np.array(room, dtype=np.int64),
             load=np.array(load, dtype=np.int64).reshape(n_experts, len(servers))[order],
             required=[sorted(set(masks)) for masks in required],
         )  # fmt: skip
 
-    def plans(self, threshold: int, nodes: int, tuning: Tuning) -> tuple[_Found, int]:
-        """Return all plans worth at least a threshold, the best of each usage, and how many nodes are left."""
-        kernels, n = _kernels(), len(self.required)
+    def root(self) -> tuple[int, Int64, Int64]:
+        """Return what no plan is worth more than, by sums alone; what is booked with experts, and what masks bring."""
+        kernels = _kernels()
         share = np.zeros(self.member.shape, dtype=np.int64)
         kernels.shares(self.weight, self.code, self.length, 0, share)
-        mass = np.zeros((n, len(self.radius)), dtype=np.int64)
+        mass = np.zeros((len(self.required), len(self.radius)), dtype=np.int64)
         kernels.booked(self.member, self.length, self.term_radius, share, mass)
         worth = self._worths(mass)
+        return sum(worth.max(axis=1, initial=NOTHING).tolist()) + int(self.slot_price @ self.room), mass, worth
+
+    def plans(self, threshold: int, nodes: int, tuning: Tuning) -> tuple[Plans, int, int]:
+        """Return all plans worth at least a threshold, the best of each usage; what the best of them is worth, or
+        :data:`NOTHING`; and how many nodes are left.
+        """  # noqa: D205
+        kernels, n = _kernels(), len(self.required)
+        bound, mass, worth = self.root()
+        if bound < threshold:
+            none = Plans(np.zeros(0, dtype=np.int64), np.zeros((0, self.n_servers), dtype=np.int64))
+            return none, NOTHING, nodes
         best = worth.max(axis=1, initial=NOTHING)
         rooms = int(self.slot_price @ self.room)
-        bound = sum(best.tolist()) + rooms
-        none = Plans(np.zeros(0, dtype=np.int64), np.zeros((0, self.n_servers), dtype=np.int64))
-        if bound < threshold:
-            return _Found(none, NOTHING), nodes
+        share = np.zeros(self.member.shape, dtype=np.int64)
         hit, mask, cost, first = self._masks(worth, threshold - bound + best)
         width = self.member.shape[1]
         shares = np.zeros((len(self.weight), width, width), dtype=np.int64)
@@ -357,7 +526,7 @@ class _Layer:
         usage = np.zeros((len(keep), self.n_servers), dtype=np.int64)
         usage[:, self.servers] = counts * self.units
         plans = Plans(worths + counts @ (self.price * self.units), usage)
-        return _Found(plans, int(worths.max(initial=NOTHING))), nodes
+        return plans, int(worths.max(initial=NOTHING)), nodes
 
     def _cost(self) -> Int64:
         """Return what each expert costs on each mask, storage and slots and loading, ``[E, 2**N]``."""
@@ -415,16 +584,16 @@ class _Layer:
         return first, term[order].astype(np.int64), place[order].astype(np.int64)
 
 
-def _codes(said: LayerWorth, b: int, n_radii: int, n_experts: int) -> Int64:
+def _codes(odds: str, place: str, n_radii: int, n_experts: int) -> Int64:
     """Return the codes of a layer's odds, ``[Q, E]``."""
-    if said.odds == "":
+    if odds == "":
         return np.zeros((n_radii, n_experts), dtype=np.int64)
     try:
-        codes = unpacked(said.odds, n_radii * n_experts, f"{n_radii} radius sets, {n_experts} experts", 4)
+        codes = unpacked(odds, n_radii * n_experts, f"{n_radii} radius sets, {n_experts} experts", 4)
     except InputError as error:
-        raise InputError(error.message, place=f"layers[{b}].odds") from None
+        raise InputError(error.message, place=f"{place}.odds") from None
     if (codes >> MANTISSA_BITS).max(initial=0) >= 1 << 10:
-        raise InputError(f"expected numbers below 2**{MANTISSA_BITS + 10}", place=f"layers[{b}].odds")
+        raise InputError(f"expected numbers below 2**{MANTISSA_BITS + 10}", place=f"{place}.odds")
     return codes.reshape(n_radii, n_experts)
 
 
@@ -502,7 +671,7 @@ def _undominated(plans: Plans, most: int = 20_000) -> Plans:
 
 
 def _merge(
-    proof: Layers, layers: Sequence[_Layer], lists: Sequence[Plans], capacity: Int64, goal: int, tuning: Tuning
+    proof: Layers, layers: Sequence[_Choice], lists: Sequence[Plans], capacity: Int64, goal: int, tuning: Tuning
 ) -> str | None:
     """Combine plans, one a layer; say so if a combination within the capacities may reach the goal."""
     kernels = _kernels()

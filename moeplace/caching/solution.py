@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from moeplace.base.arrays import Int64
 from moeplace.base.documents import InstanceReference, NonNegative, Status, parse
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.files import read_json
 from moeplace.base.result import Written
 from moeplace.base.text import gap_percent
@@ -225,10 +225,8 @@ def read_solution(path: str | os.PathLike[str]) -> Solution:
         The file cannot be read or is no solution document.
     """
     document = read_json(path)
-    try:
+    with naming(path):
         return parse(document, Solution)
-    except InputError as error:
-        raise error.in_file(str(path)) from None
 
 
 def _layout(document: dict[str, Any]) -> bytes:

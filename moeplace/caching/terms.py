@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 
 from moeplace.base.arrays import Bool, Int32, Int64
 from moeplace.base.documents import UNREACHABLE
@@ -144,6 +143,8 @@ class AggregatedProblem:
     @cached_property
     def useful(self) -> Bool:
         """Whether caching an item on a server can save anything at all, bool [N, I]."""
+        import scipy.sparse as sp  # here, since what is solved layer by layer never comes by
+
         pairs, _ = self.covers
         in_radius = sp.csr_array(self.radius, dtype=np.int32)
         asked = sp.csr_array(
@@ -399,6 +400,8 @@ def _without(rows: Rows, dropped: Bool) -> Rows:
 
 
 def _weights(steps: _Steps, device: bool | None, rows: Rows, set_of_row: Int32, n_sets: int) -> Any:
+    import scipy.sparse as sp
+
     chosen = np.ones(len(steps.device), dtype=np.bool_) if device is None else steps.device == device
     n_demands = 1 + int(max(steps.demand.max(initial=0), rows.demand.max(initial=0)))
     widths = sp.csr_array(

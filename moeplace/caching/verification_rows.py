@@ -63,10 +63,13 @@ class Block(NamedTuple):
     on_device: Bool
 
 
-def row_blocks(instance: Instance) -> list[Block]:
-    """Return the rows of every block."""
+def row_blocks(instance: Instance, active: int | None = None) -> list[Block]:
+    """Return the rows of every block; of each row only the first ``active`` experts, if that is given."""
     rows = instance.rows
     start, demand, count, item = rows.start, rows.demand.astype(np.int64), rows.count, rows.item.astype(np.int64)
+    if active is not None:  # of ranked rows
+        rank = np.arange(len(item)) - np.repeat(start[:-1], np.diff(start))
+        item, start = item[rank < active], np.concatenate(([0], np.cumsum(np.minimum(np.diff(start), active))))
     if instance.latency_model == "sum":  # one expert after the other: each is a row
         demand, count = np.repeat(demand, np.diff(start)), np.repeat(count, np.diff(start))
         start = np.arange(len(item) + 1)
@@ -90,16 +93,16 @@ def row_blocks(instance: Instance) -> list[Block]:
     return blocks
 
 
-def baseline_ns(instance: Instance, rows: list[Block]) -> int:
-    """Return the latency with empty servers, token-ns."""
+def baselines_ns(instance: Instance, rows: list[Block]) -> list[int]:
+    """Return the latency of every block with empty servers, token-ns."""
     far = farthest(instance)
-    total = 0
+    found = []
     for block in rows:
         away = (block.asked & ~block.on_device).any(axis=1)
         near = np.minimum(instance.device_ns, far)[block.demand]
         # The instance was refused if its latency with empty servers did not fit in 63 bits.
-        total += int(np.dot(block.tokens, np.where(away, far[block.demand], near)))
-    return total
+        found.append(int(np.dot(block.tokens, np.where(away, far[block.demand], near))))
+    return found
 
 
 def loading_ns(instance: Instance) -> list[list[int]] | None:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from moeplace.base.errors import InputError
+from moeplace.base.errors import naming
 from moeplace.base.text import NOTHING, gap_percent, number, one_line
 from moeplace.cli import screen
 from moeplace.cli.options import file_name, instance_argument, json_option
@@ -33,16 +33,12 @@ def check(instance: str, solution: str, certificate: str | None, as_json: bool) 
     problem, loaded = load_with_problem(instance)
     answer = moeplace.read_solution(solution)
     proof = None
-    try:
+    with naming(solution):
         check_same_problem(problem, answer)
-    except InputError as error:
-        raise error.in_file(solution) from None
     if certificate is not None:
         given = read_json(certificate)
-        try:
+        with naming(certificate):
             proof = problem.read_certificate(given)
-        except InputError as error:
-            raise error.in_file(certificate) from None
     report = problem.check(loaded, answer, proof)
     cost, bound, view = report.value, answer.bound, problem.view
     proven = relative_gap(cost, bound) if cost is not None and bound is not None and 0 <= bound <= cost else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.text import one_line, percent
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
@@ -25,11 +25,15 @@ from moeplace.cli.options import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from moeplace import Instance, Progress
+    from moeplace import Instance, Progress, Solution
+    from moeplace.base.stop import Stop
     from moeplace.caching.pictures import CapacityPoint, Progression
 
 FACTORS = "0.1,0.2,0.3,0.5,0.75,1,1.5,2,3"
 TIME_LIMIT = 10.0
+
+V = TypeVar("V")
+"""What of an instance is changed."""
 
 output_option = click.option(
     "-o", "--output", type=file_name, required=True, metavar="FILE", help="The picture: .png, .svg or .pdf."
@@ -56,10 +60,8 @@ def placement_map(instance: str, solution: str, output: str) -> None:
     _check(output, instance, solution)
     problem = load(instance)
     chosen = read_solution(solution)
-    try:
+    with naming(solution):
         placement = chosen.placement_on(problem)
-    except InputError as error:
-        raise error.in_file(solution) from None
     from moeplace.caching.pictures import placement_map as draw
     from moeplace.caching.view import PlacementView
 
@@ -84,11 +86,9 @@ def deployment(instance: str, solution: str, output: str) -> None:
     if problem.name != "serverless":
         raise InputError(f"is an instance of {problem.name}, not of serverless", file=instance)
     chosen = read_solution(solution)
-    try:
+    with naming(solution):
         check_same_problem(find_problem("serverless"), chosen)
         decision = problem.decision(loaded, chosen)
-    except InputError as error:
-        raise error.in_file(solution) from None
     by = f" by {chosen.method}" if chosen.method else ""
     _save(output, lambda: draw(loaded, decision, f"{loaded.name}{by}: {problem.view.short(loaded, chosen.value)}"))
 
@@ -120,49 +120,68 @@ def capacity(
 
     Ctrl-C draws what there is.
     """
-    import moeplace
-    from moeplace.base.errors import NoSolutionError
     from moeplace.base.stop import stopping
     from moeplace.caching.instance import load
-    from moeplace.solving import check_limits
+    from moeplace.caching.pictures import capacity_curve
 
-    check_limits(time_limit=time_limit, seed=seed, threads=threads)
-    names, own = _methods(methods, parameters)
+    solving = _Solving(methods, parameters, time_limit=time_limit, seed=seed, threads=threads)
     scales = _factors(factors)
     _check(output, instance)
     problem = load(instance)
     if not problem.item_bytes.sum() or not problem.baseline_ns:
         raise InputError("no cache can save anything: there are no experts or no latency", file=instance)
     points: list[CapacityPoint] = []
-    without: list[str] = []
     with stopping() as stop:
-        for i, factor in enumerate(scales):
-            scaled = _scaled(problem, factor)
-            for name in names:
-                if stop:
-                    break
-                label = f"{name}, capacity {factor:g} times ({i + 1} of {len(scales)})"
-                with screen.progress_line(label, int(problem.tokens.sum()), stop) as progress:
-                    options: dict[str, Any] = {
-                        "time_limit": time_limit,
-                        "seed": seed,
-                        "threads": threads,
-                        "progress": progress,
-                    }
-                    try:
-                        points.append(_point(scaled, name, factor, moeplace.solve(scaled, name, **options, **own)))
-                    except NoSolutionError as error:
-                        without.append(f"no point of {name} at {factor:g} times the capacity: {error}")
-        for line in without:
-            screen.note(line)
-        if without and not points:
-            raise NoSolutionError("no capacity among these has a placement")
+        changed = ((f"{factor:g} times the capacity", factor, _scaled(problem, factor)) for factor in scales)
+        for name, factor, scaled, solution in solving.each(changed, len(scales), stop):
+            points.append(_point(scaled, name, factor, solution))
         if points:
-            from moeplace.caching.pictures import capacity_curve
-
             most = _most(problem)
             _save(output, lambda: capacity_curve(points, problem.name, most))
         return INTERRUPTED if stop.interrupted else 0
+
+
+class _Solving:
+    """Methods with their options, which solve changed instances anew; refused before anything is solved."""
+
+    def __init__(
+        self, methods: str, parameters: tuple[tuple[str, Any], ...], *, time_limit: float, seed: int, threads: int
+    ) -> None:
+        from moeplace.solving import check_limits
+
+        check_limits(time_limit=time_limit, seed=seed, threads=threads)
+        self._names, own = _methods(methods, parameters)
+        self._options = {"time_limit": time_limit, "seed": seed, "threads": threads} | own
+
+    def each(
+        self, changed: Iterable[tuple[str, V, Instance]], count: int, stop: Stop
+    ) -> Iterator[tuple[str, V, Instance, Solution]]:
+        """Solve each instance by each method until a Ctrl-C; say where there is no placement, in the end.
+
+        Yields the method, what was changed to, the changed instance and its solution.
+        """
+        import moeplace
+        from moeplace.base.errors import NoSolutionError
+
+        found = False
+        without: list[str] = []
+        for i, (label, value, instance) in enumerate(changed):
+            for name in self._names:
+                if stop:
+                    break
+                title = f"{name}, {label} ({i + 1} of {count})"
+                with screen.progress_line(title, int(instance.tokens.sum()), stop) as progress:
+                    try:
+                        solution = moeplace.solve(instance, name, progress=progress, **self._options)
+                    except NoSolutionError as error:
+                        without.append(f"no point of {name} at {label}: {error}")
+                        continue
+                found = True
+                yield name, value, instance, solution
+        for line in without:
+            screen.note(line)
+        if without and not found:
+            raise NoSolutionError("nothing among these has a placement")
 
 
 def _methods(text: str, parameters: tuple[tuple[str, Any], ...]) -> tuple[list[str], dict[str, Any]]:
@@ -245,36 +264,24 @@ def budget(
     Ctrl-C draws what there is.
     """
     import moeplace
-    from moeplace.base.errors import NoSolutionError
     from moeplace.base.stop import stopping
     from moeplace.caching.pictures import BudgetPoint, budget_curve
-    from moeplace.solving import check_limits
 
-    check_limits(time_limit=time_limit, seed=seed, threads=threads)
-    names, own = _methods(methods, parameters)
+    solving = _Solving(methods, parameters, time_limit=time_limit, seed=seed, threads=threads)
     wanted = _budgets(budgets)
     _check(output, instance)
     problem = _with_choices(instance)
     document = problem.document()
+
+    def changed() -> Iterator[tuple[str, int, Instance]]:
+        for most in wanted:
+            document["active"]["budget"] = most
+            yield f"a loss of {most:,}", most, moeplace.Instance.from_document(document)
+
     points: list[BudgetPoint] = []
     with stopping() as stop:
-        for i, most in enumerate(wanted):
-            document["active"]["budget"] = most
-            there = moeplace.Instance.from_document(document)
-            for name in names:
-                if stop:
-                    break
-                label = f"{name}, a loss of {most:,} ({i + 1} of {len(wanted)})"
-                with screen.progress_line(label, int(problem.tokens.sum()), stop) as progress:
-                    options: dict[str, Any] = {"time_limit": time_limit, "seed": seed, "threads": threads}
-                    try:
-                        solution = moeplace.solve(there, name, progress=progress, **options, **own)
-                    except NoSolutionError as error:
-                        screen.note(f"no point of {name} at a loss of {most:,}: {error}")
-                        continue
-                points.append(BudgetPoint(name, most, solution.value, solution.bound))
-        if not points and not stop.interrupted:
-            raise NoSolutionError("no budget among these has a placement")
+        for name, most, _, solution in solving.each(changed(), len(wanted), stop):
+            points.append(BudgetPoint(name, most, solution.value, solution.bound))
         if points:
             _save(output, lambda: budget_curve(points, int(problem.tokens.sum()) or 1, problem.name))
         return INTERRUPTED if stop.interrupted else 0
@@ -311,10 +318,8 @@ def active(instance: str, solutions: tuple[str, ...], output: str) -> None:
     lines = []
     for file in solutions:
         chosen = read_solution(file)
-        try:
+        with naming(file):
             found = chosen.active_on(problem)
-        except InputError as error:
-            raise error.in_file(file) from None
         if found is None or choices is None:
             raise InputError("does not say how many experts are active", file=file)
         by = f"{chosen.method}, " if chosen.method else ""

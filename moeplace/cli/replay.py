@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.text import number, one_line
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
@@ -207,10 +207,8 @@ def _start(file: str | None, window: Instance) -> tuple[Placement | None, str | 
 
     if file is None:
         return None, None
-    try:
+    with naming(file):
         placement = read_solution(file).placement_on(window)
-    except InputError as error:
-        raise (error if error.file else error.in_file(file)) from None
     held = [[a.server, a.model, [list(pair) for pair in a.experts]] for a in assignments(window, placement)]
     return placement, hashlib.sha256(canonical(held)).hexdigest()
 
@@ -269,10 +267,8 @@ def _decide(run: ReplayFolder, windows: Sequence[Instance], order: Order, stop: 
     window, plan = windows[order.window - 1], run.run.plan
     if (known := run.find(order.key)) is not None and known.solution is not None:
         file = run.folder / known.solution
-        try:
+        with naming(file):
             return read_solution(file).placement_on(window)
-        except InputError as error:
-            raise (error if error.file else error.in_file(str(file))) from None
     if stop:
         raise _Interrupted
     instance = order.instance()

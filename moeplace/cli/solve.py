@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.text import gap_percent, one_line
 from moeplace.cli import INTERRUPTED, screen
 from moeplace.cli.options import (
@@ -144,10 +144,8 @@ def _read_values(path: str, problem: Problem, instance: Any) -> Any:
     if problem.from_values is None:
         raise InputError(f"{problem.name} has no exported model that a solver's file could be of", file=path)
     read = read_values(path)
-    try:
+    with naming(path):
         decision = problem.from_values(instance, read.values)
-    except InputError as error:
-        raise error.in_file(path) from None
     cost = problem.cost(instance, decision)
     if read.objective is not None and abs(read.objective - cost) > DIGITS * max(cost, 1):
         said = f"its objective is {read.objective:.10g}, on this instance it costs {cost}"
@@ -160,11 +158,9 @@ def _read_document(path: str, problem: Problem, instance: Any) -> Any:
     from moeplace.problems import check_same_problem
 
     solution = moeplace.read_solution(path)
-    try:
+    with naming(path):
         check_same_problem(problem, solution)
         decision = problem.decision(instance, solution)
-    except InputError as error:
-        raise error.in_file(path) from None
     if solution.instance.sha256 != instance.sha256:
         kind = problem.decision_type.__name__.lower()
         click.echo(f"note: {one_line(path)} was made for another instance; its {kind} fits this one too", err=True)

@@ -33,11 +33,14 @@ class Chosen:
         The sum of its values.
     bound : int
         No other one within the budget has more; ``value`` where it is proven to be the best.
+    price : int
+        Of a unit of the budget, not negative, rounded up: at it the layers leave little but the best choice.
     """
 
     choice: Int64
     value: int
     bound: int
+    price: int = 0
 
 
 def choose(
@@ -112,4 +115,5 @@ def choose(
             chosen, held = np.array(merged.choice), merged.value
     most = sum(top.ravel().tolist())
     found = sum(value[layers, chosen].tolist())
-    return Chosen(chosen.astype(np.int64), found, max(found, most + bound // scale * coarse))
+    price = -(-high * coarse // scale)
+    return Chosen(chosen.astype(np.int64), found, max(found, most + bound // scale * coarse), price)

@@ -397,12 +397,15 @@ class LayerProof:
 
     def lower_upper(self, most: list[int], price: Int64, exact: bool = False) -> bool:
         """Take over prices, and what layers are worth at most, with a lower bound; say whether it is notably lower."""
-        upper = sum(most) + int(price @ self.budget)
+        return self.take_upper(sum(most) + int(price @ self.budget), price, Argument(price, most, exact))
+
+    def take_upper(self, upper: int, price: Int64, argument: Argument) -> bool:
+        """Take over prices with a lower bound, which an argument proves; say whether it is notably lower."""
         if upper >= self.upper:
             return False
         much = self.upper - upper > 1e-6 * abs(upper)
         self.upper, self.price = upper, price
-        self.primal.prove(upper, Argument(price, most, exact))
+        self.primal.prove(upper, argument)
         return much
 
     def propose(self) -> tuple[float, Float] | None:

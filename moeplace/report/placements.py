@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.text import gap_percent, number
 from moeplace.bench.records import PlannedInstance
 from moeplace.caching.instance import Instance, load
@@ -144,10 +144,8 @@ def _instance_document(instance: Instance, planned: PlannedInstance, entries: Se
     placements = []
     for entry in entries:
         solution = entry.data.solution(entry.record)
-        try:
+        with naming(entry.data.folder / str(entry.record.solution)):
             placement = solution.placement_on(instance)
-        except InputError as error:
-            raise error.in_file(str(entry.data.folder / str(entry.record.solution))) from None
         shown = views.view(placement).document()
         gap, problem = entry.trial.gap, entry.trial.problem
         shown["label"] = entry.trial.method + (f", seed {entry.trial.seed}" if _seeds(entries) else "")

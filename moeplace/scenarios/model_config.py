@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from moeplace.base.documents import show
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.files import read_json
 from moeplace.scenarios.catalogue import PRECISIONS, Architecture, Precision
 
@@ -125,12 +125,10 @@ def read_model_config(path: str | os.PathLike[str], expert_bytes: int | None = N
         contradicts another one, a way of keeping weights that is not known.
     """
     document = read_json(path)
-    try:
+    with naming(path):
         if not isinstance(document, dict):
             raise InputError(f"expected an object, found {show(document)}")
         return _read(document, Path(path), expert_bytes)
-    except InputError as error:
-        raise error.in_file(str(path)) from None
 
 
 class _Keys:

@@ -195,7 +195,8 @@ def fastest_choice(
     bytes_each,
     token_bytes,
     invoke,
-    local_ns,
+    start_ns,
+    token_ns,
     g,
     weight_first,
     weight_every,
@@ -203,11 +204,12 @@ def fastest_choice(
     part,
     found,
 ):
-    """Choose specification and parts of a remote set by LPT, at weights in floats of the two times; return its score.
+    """Choose specification and parts of a remote set by LPT, at weights in floats of the two times.
 
-    ``work [V, E]``, ``each [V]``, ``busy_price [V]``, ``memory [V]``: of each remote specification. ``part [E]`` and
-    ``found`` (specification, slowest, busy, output time beside the fixed one) are filled; found[0] is -1 where nothing
-    fits.
+    ``work [V, E]``, ``each [V]``, ``busy_price [V]``, ``memory [V]``: of each remote specification. ``start_ns``,
+    ``token_ns``, ``g``: prefill and output time of a local expert. ``part [E]`` and ``found`` are filled, the latter
+    with specification, remote experts, prefill and output time beside the fixed ones, remote time that is paid, and
+    whether anything fits.
     """
     k_most = 0
     for i in range(len(start) - 1):
@@ -223,12 +225,21 @@ def fastest_choice(
         far += n * count[i]
     n_remote = 0
     loaded = 0
+    local_ns = 0
     for e in range(len(remote)):
         if remote[e]:
             n_remote += 1
             loaded += load[e]
+        elif load[e] > 0:
+            local_ns += start_ns + token_ns * load[e]
     best = np.inf
-    found[0] = -1
+    found[1] = n_remote
+    if n_remote == 0:
+        found[2] = local_ns
+        for k in range(k_most + 1):
+            found[3] += kinds[k, 0] * k * g
+        found[5] = 1
+        return
     trial = np.empty(len(remote), dtype=np.int8)
     for v in range(len(each)):
         if n_remote * bytes_each + loaded * token_bytes > memory[v]:
@@ -254,10 +265,10 @@ def fastest_choice(
             if score < best:
                 best = score
                 found[0] = v
-                found[1] = slowest
-                found[2] = z * invoke + total + far * each[v]
+                found[2] = max(local_ns, slowest)
                 found[3] = every
+                found[4] = z * invoke + total + far * each[v]
+                found[5] = 1
                 part[:] = trial
             if slowest <= local_ns:
                 break
-    return best

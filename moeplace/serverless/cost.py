@@ -208,8 +208,8 @@ def numbers(instance: Instance, deployment: Deployment) -> dict[str, int]:
     return {"ttft_ns": spent.ttft_ns(instance), "tpot_ns": spent.tpot_ns(instance)}
 
 
-def largest_cost(instance: Instance) -> int:
-    """Return more than any deployment costs, price units."""
+def largest_times(instance: Instance) -> tuple[int, int]:
+    """Return what no deployment's times exceed, both together, ns: what is fixed, and what experts take."""
     model, platform = instance.model, instance.platform
     fixed = [
         a + platform.switch_prefill_ns + instance.request.tokens_out * (b + platform.switch_decode_ns)
@@ -221,9 +221,15 @@ def largest_cost(instance: Instance) -> int:
         own = [max(remote_prefill_ns(instance, v, n) for v in specs) for n in instance.prefill[layer].tolist()]
         decode = int(instance.decoded[layer].sum()) * max(remote_decode_ns(instance, v) for v in specs)
         busy += sum(own) + decode + platform.invoke_ns * min(platform.most_replicas, model.experts)
+    return sum(fixed), busy
+
+
+def largest_cost(instance: Instance) -> int:
+    """Return more than any deployment costs, price units."""
+    fixed, busy = largest_times(instance)
     dearest = max(main_price(instance, v) for v in instance.main_specs)
-    remote = platform.cpu_price * max((instance.specs[v].mb for v in instance.remote_specs), default=0)
-    return (sum(fixed) + busy) * dearest + busy * remote + 1
+    remote = instance.platform.cpu_price * max((instance.specs[v].mb for v in instance.remote_specs), default=0)
+    return (fixed + busy) * dearest + busy * remote + 1
 
 
 def why_infeasible(instance: Instance) -> str:

@@ -92,17 +92,28 @@ class LayerTables:
                 most[v, z] = min(held, int((passed <= (z + 1) * self.room).sum()))
         return Fitting(allowed, most)
 
-    @property
+    @cached_property
+    def memory(self) -> Int64:
+        """Bytes of each remote specification, [V]."""
+        return np.array([MB * self.instance.specs[v].mb for v in self.instance.remote_specs], dtype=np.int64)
+
+    @cached_property
+    def busy_price(self) -> npt.NDArray[np.float64]:
+        """What a ns of each remote specification costs, [V], price units, rounded: for choosing only."""
+        price = [self.instance.platform.cpu_price * self.instance.specs[v].mb for v in self.instance.remote_specs]
+        return np.array([float(own) for own in price])
+
+    @cached_property
     def room(self) -> int:
         """Prompt tokens that one replica's payload holds."""
         return self.instance.platform.payload_bytes // self.instance.model.token_bytes
 
-    @property
+    @cached_property
     def first_base(self) -> int:
         """What ``PT_l`` has beside the experts, ns."""
         return self.instance.platform.other_prefill_ns[self.layer] + self.instance.platform.switch_prefill_ns
 
-    @property
+    @cached_property
     def every_base(self) -> int:
         """What ``GT_l`` has beside the experts, ns."""
         platform = self.instance.platform
@@ -274,12 +285,11 @@ def plans_of_sets(tables: LayerTables, remote: Bool) -> LayerPlans:
         All different; empty sets are passed over. The plan without remote experts comes first.
     """
     instance, kernel = tables.instance, kernels()
-    memory = np.array([MB * instance.specs[v].mb for v in instance.remote_specs], dtype=np.int64)
     most = instance.platform.most_replicas
 
     def run(fill: bool, spec: Int64, part: npt.NDArray[np.int8], longest: Int64) -> int:
         made: int = kernel.plans_of_sets(
-            remote, tables.order, tables.tokens, tables.work, tables.room, memory, instance.model.expert_bytes,
+            remote, tables.order, tables.tokens, tables.work, tables.room, tables.memory, instance.model.expert_bytes,
             instance.model.token_bytes, min(most, instance.experts), fill, spec, part, longest,
         )  # fmt: skip
         return made
@@ -304,7 +314,12 @@ class Chosen:
     Attributes
     ----------
     remote : bool array [E]
-    choice : LayerChoice
+    away : int
+        How many are remote.
+    spec : int or None
+        Index of the specification of the remote ones.
+    part : int8 array [E]
+        Each expert's replica, -1 where it is local.
     first, every : int
         ``PT_l`` and ``GT_l``, ns.
     remote_cost : int
@@ -312,10 +327,18 @@ class Chosen:
     """
 
     remote: Bool
-    choice: LayerChoice
+    away: int
+    spec: int | None
+    part: npt.NDArray[np.int8]
     first: int
     every: int
     remote_cost: int
+
+    @property
+    def choice(self) -> LayerChoice:
+        """The plan as it is written; most plans never are."""
+        parts = range(int(self.part.max()) + 1)
+        return LayerChoice(self.spec, [np.flatnonzero(self.part == j).tolist() for j in parts])
 
 
 def choose(tables: LayerTables, remote: Bool, main: int, first_price: float, every_price: float) -> Chosen | None:
@@ -329,30 +352,18 @@ def choose(tables: LayerTables, remote: Bool, main: int, first_price: float, eve
     first_price, every_price : float
         What a ns of ``PT_l`` and of ``GT_l`` is worth, price units. Only the choice depends on them.
     """
-    instance, kernel = tables.instance, kernels()
-    platform, own = instance.platform, instance.specs[main]
-    busy_local = ~remote & (tables.tokens > 0)
-    local = int(busy_local.sum()) * own.prefill_ns + int(tables.tokens[busy_local].sum()) * own.prefill_ns_per_token
-    rows = instance.rows[tables.layer]
-    if not remote.any():
-        every = own.decode_ns * int((rows.count * rows.size).sum())
-        return Chosen(remote, LayerChoice(None, []), tables.first_base + local, tables.every_base + every, 0)
-    part, found = np.full(instance.experts, -1, dtype=np.int8), np.zeros(4, dtype=np.int64)
-    mb = [instance.specs[v].mb for v in instance.remote_specs]
-    kernel.fastest_choice(
+    instance, own = tables.instance, tables.instance.specs[main]
+    platform, rows = instance.platform, instance.rows[tables.layer]
+    part, found = np.full(len(remote), -1, dtype=np.int8), np.zeros(6, dtype=np.int64)
+    kernels().fastest_choice(
         remote, tables.order, tables.tokens, rows.start, rows.expert, rows.count, tables.work, tables.each,
-        np.array([float(platform.cpu_price * m) for m in mb]), tables.room,
-        np.array([MB * m for m in mb], dtype=np.int64), instance.model.expert_bytes, instance.model.token_bytes,
-        platform.invoke_ns, local, own.decode_ns, first_price, every_price, platform.most_replicas, part, found,
+        tables.busy_price, tables.room, tables.memory, instance.model.expert_bytes, instance.model.token_bytes,
+        platform.invoke_ns, own.prefill_ns, own.prefill_ns_per_token, own.decode_ns, first_price, every_price,
+        platform.most_replicas, part, found,
     )  # fmt: skip
-    v, slowest, busy, every = found.tolist()
-    if v < 0:
+    v, away, first, every, busy, fits = found.tolist()
+    if not fits:
         return None
-    replicas = [np.flatnonzero(part == j).tolist() for j in range(int(part.max()) + 1)]
-    return Chosen(
-        remote,
-        LayerChoice(instance.remote_specs[v], replicas),
-        tables.first_base + max(local, slowest),
-        tables.every_base + every,
-        platform.cpu_price * mb[v] * busy,
-    )
+    spec = None if away == 0 else instance.remote_specs[v]
+    dear = 0 if spec is None else platform.cpu_price * instance.specs[spec].mb * busy
+    return Chosen(remote, away, spec, part, tables.first_base + first, tables.every_base + every, dear)

@@ -6,13 +6,11 @@ of the likeness. Like prompts are found among all of the history, or by a tree o
 similar-prompts search): each inner node splits its prompts among ``branches`` medoids, and the search goes down to the
 medoid most like the prompt, so that it compares with a few prompts only and may miss the most like one.
 
-Vectors come from :func:`text_vectors` (TF-IDF, its leading components), or from anywhere else: rows of any length.
+Vectors come from :class:`TextVectors` (TF-IDF, its leading components), or from anywhere else: rows of any length.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,71 +24,62 @@ from moeplace.base.errors import InputError
 
 Float = npt.NDArray[np.float64]
 
-_WORD = re.compile(r"[^\W_]+")
-
 
 class TextVectors:
     """TF-IDF of words, and its leading components by a singular value decomposition (latent semantic analysis).
 
-    A word's weight is ``(1 + log tf) * (log((1 + n) / (1 + df)) + 1)``, rows have length 1.
+    By scikit-learn, the extra ``predict``. Words are runs of letters and digits, in small letters; a word's weight is
+    ``(1 + log tf) * (log((1 + n) / (1 + df)) + 1)``, and rows have length 1.
 
     Parameters
     ----------
     texts : sequence of str
         The prompts of the history, at least two.
     components : int or None
-        Leading components that are kept; None keeps all words.
+        Leading components that are kept, at most as many as there are; None keeps all words.
+
+    Attributes
+    ----------
+    history : float64 array [M, D]
+        The vectors of the history's prompts.
+
+    Raises
+    ------
+    InputError
+        Fewer than two prompts, no words in them, or scikit-learn is not installed.
     """
 
     def __init__(self, texts: Sequence[str], components: int | None = 60) -> None:
         if len(texts) < 2:
             raise InputError(f"expected at least 2 prompts, found {len(texts)}")
-        found = Counter(word for text in texts for word in set(_words(text)))
-        self._column = {word: at for at, word in enumerate(sorted(found))}
-        if not self._column:
-            raise InputError("no prompt has a word")
-        seen = np.array([found[word] for word in self._column], dtype=np.float64)
-        self._weight = np.log((1 + len(texts)) / (1 + seen)) + 1
-        self._basis: Float | None = None
-        whole = self._counted(texts)
-        if components is not None:
-            from scipy.sparse.linalg import svds
-
-            kept = min(components, min(whole.shape) - 1)
-            if kept >= 1:
-                self._basis = svds(whole, k=kept, random_state=0)[2].T  # its start vector; a fixed one repeats exactly
-        self.history = self._reduced(whole)
+        try:  # here: it takes seconds to load, and is an extra
+            from sklearn.decomposition import TruncatedSVD
+            from sklearn.feature_extraction.text import TfidfVectorizer
+        except ImportError:
+            raise InputError("vectors of prompts need scikit-learn: install moeplace[predict]") from None
+        self._words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"[^\W_]+")
+        try:
+            counted = self._words.fit_transform(texts)
+        except ValueError:  # what it says of an empty vocabulary
+            raise InputError("no prompt has a word") from None
+        self._leading: Any = None
+        kept = 0 if components is None else min(components, min(counted.shape) - 1)
+        if kept >= 1:
+            self._leading = TruncatedSVD(kept, algorithm="arpack", random_state=0)  # a fixed start repeats exactly
+            with np.errstate(divide="ignore", invalid="ignore"):  # shares of the variance, where all are alike
+                self._leading.fit(counted)
+        self.history = self._reduced(counted)
 
     def of(self, texts: Sequence[str]) -> Float:
         """Return the vectors of texts, [n, D], each of length 1 or nothing."""
-        return self._reduced(self._counted(texts))
-
-    def _counted(self, texts: Sequence[str]) -> Any:
-        from scipy.sparse import csr_array
-
-        rows, columns, values = [], [], []
-        for row, text in enumerate(texts):
-            for word, count in Counter(_words(text)).items():
-                if word in self._column:
-                    rows.append(row)
-                    columns.append(self._column[word])
-                    values.append((1 + math.log(count)) * self._weight[self._column[word]])
-        shape = len(texts), len(self._column)
-        return csr_array((np.array(values, dtype=np.float64), (rows, columns)), shape=shape)
+        return self._reduced(self._words.transform(texts))
 
     def _reduced(self, counted: Any) -> Float:
-        dense = counted.toarray() if self._basis is None else counted @ self._basis
-        return _of_length_one(np.asarray(dense, dtype=np.float64))
+        from sklearn.preprocessing import normalize
 
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
-
-
-def _of_length_one(vectors: Float) -> Float:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Float = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
-    return scaled
+        found = counted.toarray() if self._leading is None else normalize(self._leading.transform(counted))
+        vectors: Float = np.asarray(found, dtype=np.float64)
+        return vectors
 
 
 def shares_of(counts: npt.NDArray[np.integer]) -> Float:

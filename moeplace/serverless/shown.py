@@ -30,7 +30,7 @@ def _micro_usd(instance: Instance, amount: int) -> Decimal:
 
 
 def _in_usd(instance: Instance, amount: int) -> str:
-    return f"{_micro_usd(instance, amount):.5g} µUSD"
+    return f"{_micro_usd(instance, amount):.5g} µUSD" if amount else "0 µUSD"  # a Decimal's 0 has the unit's exponent
 
 
 def _scale(instance: Instance) -> Scale:
@@ -52,7 +52,8 @@ def _summary(instance: Instance, solution: PlainSolution) -> Lines:
         lines.append(("", "everything local is not within the limits"))
     elif said.reference:
         saved = (said.reference - said.value) / said.reference
-        lines.append(("", f"{percent(saved)} below everything local, {_in_usd(instance, said.reference)}"))
+        side = "above" if saved < 0 else "below"
+        lines.append(("", f"{percent(abs(saved))} {side} everything local, {_in_usd(instance, said.reference)}"))
     for name, key, limit in (
         ("first token", "ttft_ns", instance.limits.ttft_ns),
         ("each token", "tpot_ns", instance.limits.tpot_ns),
@@ -121,7 +122,11 @@ def _info_lines(said: Mapping[str, Any]) -> Lines:
     return [
         ("instance", said["name"]),
         ("hash", said["sha256"]),
-        ("model", f"{said['model']}: {said['layers']} layers of {said['experts']} experts, top-{said['top_k']}"),
+        (
+            "model",
+            f"{said['model']}: {number(said['layers'], 'layer')} of {number(said['experts'], 'expert')}, "
+            f"top-{said['top_k']}",
+        ),
         ("experts", f"{size(said['expert_bytes'])} each, {size(held)} in all"),
         (
             "request",

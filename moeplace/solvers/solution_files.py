@@ -15,7 +15,7 @@ from typing import Final
 from xml.etree import ElementTree
 
 from moeplace.base.documents import show
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.files import read_bytes
 
 ENDINGS: Final = (".sol", ".mst", ".sol.gz", ".mst.gz")
@@ -66,13 +66,11 @@ def read_values(path: str | os.PathLike[str]) -> SolverValues:
         text = read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"not UTF-8: byte {error.object[error.start]:#04x} at {error.start}", file=str(path)) from None
-    try:
+    with naming(path):
         found = SolverValues()
         _form(text)(text, found)
         if not found.values:
             raise InputError("holds no value of a variable")
-    except InputError as error:
-        raise error.in_file(str(path)) from None
     return found
 
 

@@ -21,7 +21,7 @@ from pages import machine, table, write
 import moeplace
 from moeplace.base.documents import parse
 from moeplace.base.errors import NoSolutionError
-from moeplace.caching.certificates import CachingCertificate, Layers
+from moeplace.caching.certificates import ActiveCuts, CachingCertificate, Layers
 from moeplace.caching.verification import verify
 from moeplace.library import instances_folder
 from moeplace.solving import certified
@@ -31,8 +31,8 @@ HEAD = """# Certificates: what is verified, and what that takes
 Written by `scripts/benchmarks/certificates.py`, each set by a run of its own. `auto` on one thread; its certificate is
 read back from its file and verified by the code that `moeplace check` runs ([certificates](../certificates.md)).
 Seconds are those of the processor: of the whole method, with its search for placements, and of verifying. "layers,
-merged" is a proof by layers whose plans were listed and merged, "layers" one by what they are worth at most. The ratio
-is the certified one, saving to bound on the saving.
+merged" is a proof by layers whose plans were listed and merged, "layers" one by what they are worth at most, "cuts" one
+of cuts for each number of active experts. The ratio is the certified one, saving to bound on the saving.
 """
 
 
@@ -40,6 +40,8 @@ def kind(proof: object) -> str:
     """Say what a proof is."""
     if isinstance(proof, Layers):
         return "layers, merged" if proof.merge else "layers"
+    if isinstance(proof, ActiveCuts):
+        return "cuts"
     return type(proof).__name__.lower()
 
 
@@ -92,7 +94,7 @@ def main(sets: tuple[str, ...], match: str, time_limit: float, output: Path) -> 
                 table(["instance", "ratio", "proof", "verified", "kB (gzip)", "s solving", "s verifying"], rows),
             ]
         )
-        write(output, sections, ["tiny", "small", "collaboration", "medium", "large", "real"], HEAD)
+        write(output, sections, ["tiny", "small", "collaboration", "joint", "medium", "large", "real"], HEAD)
 
 
 if __name__ == "__main__":

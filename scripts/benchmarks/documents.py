@@ -92,9 +92,16 @@ def geometric_document(
     stations: int = 5,
     tokens: int = 60,
     share: float = 0.5,
+    unequal: float = 0.0,
 ) -> dict[str, Any]:
-    """Make a seeded instance: users and servers in a square, skewed popularity, tastes that differ by user."""
+    """Make a seeded instance: users and servers in a square, skewed popularity, tastes that differ by user.
+
+    ``share`` is what each server has room for, of the model; with ``unequal`` it is so in the mean, and servers differ
+    by log-normal factors of this standard deviation (of the logarithm), from a generator of their own.
+    """
     rng = np.random.default_rng(seed)
+    factors = np.exp(unequal * np.random.default_rng([seed, 1]).standard_normal(stations))
+    room = share * layers * experts * factors / factors.mean()
     sites, people = rng.random((stations, 2)), rng.random((users, 2))
     reach = np.linalg.norm(people[:, None] - sites[None, :], axis=2)
     popularity = np.log(1 / np.arange(1, experts + 1))
@@ -121,7 +128,7 @@ def geometric_document(
             {"name": "m", "layers": layers, "experts": experts, "top_k": top_k, "expert_bytes": size}
         ],
         "servers": [
-            {"name": f"s{s}", "capacity_bytes": int(share * layers * experts) * size} for s in range(stations)
+            {"name": f"s{s}", "capacity_bytes": int(room[s]) * size} for s in range(stations)
         ],
         "demands": [
             {"user": f"u{u}", "model": "m", "tokens": tokens, "device_ns": 0,

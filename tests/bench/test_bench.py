@@ -462,8 +462,8 @@ def test_a_torn_last_line_is_dropped(bench: Bench) -> None:
 
 @pytest.mark.timeout(900)  # fifty processes, begun one after the other: minutes on a busy machine
 def test_kill_9_of_anything_at_any_moment_loses_nothing(folder: Path) -> None:
-    command = [sys.executable, "-m", "moeplace", "bench", "tiny", "--methods", "bad_methods:nap[seconds=0.03],random"]
-    command += ["--seeds", "0-5", "--time-limit", "200", "--workers", "2", "-o", "run"]
+    command = [sys.executable, "-m", "moeplace", "bench", "tiny", "--methods", "bad_methods:nap[seconds=0.1],random"]
+    command += ["--seeds", "0-2", "--time-limit", "200", "--workers", "2", "-o", "run"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "MOEPLACE_TEST_RUN": str(folder)}
     rng = random.Random(20)
     kills = Counter[str]()
@@ -497,7 +497,7 @@ def test_kill_9_of_anything_at_any_moment_loses_nothing(folder: Path) -> None:
     assert done.returncode == 0, done
     data = read_run("run")
     complete(data)
-    assert len(data.records) == 96
+    assert len(data.records) == 48
     assert {record.status for record in data.records} == {"ok"}
     assert kills["harness"] == 4
     assert sum(kills.values()) == len(victims)

@@ -251,3 +251,40 @@ def test_slots_loading_and_coverage_are_kept_with_open_active_experts() -> None:
             instance.latency_model,
         }
     assert found == {"loading", "coverage", "slots", "open", "max", "sum"}
+
+
+def test_alternating_is_never_worse_than_either_order() -> None:
+    """Placement first and then the best choice for it; as many experts left out as may be, and then the placement."""
+    differs = 0
+    for seed in range(40):
+        instance = joint(seed, max_variables=24)
+        try:
+            solution = moeplace.solve(instance, "alternating", time_limit=LIMIT, kicks=0)
+        except NoSolutionError:
+            continue
+        forms, cost = JointForms(instance), cost_ns(instance, solution.placement_on(instance))
+        orders = []
+        for first in forms.beginnings():
+            assert forms.within(first), seed
+            climbed = moeplace.solve(instance.cut(first), "local-search", time_limit=LIMIT, kicks=0)
+            held = climbed.placement_on(instance.cut(first)).cached
+            for active in (first, forms.choice(held)):
+                orders.append(cost_ns(instance, Placement(held, active)))
+        assert cost <= min(orders), seed
+        differs += len(set(orders)) > 1
+    assert differs > 2
+
+
+def test_beginnings_are_the_least_loss_the_fewest_experts_and_one_number_a_model() -> None:
+    for seed in range(60):
+        instance = joint(seed)
+        try:
+            forms = JointForms(instance)
+        except NoSolutionError:
+            continue
+        found = [tuple(active.tolist()) for active in forms.beginnings()]
+        assert found[0] == tuple(forms.first), seed
+        assert len(set(found)) == len(found) <= 2 + len(instance.models), seed
+        within = [own for own in itertools.product(*forms.options) if forms.within(np.array(own))]
+        assert set(found) <= set(within), seed
+        assert min(map(sum, within)) in map(sum, found), seed

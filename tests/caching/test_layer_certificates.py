@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from msgspec import UNSET, UnsetType, structs
+from msgspec import structs
 from random_instances import brute_force, brute_force_2, random_document_2, random_instance
+from wrong_certificates import corrupted_layers
 
 import moeplace
 from moeplace import Instance
@@ -21,7 +21,7 @@ from moeplace.base.stop import Stop
 from moeplace.caching import verification
 from moeplace.caching.bounds import by_layers, layer_oracle
 from moeplace.caching.bounds.by_layers import CachingLayers
-from moeplace.caching.certificates import CachingCertificate, Layers, MergeStep
+from moeplace.caching.certificates import CachingCertificate, Layers
 from moeplace.caching.layer_verification import Tuning, prove_by_layers
 from moeplace.caching.saving import saving_form
 from moeplace.caching.searching import caching_incumbent
@@ -155,80 +155,6 @@ def test_limits_of_the_verifier_only_make_it_prove_less() -> None:
 # --- corrupted certificates ----------------------------------------------------------------------------------------
 
 
-def number(rng: np.random.Generator, value: int) -> int:
-    """Another number in its place."""
-    kind = int(rng.integers(8))
-    shift = int(rng.integers(0, 63))
-    return [value + 1, value - 1, 0, -value, value // 2, 2 * value + 1, value ^ (1 << shift), 1 << shift][kind]
-
-
-def not_negative(rng: np.random.Generator, value: int) -> int:
-    return abs(number(rng, value))
-
-
-def corrupted(rng: np.random.Generator, certificate: CachingCertificate) -> CachingCertificate:
-    """A certificate of which something is not what it was: what its document's types allow, and no more."""
-    proof = layers_of(certificate)
-    for _ in range(int(rng.integers(1, 4))):
-        layers, merge = list(proof.layers), list(proof.merge or [])
-        if not layers:
-            break
-        at = int(rng.integers(len(layers)))
-        layer = layers[at]
-        kind = int(rng.integers(14))
-        bound = certificate.bound_ns
-        if kind == 0:
-            certificate = structs.replace(certificate, bound_ns=bound + int(rng.integers(1, 1 + max(10, bound // 8))))
-        elif kind == 1 and proof.prices:
-            prices = list(proof.prices)
-            n = int(rng.integers(len(prices)))
-            prices[n] = not_negative(rng, prices[n])
-            proof = structs.replace(proof, prices=prices)
-        elif kind == 2:
-            proof = structs.replace(
-                proof, prices=[proof.prices[::-1], proof.prices[1:], [0] * len(proof.prices)][at % 3]
-            )
-        elif kind == 3:
-            layers[at] = structs.replace(layer, most=number(rng, layer.most))
-            proof = structs.replace(proof, layers=layers)
-        elif kind == 4:
-            data = bytearray(base64.b64decode(layer.odds))
-            for _ in range(4 if data else 0):
-                data[int(rng.integers(len(data)))] = int(rng.integers(256))
-            layers[at] = structs.replace(layer, odds=base64.b64encode(bytes(data)).decode())
-            proof = structs.replace(proof, layers=layers)
-        elif kind == 5:
-            layers[at] = structs.replace(layer, odds=[layer.odds[:-4], layer.odds[1:], "", "?" + layer.odds][at % 4])
-            proof = structs.replace(proof, layers=layers)
-        elif kind == 6:
-            proof = structs.replace(proof, layers=[layers[:at], layers[::-1], [*layers, layer]][int(rng.integers(3))])
-        elif kind == 7:
-            name = str(rng.choice(["unit", "scale", "size_unit"]))
-            proof = structs.replace(proof, **{name: max(1, not_negative(rng, getattr(proof, name)))})
-        elif kind == 8:
-            some: list[int] | UnsetType = [int(n) for n in rng.integers(0, 1 << 40, len(proof.prices))]
-            layers[at] = structs.replace(layer, slot_prices=some)
-            proof = structs.replace(proof, layers=layers)
-        elif kind == 9:
-            proof = structs.replace(proof, merge=UNSET if merge else [MergeStep(at, [proof.prices])])
-        elif kind == 10 and merge:
-            i = int(rng.integers(len(merge)))
-            merge[i] = MergeStep(int(rng.integers(len(layers) + 1)), merge[i].prices)
-            proof = structs.replace(proof, merge=merge)
-        elif kind == 11 and merge:
-            proof = structs.replace(proof, merge=[merge[1:], merge[::-1], merge + merge[:1]][int(rng.integers(3))])
-        elif kind == 12 and merge:
-            i = int(rng.integers(len(merge)))
-            table = [[not_negative(rng, p) for p in line] for line in merge[i].prices]
-            merge[i] = MergeStep(merge[i].layer, table)
-            proof = structs.replace(proof, merge=merge)
-        elif kind == 13:
-            layers[at] = structs.replace(layer, most=layer.most - int(rng.integers(1, 1 + max(1, abs(layer.most)))))
-            proof = structs.replace(proof, layers=layers)
-        certificate = structs.replace(certificate, proof=proof)
-    return certificate
-
-
 def test_no_corrupted_certificate_proves_more_than_is_true() -> None:
     rng = np.random.default_rng(0)
     tried = accepted = refused = 0
@@ -242,7 +168,7 @@ def test_no_corrupted_certificate_proves_more_than_is_true() -> None:
         certificates = [one for one in certificates if isinstance(one.proof, Layers) and one.proof.layers]
         # The first one knows nothing, the last one is the proof.
         for certificate in (certificates[0], *certificates[-1:] * 11) if certificates else ():
-            wrong = corrupted(rng, certificate)
+            wrong = corrupted_layers(rng, certificate)
             tried += 1
             found = verify(instance, wrong)
             if found.ok:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import re
@@ -116,7 +117,8 @@ def test_the_method_of_the_benchmarking_page(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.chdir(tmp_path)
     Path("own_method.py").write_text(code)
     (toml,) = [e.text for e in page if e.language == "toml"]
-    Path("methods.toml").write_text(toml.replace("my_module:my_method", "own_method:most_requested"))
+    toml = toml.replace("my_module:my_method", "own_method:most_requested").replace("kicks = 1000", "kicks = 10")
+    Path("methods.toml").write_text(toml)
     methods = ["--methods", "own_method:most_requested[reach=2],cpsat", "--methods-file", "methods.toml"]
     assert main(["bench", "tiny", *methods, "--time-limit", "20", "--workers", "1", "-o", "run"]) == 0
     data = read_run("run")
@@ -200,6 +202,10 @@ class _Page(HTMLParser):
                 self.loaded.append(value)
 
 
+_page = functools.cache(_Page)
+"""A page, parsed once: several things are looked for on each."""
+
+
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """One test: the site is built once, whatever the number of processes."""
     for package in ("sphinx", "ziamath"):
@@ -216,7 +222,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 def links_lead_somewhere(site: Path) -> None:
-    pages = {file: _Page(file) for file in site.rglob("*.html")}
+    pages = {file: _page(file) for file in site.rglob("*.html")}
     assert len(pages) > 15
     broken = []
     for file, page in pages.items():
@@ -233,7 +239,7 @@ def links_lead_somewhere(site: Path) -> None:
 
 def nothing_comes_from_a_network(site: Path) -> None:
     for file in site.rglob("*.html"):
-        assert [url for url in _Page(file).loaded if "//" in url.partition("data:")[0]] == [], file.name
+        assert [url for url in _page(file).loaded if "//" in url.partition("data:")[0]] == [], file.name
     for file in site.rglob("*.css"):
         assert not re.search(r"(@import|url\()[\s\"']*(https?:)?//", file.read_text()), file.name
 
@@ -262,9 +268,9 @@ def test_a_page_that_loads_from_a_network_is_found(tmp_path: Path) -> None:
 
 def options_keep_their_dashes(site: Path) -> None:
     for file in site.rglob("*.html"):
-        text = "".join(_Page(file).words)
+        text = "".join(_page(file).words)
         assert re.findall(r".{0,20}[\u2013\u2014].{0,20}", text) == [], file.name
-    assert "--time-limit" in "".join(_Page(site / "reference/cli.html").words)
+    assert "--time-limit" in "".join(_page(site / "reference/cli.html").words)
 
 
 def everything_has_a_page(site: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from active_instances import brute_force as active_brute_force
 from cases import REALDATA, ROOT, SCRIPTS
 from random_instances import brute_force, brute_force_2, brute_force_joint
+from validators import validate_instance
 
 import moeplace
 from moeplace import Instance, load
@@ -57,7 +58,7 @@ def test_an_unknown_set_is_named() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=instance_name)
-def test_instance_loads_and_fits_its_record(path: Path) -> None:
+def test_instance_is_valid_loads_and_fits_its_record(path: Path) -> None:
     data = path.read_bytes()
     data = gzip.decompress(data) if path.name.endswith(".gz") else data
 
@@ -65,6 +66,7 @@ def test_instance_loads_and_fits_its_record(path: Path) -> None:
         raise AssertionError(f"float {text}")
 
     document = json.loads(data, parse_float=refuse)
+    validate_instance(document)
     problem = problem_of_document(document)
     instance = problem.from_document(document)
     assert instance.name == instance_name(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from bad_documents import DOCUMENT, INSTANCES, SOLUTIONS, solution
 from jsonschema import Draft202012Validator
 from run_directories import solved_run
+from validators import validator
 
 import moeplace
 from moeplace.base.errors import InputError
@@ -21,34 +21,11 @@ from moeplace.caching.saving import saving_form
 from moeplace.library import BEST_KNOWN, instance_files, instances_folder, set_names
 from moeplace.schemas import DOCUMENTS, generate_schema, read_schema
 
-MOST_ROWS = 300
-"""Activation rows of a file that are validated: a validator in Python takes a minute for the largest files."""
-
-
-@functools.cache
-def validator(name: str) -> Draft202012Validator:
-    return Draft202012Validator(read_schema(name))
-
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_the_files_are_current(name: str) -> None:
     assert read_schema(name) == generate_schema(name), "run python scripts/build_schemas.py"
     Draft202012Validator.check_schema(read_schema(name))
-
-
-@pytest.mark.parametrize("path", instance_files(), ids=lambda path: path.name)
-def test_the_instances_of_the_library_are_valid(path: Any) -> None:
-    document = read_json(path)
-    assert isinstance(document, dict)
-    if document["format"] == "moeplace/active-experts":
-        validator("active_experts").validate(document)
-        return
-    if document["format"] == "moeplace/serverless":
-        validator("serverless").validate(document)
-        return
-    rows = document["activations"]
-    document["activations"] = {k: v[:MOST_ROWS] if isinstance(v, list) else v for k, v in rows.items()}
-    validator("instance").validate(document)
 
 
 @pytest.mark.parametrize("set_name", set_names())

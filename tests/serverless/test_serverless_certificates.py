@@ -11,7 +11,7 @@ import pytest
 from serverless_instances import brute_force, random_document, toy
 
 from moeplace.base.certificates import Trusted
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, NoSolutionError
 from moeplace.base.stop import Stop
 from moeplace.serverless.bounds import proving
 from moeplace.serverless.bounds.alphas import UNIT, Multipliers, alpha_bound
@@ -24,6 +24,7 @@ from moeplace.serverless.cost import largest_cost
 from moeplace.serverless.heuristics import climb
 from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
+from moeplace.serverless.methods.layers import layers
 from moeplace.serverless.plans import layer_tables
 from moeplace.serverless.problem import PROBLEM
 from moeplace.serverless.verification import verify
@@ -199,7 +200,7 @@ def test_bounds_that_are_given_up_stay_bounds() -> None:
 
 
 def test_limits_that_nothing_keeps_are_said_with_how_much_is_missing() -> None:
-    asked = [0, 0]
+    asked, helpless = [0, 0], 0
     for seed in range(120):
         document = random_document(seed)
         instance = Instance.from_document(document)
@@ -214,17 +215,40 @@ def test_limits_that_nothing_keeps_are_said_with_how_much_is_missing() -> None:
         if missing is None:
             assert bounds.why() is None
             continue
-        # With one unit less than that nothing is within the limits yet.
+        # With one unit less than that nothing is within the limits yet; what is not named never helps by itself.
         out = instance.request.tokens_out
         for i, key, unit in ((0, "ttft_ns", 1), (1, "tpot_ns", out)):
-            if i in missing and max(budgets(instance, main).min() for main in instance.main_specs) >= 0:
-                wider = (missing[i] - 1) // unit
+            if max(budgets(instance, main).min() for main in instance.main_specs) >= 0:
+                wider = (missing[i] - 1) // unit if i in missing else 10**12
                 changed = document | {"limits": document["limits"] | {key: document["limits"][key] + wider}}
                 assert brute_force(Instance.from_document(changed)) is None, (seed, key)
-                asked[i] += 1
+                asked[i] += i in missing
+                helpless += i not in missing
         for said, key in (("time to first token", 0), ("time of all output tokens", 1)):
             assert (f"the {said} is at least" in str(bounds.why())) == (key in missing), seed
-    assert min(asked) > 5
+    assert min(asked) > 1
+    assert helpless > 10
+
+
+def test_limits_that_are_far_too_tight_are_proven_before_anything_else() -> None:
+    proven = {1: 0, 40: 0}
+    for steps in proven:
+        for seed in range(60):
+            instance = Instance.from_document(random_document(seed))
+            hopeless = AscentTuning(steps=steps, later=steps, every=10)
+            search = solved(instance, large(hopeless=hopeless, rounds=0, last_plans=0))
+            if search.bound_ns == largest_cost(instance):
+                assert brute_force(instance) is None, (seed, steps)
+                proven[steps] += 1
+    assert 0 < proven[1] <= proven[40]
+
+
+def test_why_nothing_is_within_the_limits_is_said_of_lists_too() -> None:
+    instance = Instance.from_document(toy(limits={"ttft_ns": 3_005_000_000}))
+    with pytest.raises(NoSolutionError) as raised:
+        layers(instance, time_limit=None, seed=0, threads=1, start=None, progress=None)
+    assert "where all other limits are kept, the time to first token is at least 3,00" in str(raised.value)
+    assert "with everything local at the largest specification (400 MB)" in str(raised.value)
 
 
 def test_what_is_listed_in_the_end_proves_what_alphas_do_not() -> None:
@@ -234,7 +258,7 @@ def test_what_is_listed_in_the_end_proves_what_alphas_do_not() -> None:
         for seed in range(60):
             instance = Instance.from_document(random_document(seed))
             if brute_force(instance) is None:
-                search = solved(instance, large(few, limits=few, last_plans=last))
+                search = solved(instance, large(few, limits=few, hopeless=few, last_plans=last))
                 assert search.placement is None
                 ended[last] += search.bound_ns == largest_cost(instance)
     assert (

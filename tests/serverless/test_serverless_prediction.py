@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,31 @@ def test_like_prompts_predict_better_than_the_mean_and_the_mean_than_nothing() -
         assert mean["nearest"] < 0.3 * mean["mean"], mean
         assert mean["tree"] < 0.5 * mean["mean"], mean
         assert mean["mean"] < mean["equal"], mean
+
+
+def test_vectors_are_those_of_the_formula() -> None:
+    texts = ["Prove a_b: sum, SUM sum 7", "the sum of a cell", "a cell"]
+    vectors = TextVectors(texts, None)
+    words = ["7", "a", "b", "cell", "of", "prove", "sum", "the"]
+    counts = np.array([[1, 1, 1, 0, 0, 1, 3, 0], [0, 1, 0, 1, 1, 0, 1, 1], [0, 1, 0, 1, 0, 0, 0, 0]], dtype=float)
+    tf = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0)
+    expected = tf * (np.log(4 / (1 + (counts > 0).sum(axis=0))) + 1)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.allclose(vectors.history, expected), words
+    assert np.allclose(vectors.of(["cell a", "nothing known"]), [expected[2], np.zeros(8)])
+    reduced = TextVectors(texts, 60)
+    assert reduced.history.shape == (3, 2)
+    assert np.allclose(np.linalg.norm(reduced.history, axis=1), 1)
+    assert (reduced.of(["nothing known"]) == 0).all()
+    assert (reduced.history == TextVectors(texts, 60).history).all(), "the same each time"
+    alike = TextVectors(["one two", "one two", "one two"], 1).history
+    assert np.allclose(alike @ alike.T, 1)
+
+
+def test_without_the_library_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.decomposition", None)
+    with pytest.raises(InputError, match=r"^vectors of prompts need scikit-learn: install moeplace\[predict\]$"):
+        TextVectors(["one", "two"])
 
 
 def test_a_prompt_of_the_history_finds_itself() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.certificates import Trusted, packed
@@ -139,6 +139,43 @@ def certificate_or_word(
     return CachingCertificate.make(instance, bound, proof if said is None else Trusted(source))
 
 
+def packed_odds(oracle: LayerOracle, codes: Int64, slot_price: Int64) -> tuple[str, list[int] | UnsetType]:
+    """Return the odds and the slot prices that an oracle has had as a certificate holds them."""
+    slots = np.zeros(oracle.n_servers, dtype=np.int64)
+    slots[oracle.servers] = slot_price
+    return packed(oracle.odds_table(codes), 4), slots.tolist() if slot_price.any() else UNSET
+
+
+def written(
+    instance: Instance, bound: int, units: tuple[int, int, int], argument: Argument, layers: list[LayerWorth],
+    blocks: list[int], slotted: bool, tuning: layer_verification.Tuning,
+) -> CachingCertificate:  # fmt: skip
+    """Write down what proves a bound.
+
+    Parameters
+    ----------
+    instance : Instance
+    bound : int
+    units : (int, int, int)
+        Token-ns of a weight, scale of prices and worths, bytes of storage.
+    argument : Argument
+    layers : list of LayerWorth
+        Of each block.
+    blocks : list of int
+        Of the layers of the argument.
+    slotted : bool
+        Whether slots limit a layer: what is bounded at once then takes (C6), of which certificates know nothing. Others
+        will have to search, which is not always possible.
+    tuning : moeplace.caching.layer_verification.Tuning
+        How far that is tried.
+    """
+    merge = [MergeStep(blocks[layer], prices.tolist()) for layer, prices in argument.merge]
+    proof = Layers(*units, argument.price.tolist(), layers, merge or UNSET)
+    if slotted and not argument.exact:
+        return certificate_or_word(instance, bound, proof, SOURCE, tuning)
+    return CachingCertificate.make(instance, bound, proof)
+
+
 class CachingLayers:
     """The layers of a caching instance with its incumbent: the primal side of a proof by layers.
 
@@ -230,19 +267,13 @@ class CachingLayers:
     ) -> CachingCertificate:
         """Write down what proves a bound: the argument, and the odds and slot prices that the oracles had."""
         layers = [LayerWorth(0, "")] * self.instance.n_blocks
-        for oracle, most, (codes, slot_price) in zip(self.oracles, argument.most, multipliers, strict=True):
-            slots = np.zeros(oracle.n_servers, dtype=np.int64)
-            slots[oracle.servers] = slot_price
-            odds = packed(oracle.odds_table(codes), 4)
-            layers[oracle.block] = LayerWorth(most, odds, slots.tolist() if slot_price.any() else UNSET)
-        blocks = [oracle.block for oracle in self.oracles]
-        merge = [MergeStep(blocks[layer], prices.tolist()) for layer, prices in argument.merge]
-        proof = Layers(self.unit, self.scale, self.size_unit, argument.price.tolist(), layers, merge or UNSET)
-        if not argument.exact and any(oracle.slotted for oracle in self.oracles):
-            # Where slots limit a layer, what is bounded at once takes (C6), of which certificates know nothing: others
-            # will have to search, which is not always possible.
-            return certificate_or_word(self.instance, bound, proof, SOURCE, self.tuning.verified)
-        return CachingCertificate.make(self.instance, bound, proof)
+        for oracle, most, said in zip(self.oracles, argument.most, multipliers, strict=True):
+            layers[oracle.block] = LayerWorth(most, *packed_odds(oracle, *said))
+        return written(
+            self.instance, bound, (self.unit, self.scale, self.size_unit), argument, layers,
+            [oracle.block for oracle in self.oracles], any(oracle.slotted for oracle in self.oracles),
+            self.tuning.verified,
+        )  # fmt: skip
 
     def known(self) -> list[list[Int64]]:
         """Return, for each layer, the empty plan where nothing must be held, and the incumbent's."""

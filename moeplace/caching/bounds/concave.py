@@ -312,12 +312,12 @@ class ConcaveResult:
     def certificate(self) -> CachingCertificate:
         """Return the document that proves :attr:`bound_ns`."""
         points = [Point.make(*point) for point in self.points]
-        coverage = UNSET if self.instance.coverage is None else _coverage(self.instance, self.needs)
+        coverage = UNSET if self.instance.coverage is None else covered(self.instance, self.needs)
         cut = Cut(UNIT, points, WEIGHT_UNIT, self.price_units, PRICE_UNIT, coverage)
         return CachingCertificate.make(self.instance, self.bound_ns, cut)
 
 
-def _coverage(instance: Instance, needs: list[tuple[Bool, int, int]]) -> list[Covering]:
+def covered(instance: Instance, needs: list[tuple[Bool, int, int]]) -> list[Covering]:
     """Write multipliers of requirements (reach set, item, multiplier) down with demands that have these."""
     without = np.flatnonzero(~instance.has_cloud).tolist()
     reaches = {d: (instance.server_ns[d] != UNREACHABLE).tobytes() for d in without}
@@ -718,7 +718,9 @@ class _Slopes:
 
     def sum(self, server: int, items: Bool) -> int:
         """Return the sum of some of a server's."""
-        return (sum(self.high[server, items].tolist()) << _LOW) + sum(self.low[server, items].tolist())
+        high: int = sum(self.high[server, items].tolist())
+        low: int = sum(self.low[server, items].tolist())
+        return (high << _LOW) + low
 
 
 def _maximum(instance: Instance, constant: int, slopes: _Slopes) -> tuple[int, list[int]]:

@@ -20,12 +20,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
-from moeplace.base.arrays import Int64
+from moeplace.base.arrays import Bool, Int64
 from moeplace.base.incumbent import Incumbent
 from moeplace.caching.bounds import concave
-from moeplace.caching.bounds.concave import PRICE_UNIT, WEIGHT_UNIT, ConcaveBound, rooms
-from moeplace.caching.certificates import SHARE_BITS
+from moeplace.caching.bounds.concave import PRICE_UNIT, WEIGHT_UNIT, ConcaveBound, ConcaveResult, covered, rooms
+from moeplace.caching.certificates import SHARE_BITS, ActiveCut, ActiveCuts, CachingCertificate, Point
 from moeplace.caching.heuristics.joint import JointForms
 from moeplace.caching.saving import SavingForm
 from moeplace.layers.choosing import choose
@@ -98,6 +99,7 @@ class JointConcave:
         self._sizes = instance.item_bytes[instance.block_start[:-1]]
         self._fits = self._sizes[None, :] <= self._room[:, None]
         self._cuts: dict[tuple[int, int], list[_Cut]] = {}
+        self._results: dict[int, list[ConcaveResult]] = {}
         self._best: int | None = None
         self._price: Float = np.zeros(len(self._room) + 1)
 
@@ -155,6 +157,7 @@ class JointConcave:
         ``rent``: what the bound's layers have as loading too much, by server.
         """
         found = bound.layer_cuts()
+        self._results.setdefault(k, []).append(bound.best)
         rents = dict(zip((layer.items.start for layer in bound.layers), rent or (), strict=False))
         unit = WEIGHT_UNIT << SHARE_BITS
         for b, own in enumerate(self.forms.options):
@@ -194,10 +197,10 @@ class JointConcave:
                     value, best, slope = found, at, from_
             length /= 4
         self._price = best
-        bound = self._bound(best[:-1])
-        if bound is not None and (self._best is None or bound < self._best):
-            self._best = bound
-            self.search.prove(max(0, self.forms.instance.baseline_ns - bound), SOURCE)
+        found_bound = self._bound(best[:-1])
+        if found_bound is not None and (self._best is None or found_bound[0] < self._best):
+            self._best, certificate = found_bound
+            self.search.prove(max(0, self.forms.instance.baseline_ns - self._best), SOURCE, certificate)
 
     def _value(self, price: Float) -> tuple[float, Float]:
         """Return the bound at prices of bytes and of loss, in floats, and its slope."""
@@ -223,21 +226,23 @@ class JointConcave:
             slope -= used
         return total, slope
 
-    def _bound(self, price: Float) -> int | None:
-        """Return what no placement with any choice saves more than, token-ns, by whole prices near some."""
+    def _bound(self, price: Float) -> tuple[int, Callable[[], CachingCertificate]] | None:
+        """Return what no placement with any choice saves more than, token-ns, by whole prices near some, and why."""
         whole = [int(p * WEIGHT_UNIT * PRICE_UNIT) << SHARE_BITS for p in np.maximum(0.0, price).tolist()]
         instance = self.forms.instance
         slots = instance.layer_slots.tolist()
         worth: dict[tuple[int, int], int] = {}
+        chosen: dict[tuple[int, int], int] = {}
         for (b, k), cuts in self._cuts.items():
             size = int(self._sizes[b])
-            for cut in cuts:
+            for i, cut in enumerate(cuts):
                 total = cut.constant * PRICE_UNIT
                 for n, (line, p) in enumerate(zip(cut.slopes.tolist(), whole, strict=True)):
                     if self._fits[n, b]:
                         left = sorted((value * PRICE_UNIT - p * size for value in line), reverse=True)
                         total += sum(max(0, value) for value in left[: slots[n]])
-                worth[b, k] = min(worth.get((b, k), total), total)
+                if (b, k) not in worth or total < worth[b, k]:
+                    worth[b, k], chosen[b, k] = total, i
         # In token-ns, rounded up; coarser where sums would be too large.
         unit = _WHOLE
         while (
@@ -253,7 +258,46 @@ class JointConcave:
             return None
         rent = sum(p * room for p, room in zip(whole, self._room.tolist(), strict=True))
         saving: int = (rent + found.bound * unit) // _WHOLE
-        return saving
+        results = {k: list(own) for k, own in self._results.items()}
+        return saving, lambda: _certificate(self.forms, saving, results, chosen, whole, found.price * unit)
+
+
+def everything(forms: JointForms) -> CachingCertificate:
+    """Return what proves that no placement saves more than every server holding everything does with every number."""
+    results = {k: [ConcaveBound(forms.uniform_form(k)).best] for k in forms.numbers}
+    chosen = {(b, k): 0 for b, own in enumerate(forms.options) for k in own}
+    return _certificate(forms, forms.most_saving, results, chosen, [0] * len(forms.instance.servers), 0)
+
+
+def _certificate(
+    forms: JointForms,
+    saving: int,
+    results: dict[int, list[ConcaveResult]],
+    chosen: dict[tuple[int, int], int],
+    prices: list[int],
+    loss_price: int,
+) -> CachingCertificate:
+    """Write down what proves a bound on the saving: of each layer and number one of the results, and prices.
+
+    A result's points count in the layers for which it is chosen, and nowhere else; so do its multipliers of what
+    demands without a cloud need.
+    """
+    instance, cuts = forms.instance, []
+    for k, own in results.items():
+        points: list[Point] = []
+        needs: list[tuple[Bool, int, int]] = []
+        for i, result in enumerate(own):
+            mine = [chosen.get((b, k)) == i for b in range(instance.n_blocks)]
+            for smoothing, weights, units in result.points:
+                weights = [weight if counts else 0 for weight, counts in zip(weights, mine, strict=True)]
+                if any(weights):
+                    points.append(Point.make(smoothing, weights, units))
+            needs += [need for need in result.needs if mine[int(instance.item_block[need[1]])]]
+        if any(number == k for _, number in chosen):
+            covering = UNSET if instance.coverage is None else covered(instance, needs)
+            cuts.append(ActiveCut(k, points, covering))
+    proof = ActiveCuts(concave.UNIT, WEIGHT_UNIT, prices, PRICE_UNIT, loss_price, cuts)
+    return CachingCertificate.make(instance, max(0, instance.baseline_ns - saving), proof)
 
 
 def _rented(form: SavingForm, rent: list[Int64]) -> SavingForm:

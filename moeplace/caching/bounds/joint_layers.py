@@ -16,9 +16,10 @@ import numpy as np
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.incumbent import Incumbent
 from moeplace.caching.bounds import by_layers, joint_oracle
-from moeplace.caching.bounds.by_layers import SOURCE
+from moeplace.caching.bounds.by_layers import SOURCE, packed_odds, written
 from moeplace.caching.bounds.joint_oracle import JointOracle, Option
 from moeplace.caching.bounds.layer_oracle import NOTHING, LayerOracle
+from moeplace.caching.certificates import ActiveOdds, CachingCertificate, LayerWorth
 from moeplace.caching.heuristics.joint import JointForms, PartStop, alternate
 from moeplace.caching.heuristics.repairing import without_excess
 from moeplace.caching.placement import Placement
@@ -144,8 +145,22 @@ class JointLayers:
         return self.search.checkpoint() is not None
 
     def prove(self, upper: int, argument: Argument) -> None:
-        """Report a bound on the scaled saving; certificates know nothing of active experts."""
-        self.search.prove(self.instance.baseline_ns - upper // self.scale * self.unit, SOURCE)
+        """Report a bound on the scaled saving, with what proves it."""
+        bound = self.instance.baseline_ns - upper // self.scale * self.unit
+        odds = [[(o, o.oracle.odds, o.oracle.slot_price) for o in own.options] for own in self.oracles]
+
+        def certificate() -> CachingCertificate:
+            layers = [
+                LayerWorth(most, "", active=[ActiveOdds(o.k, *packed_odds(o.oracle, *said)) for o, *said in own])
+                for most, own in zip(argument.most, odds, strict=True)
+            ]
+            slotted = any(option.oracle.slotted for oracle in self.oracles for option in oracle.options)
+            return written(
+                self.instance, max(bound, 0), (self.unit, self.scale, self.size_unit), argument, layers,
+                [oracle.block for oracle in self.oracles], slotted, self.tuning.layers.verified,
+            )  # fmt: skip
+
+        self.search.prove(bound, SOURCE, certificate)
 
     def known(self) -> list[list[Int64]]:
         """Return, for each layer, the empty plans where nothing must be held, and the incumbent's."""
@@ -226,8 +241,18 @@ class _JointProof(LayerProof):
         least = value.max(axis=1, keepdims=True, where=value > NOTHING, initial=NOTHING)
         found = choose(np.where(value > NOTHING, value, least), loss, int(self.budget[-1]), stop=self.primal.stop)
         if found is not None and (value.max(axis=1) > NOTHING).all():
-            # Of all layers together, without what a price of loss adds in (M1).
-            self.lower_upper([found.bound - int(price[-1] * self.budget[-1])], price)
+            upper = found.bound + int(price[:-1] @ self.budget[:-1])
+            self.take_upper(upper, price, self._chosen(bounds, price, found.price))
+
+    def _chosen(self, bounds: list[Int64], price: Int64, loss_price: int) -> Argument:
+        """Return what bounds with each number of active experts come to at a price of loss, from which all follows."""
+        # A bound holds at any price; what all loss costs must not overflow.
+        dear = min(loss_price, 2 * self.span // max(1, int(self.budget[-1])))
+        most = [
+            max(value - dear * o.loss for value, o in zip(own.tolist(), oracle.options, strict=True))
+            for own, oracle in zip(bounds, self.oracles, strict=True)
+        ]
+        return Argument(np.append(price[:-1], dear), most)
 
 
 @dataclass(frozen=True, eq=False)

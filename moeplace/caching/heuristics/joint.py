@@ -113,6 +113,30 @@ class JointForms:
         """Return for each layer the option that is nearest to ``k``, from above where there is one, int64 [B]."""
         return np.array([next((o for o in own if o >= k), own[-1]) for own in self.options], dtype=np.int64)
 
+    def beginnings(self, stop: Callable[[], bool] = no_stop) -> list[Int64]:
+        """Return choices within the budget from which a search may begin, each once, [B] each.
+
+        The least loss: all experts, where each that is left out costs. As many experts left out as the budget allows.
+        For each model the smallest number that all its layers can have, while the others lose the least.
+        """
+        width = self.loss.shape[1]
+        left_out = np.broadcast_to(np.arange(width, 0, -1, dtype=np.int64), self.loss.shape)
+        loss = np.full(self.loss.shape, self.budget + 1, dtype=np.int64)
+        for b, own in enumerate(self.options):
+            for k in own:
+                loss[b, k - 1] = self.loss[b, k - 1]
+        most = choose(np.ascontiguousarray(left_out), loss, self.budget, stop=stop)
+        assert most is not None, "some choice is within the budget"
+        found = [self.first, most.choice + 1]
+        for model in range(len(self.instance.models)):
+            mine = self.instance.block_model == model
+            for k in range(1, width + 1):
+                active = np.where(mine, self.uniform(k), self.first)
+                if self.within(active):
+                    found.append(active)
+                    break
+        return [found[i] for i in sorted(np.unique(np.array(found), axis=0, return_index=True)[1].tolist())]
+
     def problem(self, k: int) -> AggregatedProblem:
         """Return the aggregated problem with ``k`` active experts where a model has so many."""
         return aggregate(self._cut(k)[0].instance)

@@ -99,6 +99,7 @@ class JointSearch:
         self.forms, self.search, self.started, self.tuning = forms, search, started, tuning
         self.threads, self.enumerated, self.hints = threads, enumerated, hints
         self._hinted: Float | None = None
+        self._begun: set[bytes] | None = set()
         self.instance = forms.instance
         self.stop = CheckpointStop(search)
         self.generator = np.random.default_rng(seed)
@@ -114,12 +115,14 @@ class JointSearch:
     def begin(self) -> None:
         """Take turns from the incumbent's active experts, then from a choice of them at what bytes are worth there."""
         active, held = self.forms.decision(self.search.placement)
+        if not self.started and self._begun is not None:
+            self._begun.add(active.tobytes())
         self._turns(active, held if self.started else None)
         if not self.stop and len(self.instance.capacity_bytes):
             self._follow(self._slopes())
 
     def improve(self, kicks: int | None) -> None:
-        """Generate columns and merge them, kick, and so on.
+        """Take turns from the other beginnings, the first time; then generate columns and merge them, kick, and so on.
 
         Parameters
         ----------
@@ -129,6 +132,7 @@ class JointSearch:
         if not len(self.instance.capacity_bytes) or not self.forms.options:
             return
         done = 0
+        self._begin_anew()
         self._price_out()
         while not self.stop and (kicks is None or done < kicks):
             for _ in range(self.tuning.between):
@@ -140,6 +144,21 @@ class JointSearch:
             self._update_prices()
             if self._hint() or self._merge():
                 self._price_out()
+
+    def _begin_anew(self) -> None:
+        """Take turns from empty servers and each choice that may be a beginning, if that was not done before.
+
+        So the end is no worse than that of either order: a placement for all experts, and the best choice for it; as
+        many experts left out as the budget allows, and a placement for the rest.
+        """
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        for active in self.forms.beginnings(lambda: bool(self.stop)):
+            if self.stop:
+                return
+            if active.tobytes() not in begun:
+                self._turns(active, None)
 
     def _slopes(self) -> Float:
         """Return what bytes are worth at the incumbent; loss costs nothing yet."""

@@ -38,7 +38,7 @@ USUAL = Tuning()
 @describe(
     MethodInfo(
         summary="Takes turns: active experts at a fixed placement, exactly; the placement at fixed active experts.",
-        guarantee="never worse than its start; no ratio",
+        guarantee="never worse than its start, nor than either order by the same climb; no ratio",
         limits="only instances that leave open how many experts are active",
         refuses=refuses,
         imports=(*KERNELS, *MERGING, "moeplace.layers.master"),
@@ -61,7 +61,9 @@ def alternating(
     While the servers hold the same, what a layer costs with each number of active experts is a table, and the best
     choice within the budget is a knapsack. While the active experts are the same, the placement climbs as in
     ``local-search``. The first turns begin with all experts active; the next ones with a choice at what bytes are worth
-    there, which sees that a layer with fewer active experts leaves its bytes to others. Then columns (a layer's active
+    there, which sees that a layer with fewer active experts leaves its bytes to others. Others begin with as many
+    experts left out as the budget allows, and with one number for all layers of a model. So the placement is no worse
+    than that of either order, placement or choice first, by the same climb. Then columns (a layer's active
     experts and what the servers hold of it) are priced and merged as in ``column-generation``.
 
     Parameters

@@ -11,8 +11,10 @@ from moeplace.base.registry import MethodInfo, describe
 from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.bounds import joint_proving, proving
+from moeplace.caching.bounds.joint_concave import everything
 from moeplace.caching.bounds.joint_proving import JointProving
 from moeplace.caching.bounds.proving import EVERYTHING, IMPORTS, apart, prices_exactly, prove, prove_everything
+from moeplace.caching.decided import joint_certificate
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
 from moeplace.caching.heuristics import column_search, joint_search
@@ -110,7 +112,11 @@ def auto(
         decided = instance.cut(forms.first)
         search = caching_incumbent(decided, stop, None if start is None else start.at(None), gap, progress)
         outcome = pick(decided, search, seed, threads, started=start is not None)
-        return replace(outcome, placement=outcome.placement.at(forms.first), certificate=None)
+        return replace(
+            outcome,
+            placement=outcome.placement.at(forms.first),
+            certificate=joint_certificate(instance, outcome.certificate),
+        )
 
 
 def pick(
@@ -160,7 +166,7 @@ def pick_joint(
 ) -> Outcome:
     """Pick methods for a search's instance that leaves active experts open and run them, as :func:`auto` does."""
     instance = forms.instance
-    search.prove(instance.baseline_ns - forms.most_saving, EVERYTHING)
+    search.prove(instance.baseline_ns - forms.most_saving, EVERYTHING, lambda: everything(forms))
     proof = JointProving(forms, search, tuning.joint_proving)
     enumerated = tuning.joint_proving.exact_experts
     most = max((model.experts for model in instance.models), default=0)

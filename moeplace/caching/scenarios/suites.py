@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import UNSET, Meta, Struct
 
 from moeplace.base.documents import parse, show
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.text import number
 from moeplace.caching.document import LatencyModel, Model, layer_bytes
 from moeplace.caching.instance import Instance
@@ -635,7 +635,7 @@ def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, dict[str, Scenario]
         raise InputError(f"cannot be read: {error.strerror}", file=file) from None
     except (ValueError, RecursionError) as error:  # syntax, not UTF-8, too many digits, too deep
         raise InputError(f"not TOML: {error}", file=file) from None
-    try:
+    with naming(file):
         suite = parse(document, Suite)
         scenarios: dict[str, Scenario] = {}
         for i, family in enumerate(suite.family):
@@ -651,8 +651,6 @@ def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, dict[str, Scenario]
                 if name in scenarios:
                     raise InputError(f"a second scenario called {name}; give it another name", place=f"family[{i}]")
                 scenarios[name] = scenario
-    except InputError as error:
-        raise error.in_file(file) from None
     return suite, scenarios
 
 

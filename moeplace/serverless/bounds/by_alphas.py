@@ -10,6 +10,7 @@ from moeplace.base.incumbent import Incumbent
 from moeplace.serverless.bounds.alphas import Ascent, Multipliers, Tuning, alpha_bound, free_scale
 from moeplace.serverless.bounds.by_specs import SpecBounds, budgets
 from moeplace.serverless.certificate import Alphas, AlphaSet, ServerlessCertificate, SpecProof
+from moeplace.serverless.cost import largest_times
 from moeplace.serverless.instance import Instance
 from moeplace.serverless.plans import LayerTables
 
@@ -33,6 +34,7 @@ class AlphaBounds(SpecBounds):
         self, instance: Instance, tables: Sequence[LayerTables], search: Incumbent, gap: float, threads: int = 1
     ) -> None:
         self.kept: dict[int, Multipliers] = {}
+        self._reached: dict[int, int] = {}  # their bounds, also where they are above what any deployment costs
         super().__init__(instance, search, SOURCE, gap)
         self.tables, self.threads = tables, threads
         for main in instance.main_specs:
@@ -43,9 +45,12 @@ class AlphaBounds(SpecBounds):
         """Compute the bound of some multipliers, keep it if it is better, and return it."""
         bound = alpha_bound(self.instance, self.tables, main, by)
         if main not in self.kept or bound > self.bound[main]:
-            self.kept[main] = by
-            self.prove(main, min(bound, self.nothing))
+            self._keep(main, by, bound)
         return bound
+
+    def _keep(self, main: int, by: Multipliers, bound: int) -> None:
+        self.kept[main], self._reached[main] = by, bound
+        self.prove(main, min(bound, self.nothing))
 
     def limits(self, main: int, near: Multipliers, others: Multipliers | None, tuning: Tuning) -> Multipliers:
         """Look for prices that prove that nothing is within the limits; return the best ones found.
@@ -65,8 +70,7 @@ class AlphaBounds(SpecBounds):
             """Return the bound, as a share of what the budgets are worth; keep what proves that nothing fits."""
             bound = alpha_bound(self.instance, self.tables, main, by)
             if bound >= self.nothing:
-                self.kept[main] = by
-                self.prove(main, self.nothing)
+                self._keep(main, by, bound)
             return float(bound / sum(price * most for price, most in zip(by.prices, budget, strict=True)))
 
         def report(by: Multipliers) -> bool:
@@ -98,16 +102,17 @@ class AlphaBounds(SpecBounds):
             proven by alphas.
         """
         least: dict[int, int] = {}
+        longest = sum(largest_times(self.instance))
         for main in self.instance.main_specs:
             if budgets(self.instance, main).min() < 0:
                 continue
             by = self.kept.get(main)
             if by is None or self.bound[main] < self.nothing:
                 return None
-            over = alpha_bound(self.instance, self.tables, main, by) - self.nothing
-            for i, price in enumerate(by.prices):
-                if price:
-                    more = over // price + 1
+            over = self._reached[main] - self.nothing
+            for i, (price, most) in enumerate(zip(by.prices, budgets(self.instance, main).tolist(), strict=True)):
+                more = over // price + 1 if price else None
+                if more is not None and (i == 2 or most + more <= longest):  # else no deployment takes so long
                     least[i] = min(least.get(i, more), more)
         return least
 

@@ -64,7 +64,8 @@ class Tuning:
         For what is merged without being all: how far it goes.
     ascent : moeplace.serverless.bounds.alphas.Tuning
     limits : moeplace.serverless.bounds.alphas.Tuning
-        For proofs that nothing is within the limits. ``reasons``: to say why, where lists have proven it.
+        For proofs that nothing is within the limits. ``hopeless``: for a first look, one main specification after the
+        other until it does not prove it. ``reasons``: to say why, where lists have proven it.
     climb : moeplace.serverless.heuristics.climb.Tuning
         From where the large layers' merge has come to.
     """
@@ -79,6 +80,7 @@ class Tuning:
     merge: ProofTuning = field(default_factory=_quick)
     ascent: alphas.Tuning = field(default_factory=alphas.Tuning)
     limits: alphas.Tuning = field(default_factory=alphas.Tuning)
+    hopeless: alphas.Tuning = field(default_factory=lambda: alphas.Tuning(steps=40, later=20, every=20))
     reasons: alphas.Tuning = field(default_factory=lambda: alphas.Tuning(steps=100, later=50, every=25))
     climb: climb.Tuning = field(default_factory=climb.Tuning)
 
@@ -113,6 +115,9 @@ def prove_by_layers(
     with stopping(time_limit) as stop:
         search = serverless_incumbent(instance, start, stop, gap, progress)
         search.run(lambda: search.attempt("layers", lambda: solve_layers(instance, search, start, gap, threads)))
+        # Here, since a search that has ended gives its works a second, which on a busy machine may not do.
+        if search.placement is None and search.bound_ns == search.latency_ns and search.bound_source == SOURCE:
+            explain(instance, search, threads)
         return search.outcome()
 
 
@@ -135,21 +140,18 @@ def solve_layers(
     beginning.begin(instance, tables, search, start, tuning.beginning)
     if search.checkpoint() is None:
         prove_listed(instance, tables, search, gap, threads, tuning)
-    if search.placement is None and search.bound_ns == search.latency_ns:
-        _explain(instance, tables, search, threads, tuning)
 
 
-def _explain(
-    instance: Instance, tables: Sequence[LayerTables], search: Incumbent, threads: int, tuning: Tuning
-) -> None:
-    """Say why nothing is within the limits where lists prove it: by alphas, where these prove it, too."""
-    bounds = AlphaBounds(instance, tables, serverless_incumbent(instance, None, search.stop, 0.0, None), 0.0, threads)
+def explain(instance: Instance, search: Incumbent, threads: int = 1, tuning: Tuning = USUAL) -> None:
+    """Say why nothing is within the limits where lists have proven it: by alphas, where these prove it, too."""
+    own = serverless_incumbent(instance, None, search.stop, 0.0, None)
+    bounds = AlphaBounds(instance, layer_tables(instance), own, 0.0, threads)
     within: Multipliers | None = None
     for main in instance.main_specs:
-        if search.stop:
-            return
         if not bounds.done(main):
             within = bounds.limits(main, Multipliers.middle(instance), within, tuning.reasons)
+        if not bounds.done(main):
+            return
     _say(bounds, search)
 
 
@@ -239,6 +241,14 @@ def _bound_large(
     order += [main for main in instance.main_specs if main not in order]
     near: Multipliers | None = None
     within: Multipliers | None = None
+    for main in order if search.placement is None else ():  # far too tight limits are proven so before anything else
+        if ended():
+            return
+        if not bounds.done(main):
+            within = bounds.limits(main, Multipliers.middle(instance), within, tuning.hopeless)
+        if not bounds.done(main):
+            within = None
+            break
     improved = True
     for _ in range(tuning.rounds):
         for main in order:

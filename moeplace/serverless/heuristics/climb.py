@@ -73,7 +73,7 @@ class WorkingDeployment:
         self.first = sum(plan.first for plan in self.layers)
         self.every = sum(plan.every for plan in self.layers)
         self.remote_cost = sum(plan.remote_cost for plan in self.layers)
-        self.held = sum(int((~plan.remote).sum()) for plan in self.layers)
+        self.held = sum(self.instance.experts - plan.away for plan in self.layers)
 
     def key(self, *changes: tuple[int, Chosen]) -> Key:
         """Return how much over its bytes, how much over its times, and cost, after changes of some layers."""
@@ -83,7 +83,7 @@ class WorkingDeployment:
             first += plan.first - old.first
             every += plan.every - old.every
             cost += plan.remote_cost - old.remote_cost
-            held += int(old.remote.sum()) - int(plan.remote.sum())
+            held += old.away - plan.away
         over = max(0, held * self.instance.model.expert_bytes - self.budget[2])
         late = max(0, first - self.budget[0]) + max(0, every - self.budget[1])
         return over, late, (first + every) * self.price + cost
@@ -196,8 +196,7 @@ class Climb:
         most = self.tuning.pairs
         for _, a, one in sorted(out, key=lambda move: move[0])[:most]:
             for _, b, other in sorted(back, key=lambda move: move[0])[:most]:
-                fresh = one.remote.sum() == work.layers[a].remote.sum() + 1
-                fresh = fresh and other.remote.sum() == work.layers[b].remote.sum() - 1
+                fresh = one.away == work.layers[a].away + 1 and other.away == work.layers[b].away - 1
                 if a != b and fresh and work.key((a, one), (b, other)) < work.key():
                     work.take((a, one), (b, other))
                     self.moves += 1

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from moeplace.base.documents import NonNegative, Positive, parse
-from moeplace.base.errors import InputError
+from moeplace.base.errors import InputError, naming
 from moeplace.base.files import read_bytes
 from moeplace.base.text import did_you_mean
 
@@ -177,10 +177,8 @@ def _parsed(data: bytes, name: str) -> PlatformFile:
         raw = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"not TOML: {error}", file=name) from None
-    try:
+    with naming(name):
         read = parse(raw, PlatformFile)
-    except InputError as error:
-        raise error.in_file(name) from None
     if not _sizes(read.memory.main):
         raise InputError("no size from the first to the last", place="memory.main", file=name)
     return read
