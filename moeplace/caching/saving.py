@@ -348,7 +348,7 @@ class MoveValues:
     @staticmethod
     def cells(layer: Layer) -> int:
         """Return about how many numbers are kept for a layer."""
-        return int(layer.load.shape[0] * layer.load.size)
+        return len(layer.load) * int(layer.load.size)
 
     def _count(self) -> None:
         layer = self._layer

@@ -27,6 +27,7 @@ from moeplace.base.certificates import Certificate, Trusted
 from moeplace.base.documents import parse
 from moeplace.base.errors import InputError, MethodError
 from moeplace.base.stop import Stop
+from moeplace.caching.bounds import concave
 from moeplace.caching.bounds.concave import WEIGHT_UNIT, ConcaveBound, ConcaveResult
 from moeplace.caching.certificates import SHARE_BITS, CachingCertificate, Cut, read_certificate
 from moeplace.caching.saving import saving_form
@@ -83,6 +84,29 @@ def lp_optimum(instance: Instance) -> float:
     found = linprog(-weight, np.array(lines), right, bounds=np.column_stack((np.zeros(len(most)), most)))
     assert found.status == 0
     return -float(found.fun) * problem.total_weight
+
+
+def test_the_cut_of_many_rows_is_the_sum_of_the_cuts_of_some() -> None:
+    # More rows than are laid out, and than are added up before they are carried, with weights that need both halves.
+    rng = np.random.default_rng(0)
+    rows, experts, steps = 700, 6, 3
+    size = rng.integers(1, 4, rows).astype(np.int32)
+    which = np.array([np.sort(rng.permutation(experts)[:3]) for _ in range(rows)], dtype=np.int32)
+    weight = rng.integers(0, 1 << 45, (rows, steps))
+    level, x = np.array([[0, 2, 1, 3]]), rng.integers(0, concave.UNIT + 1, (4, experts))
+
+    def cut(first: int, last: int) -> list[list[int]]:
+        some = slice(first, last)
+        start = np.array([0, last - first])
+        found = concave.kernels().exact(
+            which[some], size[some], start, weight[some], level, x, concave.UNIT, concave.UNIT // 20
+        )
+        assert all(halves[1].min() >= 0 and halves[1].max() < 2**32 for halves in found)
+        return [((halves[0].astype(object) << 32) + halves[1]).ravel().tolist() for halves in found]
+
+    pieces = [cut(first, first + 100) for first in range(0, rows, 100)]
+    for k, whole in enumerate(cut(0, rows)):
+        assert whole == [sum(values) for values in zip(*(piece[k] for piece in pieces), strict=True)]
 
 
 @pytest.mark.parametrize("part", range(10))
