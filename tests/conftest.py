@@ -11,7 +11,10 @@ TOGETHER = ("test_cluster.py", "test_report_page.py", "test_report.py")
 """Files whose tests stay in one process: they share a cluster, a browser, a report, which take long to make."""
 ALONE = "test_the_site_builds_without_a_warning"
 """The longest test of the others."""
-EARLY = ("test_bench.py", "test_notebooks.py", "test_docs.py", "test_bound_crossing.py")
+EARLY = (
+    "test_bench.py", "test_notebooks.py", "test_docs.py", "test_bound_crossing.py", "test_tuning.py",
+    "test_serverless_methods.py",
+)  # fmt: skip
 """Files with long tests, and with tests that wait: while they do, the wheel is tried in ``scripts/test``."""
 
 
