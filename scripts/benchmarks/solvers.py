@@ -202,8 +202,8 @@ a family, layers x experts, top-2. HiGHS, CP-SAT and SCIP get the same aggregate
 ([section 3.2](../formulation.md#32-strong-milp)), SCIP from the file that `moeplace export` writes. All run on one
 thread and start from the placement of `local-search`, which is not counted. Seconds are of the processor, from the
 loaded instance to the end, building the model included, at most {limit:g}; a run that was stopped counts with the
-limit, so that means and ratios marked ">=" are too small. Ratios of times are geometric means over the seeds with 95 %
-intervals (bootstrap).
+limit, so that means and ratios marked ">=" are too small (but where `auto` was stopped, too, which counts as a ratio of
+1). Ratios of times are geometric means over the seeds with 95 % intervals (bootstrap).
 
 The certified ratio is the saving of the placement over the proven bound on it, rounded down. The bounds of `auto`,
 HiGHS and CP-SAT are integers, rounded to the safe side: HiGHS, which ends within its tolerances, then may end below 1.
