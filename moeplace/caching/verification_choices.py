@@ -15,8 +15,8 @@ from moeplace.base.errors import InputError
 from moeplace.caching.instance import Instance
 from moeplace.caching.verification_rows import Block, row_blocks
 
+# For each block the numbers of active experts that count, ascending, and what each of them loses.
 Numbers: TypeAlias = list[dict[int, int]]
-"""For each block the numbers of active experts that count, ascending, and what each of them loses."""
 
 
 def open_numbers(instance: Instance) -> tuple[Numbers, int] | None:
