@@ -69,6 +69,9 @@ class Tuning:
     many_terms, short_stages : int, tuple of (float, int)
         With more terms than this, which a row has one of for each nearer server, the ascent takes these steps: where a
         step takes a second, cutting planes get further in the first minute. In the long run ``stages`` are as good.
+    many_pairs, long_stages : int, tuple of (float, int)
+        Else, with at least so many pairs of a server and an expert, it takes these: there the program over the cuts
+        takes seconds, and a step of the ascent a tenth of one.
     every : int
         Steps of the ascent between two cuts that are kept.
     cut_smoothing : float
@@ -96,6 +99,8 @@ class Tuning:
     stages: tuple[tuple[float, int], ...] = ((0.05, 25), (0.02, 50))
     many_terms: int = 1 << 24
     short_stages: tuple[tuple[float, int], ...] = ((0.05, 15), (0.02, 25))
+    many_pairs: int = 100_000
+    long_stages: tuple[tuple[float, int], ...] = ((0.05, 25), (0.02, 50), (0.01, 100))
     every: int = 5
     cut_smoothing: float = 0.01
     loose: float = 0.5
@@ -390,8 +395,10 @@ class ConcaveBound:
     ----------
     instance : Instance
     layers : list of LayerTerms
+    stages : tuple of (float, int)
+        Smoothing and steps of the ascent.
     passes, made : int
-        Steps of the ascent, and cuts made, so far.
+        Steps of it, and cuts made, so far.
     total_weight : int
         Saving if every server held everything and loading were free, token-ns.
     scale : int
@@ -421,9 +428,12 @@ class ConcaveBound:
         self._items = [layer.items for layer in self.layers]
         self._cuts: list[_Cut] = []
         self.passes, self.made = 0, 0
-        self._stages = tuning.stages if form.most_terms <= tuning.many_terms else tuning.short_stages
         # The first proof: no placement saves more than everything everywhere does, the cut of alpha_1 = 1.
         shape = (len(self.instance.servers), self.instance.n_items)
+        if form.most_terms > tuning.many_terms:
+            self.stages = tuning.short_stages
+        else:
+            self.stages = tuning.stages if math.prod(shape) < tuning.many_pairs else tuning.long_stages
         everything = (0, [WEIGHT_UNIT] * self.instance.n_blocks, np.full(shape, UNIT, dtype=np.uint16))
         self.best = ConcaveResult(self.instance, self.total_weight, [everything], [0] * shape[0], np.ones(shape), [])
 
@@ -457,7 +467,7 @@ class ConcaveBound:
         report = report or (lambda bound, proof: None)
         search = _Search(self)
         every = self.tuning.every
-        for mu, steps in self._stages:
+        for mu, steps in self.stages:
             averaged, counts = list[_Cut](), list[float]()
             for step, (x, count) in enumerate(search.ascend(mu, steps)):
                 self.passes += 1

@@ -171,7 +171,7 @@ def _race(
 
     works = Resumed(lambda stop: concave.improve(stop, report), ended), Resumed(by_layers, ended)
     turns = tuning.turn_cuts, max(1, tuning.turn_cells // table_cells(form.instance))
-    ascent = sum(steps for _, steps in tuning.concave.stages)
+    ascent = sum(steps for _, steps in concave.stages)
 
     def over() -> bool:
         return all(work.done for work in works) or search.checkpoint() is not None
