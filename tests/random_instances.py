@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from moeplace import Instance, Placement, latency_ns
+from moeplace import Instance, Placement
+from moeplace.base.arrays import Bool, Int64
 
 
 def random_document(
@@ -310,38 +311,51 @@ def naive_cost(document: dict[str, Any], cached: set[tuple[int, int, int, int]])
 
 
 def all_placements(instance: Instance) -> itertools.product[tuple[tuple[bool, ...], ...]]:
-    """Yield every placement that fits, as a tuple of rows."""
-    sizes = instance.item_bytes.tolist()
-    options = []
-    for capacity in instance.capacity_bytes.tolist():
-        fits = [
-            held
-            for held in itertools.product((False, True), repeat=instance.n_items)
-            if sum(s for s, h in zip(sizes, held, strict=True) if h) <= capacity
-        ]
-        # Only maximal sets: more in a cache never costs more.
-        options.append(
-            [
-                a
-                for a in fits
-                if not any(a != b and all(y or not x for x, y in zip(a, b, strict=True)) for b in _grown(a, fits))
-            ]
-        )
-    return itertools.product(*options)
+    """Yield every placement that fits and is maximal, as a tuple of rows: more in a cache never costs more."""
+    return itertools.product(*(map(tuple, held.tolist()) for held in _maximal(instance)))
 
 
-def _grown(held: tuple[bool, ...], fits: list[tuple[bool, ...]]) -> list[tuple[bool, ...]]:
-    allowed = set(fits)
-    grown = [(*held[:i], True, *held[i + 1 :]) for i, h in enumerate(held) if not h]
-    return [g for g in grown if g in allowed]
+def _maximal(instance: Instance) -> list[Bool]:
+    """Return for each server all it can hold to which nothing can be added, bool [choices, I]."""
+    sizes = instance.item_bytes
+    every = np.arange(1 << instance.n_items)[:, None] >> np.arange(instance.n_items)[::-1] & 1 == 1
+    used = every @ sizes
+    found = []
+    for capacity in instance.capacity_bytes:
+        room = capacity - used
+        found.append(every[(room >= 0) & (every | (sizes > room[:, None])).all(axis=1)])
+    return found
 
 
 def brute_force(instance: Instance) -> int:
-    """Return the optimal cost by trying every maximal placement."""
-    return min(
-        latency_ns(instance, Placement(np.array(p).reshape(len(instance.servers), instance.n_items)))
-        for p in all_placements(instance)
-    )
+    """Return the optimal cost by trying every maximal placement: an axis a server, all at once."""
+    servers = len(instance.servers)
+    held = _maximal(instance)
+    cost = np.zeros([len(choices) for choices in held], dtype=np.int64)
+    rows = instance.rows
+    reaches: dict[tuple[int, int], Int64] = {}
+
+    def reach(d: int, item: int) -> Int64:
+        """When a demand has an expert back, an axis a server."""
+        near = int(instance.cloud_ns[d])
+        if item in instance.device_items(d):
+            near = min(near, int(instance.device_ns[d]))
+        found = np.full([1] * servers, near)
+        for n, choices in enumerate(held):
+            if (time := int(instance.server_ns[d, n])) < near:
+                there = np.where(choices[:, item], time, near)
+                found = np.minimum(found, there.reshape([-1 if n == axis else 1 for axis in range(servers)]))
+        return found
+
+    for i, d in enumerate(rows.demand.tolist()):
+        latency: Int64 | int = 0
+        for item in rows.item[rows.start[i] : rows.start[i + 1]].tolist():
+            if (d, item) not in reaches:
+                reaches[d, item] = reach(d, item)
+            again = reaches[d, item]
+            latency = np.maximum(latency, again) if instance.latency_model == "max" else latency + again
+        cost += int(rows.count[i]) * latency
+    return int(cost.min())
 
 
 def pairs_of(instance: Instance, placement: Placement) -> set[tuple[int, int, int, int]]:
