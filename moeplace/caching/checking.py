@@ -1,7 +1,7 @@
 """The checker: trusts nobody, and shares with methods, solvers and evaluator only the instance it reads.
 
-It reads the placement as names and numbers, applies the definitions of the formulation (section 1) row by row
-in Python's integers, and compares every number that the solution states.
+It reads the placement as names and numbers, applies the definitions of the formulation (section 1) to every expert of
+every row, sums up in Python's integers, and compares every number that the solution states.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import mul
 from typing import Any, ClassVar
 
+import numpy as np
 from msgspec import UNSET, UnsetType
 
 from moeplace.base.certificates import AnyCertificate
-from moeplace.base.documents import UNREACHABLE
 from moeplace.caching.document import Demand
 from moeplace.caching.instance import Instance
 from moeplace.caching.solution import Solution
@@ -317,51 +318,35 @@ def _loading(instance: Instance, holders: dict[int, set[int]]) -> int | None:
 def _latency(
     instance: Instance, holders: dict[int, set[int]], far: list[int], active: dict[str, list[int]] | None
 ) -> int:
-    """Sum of count * latency over the rows, by the definition, in Python's integers; ``far`` is the cloud's time.
+    """Sum of count * latency over the rows, by the definition; ``far`` is the cloud's time.
 
-    A row waits for its first experts only, where it is said how many are active.
+    All experts of all rows side by side, one server after the other. A row waits for its first experts only, where it
+    is said how many are active. No time is above ``far``, so that a row's latency is at most what the baseline has for
+    it, which fits in 63 bits; what they sum to is added up in Python's integers.
     """
-    slowest = instance.latency_model == "max"
-    device: list[set[int]] = [set() for _ in instance.demands]
-    for d, item in zip(instance.device_demand.tolist(), instance.device_item.tolist(), strict=True):
-        device[d].add(item)
-    times = instance.server_ns.tolist()
-    device_ns = instance.device_ns.tolist()
     rows = instance.rows
-    demand, count, start, items = (
-        rows.demand.tolist(),
-        rows.count.tolist(),
-        rows.start.tolist(),
-        rows.item.tolist(),
-    )
-    first_item, model_of = (
-        [_first_item(instance, m) for m in range(len(instance.models))],
-        instance.demand_model.tolist(),
-    )
-    known: list[dict[int, int]] = [{} for _ in instance.demands]
-    total = 0
-    for i, d in enumerate(demand):
-        reach = known[d]
-        latency = 0
-        asked = items[start[i] : start[i + 1]]
-        if active is not None:
-            m = model_of[d]
-            model = instance.models[m]
-            asked = asked[: active[model.name][(asked[0] - first_item[m]) // model.experts]]
-        for item in asked:
-            time = reach.get(item)
-            if time is None:
-                choices = [far[d]]
-                choices += [times[d][n] for n in holders.get(item, ()) if times[d][n] != UNREACHABLE]
-                if item in device[d]:
-                    choices.append(device_ns[d])
-                time = reach[item] = min(choices)
-            if not slowest:
-                latency += time
-            elif time > latency:
-                latency = time
-        total += count[i] * latency
-    return total
+    if not len(rows):
+        return 0
+    item, begin = rows.item, rows.start[:-1]
+    demand = np.repeat(rows.demand, np.diff(rows.start))
+    time = np.array(far, dtype=np.int64)[demand]
+    for n, times in enumerate(instance.server_ns.T):
+        held = np.zeros(instance.n_items, dtype=np.bool_)
+        held[[i for i, servers in holders.items() if n in servers]] = True
+        (there,) = held[item].nonzero()
+        # Out of reach is the largest number of all.
+        time[there] = np.minimum(time[there], times[demand[there]])
+    if len(instance.device_item):
+        on_device = instance.device_demand.astype(np.int64) * instance.n_items + instance.device_item
+        (there,) = np.isin(demand.astype(np.int64) * instance.n_items + item, on_device).nonzero()
+        time[there] = np.minimum(time[there], instance.device_ns[demand[there]])
+    if active is not None:
+        number = np.array([k for model in instance.models for k in active[model.name]], dtype=np.int64)
+        layer = np.repeat(np.arange(len(number)), [m.experts for m in instance.models for _ in range(m.layers)])
+        rank = np.arange(len(item)) - np.repeat(begin, np.diff(rows.start))
+        time[rank >= number[layer[item]]] = 0
+    latency = (np.maximum if instance.latency_model == "max" else np.add).reduceat(time, begin)
+    return sum(map(mul, rows.count.tolist(), latency.tolist()))
 
 
 def _check_numbers(solution: Solution, cost: int, baseline: int, wrong: list[str]) -> None:

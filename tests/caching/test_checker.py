@@ -147,7 +147,6 @@ def test_imports_nothing_that_computes_costs() -> None:
         "moeplace.caching.document",
         "moeplace.caching.instance",
         "moeplace.caching.solution",
-        "moeplace.base.documents",
         "moeplace.base.certificates",
         "moeplace.caching.verification",
     }
