@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import cast
 
 import numpy as np
@@ -329,17 +330,18 @@ class _Program:
             cuts, diagonal = self.cuts[j], below / w
             if self.sides is not None:
                 diagonal[cuts : cuts + len(point.short[j])] += point.short[j] / point.spare[j]
-            matrix[np.diag_indices_from(matrix)] += diagonal
+            matrix.ravel()[:: len(matrix) + 1] += diagonal  # laid out row by row: a view
             factor = _factored(matrix)
             priced = (scaled.reshape(-1, *shape) * self.size[None, :, i]).sum(axis=2)
             counts = np.ones(len(w))
             counts[cuts:] = 0
             solved = _solved(factor, np.column_stack((counts, priced)))
             level, total = solved[:, 0], solved[:cuts, 1:].sum(axis=0)
+            whole = level[:cuts].sum()
             # What a change of the prices makes of the weights when their sum must not change.
-            apart = solved[:, 1:] - np.outer(level / level[:cuts].sum(), total)
+            apart = solved[:, 1:] - np.outer(level / whole, total)
             outer -= priced.T @ apart
-            layers.append((factor, scaled, level, total, apart))
+            layers.append((factor, scaled, level, whole, total, apart))
         prices_factor = _factored(outer)
 
         def solve(change: list[Float]) -> _Point:
@@ -348,7 +350,7 @@ class _Program:
             pull = at_zero / point.x - at_one / point.rest
             right = room / point.prices + (sized * pull).sum(axis=1)
             lines = []
-            for j, (line, w, (_, scaled, _, _, apart), i) in enumerate(
+            for j, (line, w, (_, scaled, _, _, _, apart), i) in enumerate(
                 zip(cuts, point.weights, layers, self.columns, strict=True)
             ):
                 lines.append(line / w - scaled @ pull[:, i].ravel())
@@ -360,11 +362,12 @@ class _Program:
             t, below, weights = np.zeros(len(lines)), [], []
             short: list[Float] = []
             spare: list[Float] = []
-            for j, (line, (factor, scaled, level, total, apart)) in enumerate(zip(lines, layers, strict=True)):
+            for j, (line, (factor, scaled, level, whole, total, apart)) in enumerate(zip(lines, layers, strict=True)):
                 free = _solved(factor, line)
                 n = self.cuts[j]
-                t[j] = -(free[:n].sum() + total @ prices) / level[:n].sum()
-                weights.append(free - level * (free[:n].sum() / level[:n].sum()) + apart @ prices)
+                some = free[:n].sum()
+                t[j] = -(some + total @ prices) / whole
+                weights.append(free - level * (some / whole) + apart @ prices)
                 x[:, self.columns[j]] += (weights[j] @ scaled).reshape(self.shapes[j])
                 below.append(self.slopes[j] @ x[:, self.columns[j]].ravel())
                 below[j][:n] -= t[j]
@@ -421,9 +424,12 @@ def _solved(factor: Float, right: Float) -> Float:
 def _reach(point: _Point, step: _Point, share: float) -> tuple[float, float]:
     """Return how far to go along a step, at most all of it, so that slacks and multipliers stay positive."""
     reach = [1.0, 1.0]
-    for values, changes in zip(point.pairs(), step.pairs(), strict=True):
-        for side in (0, 1):
-            falling = float(np.min(changes[side] / values[side], initial=0.0))
+    for side in (0, 1):
+        # All at once: these arrays are small, and many.
+        values = [pair[side].ravel() for pair in point.pairs() if pair[side].size]
+        changes = [pair[side].ravel() for pair in step.pairs() if pair[side].size]
+        first = list(accumulate(map(len, values[:-1]), initial=0))
+        for falling in np.minimum.reduceat(np.concatenate(changes) / np.concatenate(values), first).tolist():
             if falling * reach[side] < -share:
                 reach[side] = -share / falling
     return reach[0], reach[1]
