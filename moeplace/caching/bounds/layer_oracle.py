@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import ModuleType
 from typing import Final
 
@@ -201,7 +202,7 @@ class LayerOracle:
         """A plan saves nothing at least, but for what loading everything costs."""
         return -sum(self._load.ravel().tolist())
 
-    @property
+    @cached_property
     def unit(self) -> float:
         """What an expert is worth in the mean, were everything held, scaled: what temperatures are measured by."""
         return max(1, int(self._weight.sum()) + self.least_loading) / max(1, len(self.experts))
