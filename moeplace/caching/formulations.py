@@ -15,7 +15,7 @@ from moeplace.base.errors import InputError, MethodLimitError
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.registry import find_formulation
 from moeplace.caching.instance import Instance
-from moeplace.caching.open_terms import open_problem
+from moeplace.caching.open_terms import rows_needed
 from moeplace.caching.placement import Placement
 from moeplace.caching.reading import NO_LIMIT
 from moeplace.solvers.decoding import INTEGRAL, Decoding
@@ -54,7 +54,7 @@ def rows(name: str, instance: Instance) -> int:
 
 def aggregated_rows(instance: Instance) -> int:
     """Return how many constraint rows the aggregated models have (without RLT rows)."""
-    return open_problem(instance).rows + _side_rows(instance)
+    return rows_needed(instance) + _side_rows(instance)
 
 
 def _side_rows(instance: Instance) -> int:

@@ -115,10 +115,8 @@ class OpenProblem:
     @cached_property
     def rows(self) -> int:
         """How many constraint rows a model needs for the terms and for what is open."""
-        size = np.diff(self.terms.set_start)[self.terms.term_set]
-        own = size[[piece.term for piece in self.pieces]] if self.pieces else size[:0]
         split = sum(1 + len(choices) for choices in self.open.split.values())
-        return int(own[own > 1].sum()) + len(self.terms.covers[0]) + split + self._choice_rows
+        return _rows(self.terms, [piece.term for piece in self.pieces]) + split + self._choice_rows
 
     @property
     def _choice_rows(self) -> int:
@@ -137,6 +135,24 @@ class OpenProblem:
         split = [covered[p] and made[choice] for p, choices in self.open.split.items() for choice in choices]
         values = (np.array(own, dtype=np.bool_) for own in (covered, pieces, made, split))
         return tuple(values)  # type: ignore[return-value]
+
+
+def _rows(terms: AggregatedProblem, of_pieces: list[int] | slice) -> int:
+    """Return how many constraint rows a model needs for the terms, with the term of each piece."""
+    size = np.diff(terms.set_start)[terms.term_set]
+    own = size[np.array(of_pieces, dtype=np.intp) if isinstance(of_pieces, list) else of_pieces]
+    return int(own[own > 1].sum()) + len(terms.covers[0])
+
+
+def rows_needed(instance: Instance) -> int:
+    """Return :attr:`OpenProblem.rows`, for which no pieces are made where nothing is open: each term is one there.
+
+    Raises
+    ------
+    NoSolutionError
+        No choice of active experts is within the budget.
+    """
+    return _rows(aggregate(instance), slice(None)) if instance.choices is None else open_problem(instance).rows
 
 
 def open_problem(instance: Instance) -> OpenProblem:
