@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import gc
 import re
 import sys
@@ -72,6 +74,11 @@ class Remembering(SandboxedEnvironment):
 
 
 numpydoc.docscrape_sphinx.SandboxedEnvironment = Remembering
+
+# Autodoc asks for the text of every default value and number, and ast goes through a module's source for each of them,
+# character by character.
+if hasattr(ast, "_splitlines_no_ff"):
+    ast._splitlines_no_ff = functools.lru_cache(maxsize=4)(ast._splitlines_no_ff)
 
 
 class NamedEquations(MathDomain):
