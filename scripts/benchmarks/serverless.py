@@ -36,7 +36,6 @@ from moeplace.serverless.cost import evaluate
 from moeplace.serverless.document import Deployment
 from moeplace.serverless.heuristics.beginning import Tuning as BeginningTuning
 from moeplace.serverless.heuristics.climb import Climb, started
-from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
 from moeplace.serverless.plans import layer_tables
 from moeplace.serverless.prediction import (
@@ -50,6 +49,7 @@ from moeplace.serverless.prediction import (
 )
 from moeplace.serverless.scenarios.assembly import generate, served
 from moeplace.serverless.scenarios.platforms import read_platform
+from moeplace.serverless.searching import serverless_incumbent
 from moeplace.solving import solve
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,11 +22,11 @@ from moeplace.serverless.certificate import Alphas, AlphaSet, ServerlessCertific
 from moeplace.serverless.checking import recompute
 from moeplace.serverless.cost import largest_cost
 from moeplace.serverless.heuristics import climb
-from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
 from moeplace.serverless.methods.layers import layers
 from moeplace.serverless.plans import layer_tables
 from moeplace.serverless.problem import PROBLEM
+from moeplace.serverless.searching import serverless_incumbent
 from moeplace.serverless.verification import verify
 
 FEW = AscentTuning(steps=40, later=20, every=10)

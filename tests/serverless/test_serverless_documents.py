@@ -41,7 +41,7 @@ def test_documents_fit_their_schemas() -> None:
 
 def test_large_layers_come_with_a_certificate(tmp_path: Path) -> None:
     from moeplace.base.stop import Stop
-    from moeplace.serverless.incumbents import serverless_incumbent
+    from moeplace.serverless.searching import serverless_incumbent
 
     instance = Instance.from_document(toy())
     search = serverless_incumbent(instance, None, Stop(None), 0.0, None)

@@ -19,10 +19,10 @@ from moeplace.serverless.checking import recompute
 from moeplace.serverless.cost import best_all_local, cost, layer_times
 from moeplace.serverless.document import Deployment
 from moeplace.serverless.heuristics import beginning, climb
-from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
 from moeplace.serverless.methods import auto, baselines, exact, layers, local_search, remoe
 from moeplace.serverless.plans import all_plans, choose, layer_tables, plans_of_sets
+from moeplace.serverless.searching import serverless_incumbent
 
 COMMON: dict[str, Any] = {"time_limit": None, "seed": 0, "threads": 1, "start": None, "progress": None}
 EXACT = (layers.layers, exact.milp, exact.cpsat)

@@ -26,7 +26,6 @@ from moeplace.serverless.cost import best_all_local
 from moeplace.serverless.document import Deployment
 from moeplace.serverless.heuristics import beginning, climb
 from moeplace.serverless.heuristics.proposals import proposals
-from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
 from moeplace.serverless.plans import (
     KERNELS,
@@ -37,6 +36,7 @@ from moeplace.serverless.plans import (
     layer_tables,
     plans_of_sets,
 )
+from moeplace.serverless.searching import serverless_incumbent
 
 
 def _quick() -> ProofTuning:

@@ -15,8 +15,8 @@ from moeplace.serverless.formulations import (
     refuses_cpsat,
     refuses_milp,
 )
-from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
+from moeplace.serverless.searching import serverless_incumbent
 
 _PROOF = "optimal when it ends before its limits; otherwise a proven bound, as far as it came"
 

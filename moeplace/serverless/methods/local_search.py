@@ -13,9 +13,9 @@ from moeplace.base.stop import stopping
 from moeplace.serverless.document import Deployment
 from moeplace.serverless.heuristics.beginning import begin
 from moeplace.serverless.heuristics.climb import Climb, remote_sets
-from moeplace.serverless.incumbents import serverless_incumbent
 from moeplace.serverless.instance import Instance
 from moeplace.serverless.plans import KERNELS, layer_tables
+from moeplace.serverless.searching import serverless_incumbent
 
 
 @describe(

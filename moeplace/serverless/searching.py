@@ -1,4 +1,4 @@
-"""The state of a search for a deployment."""
+"""The incumbent of a search for a deployment."""
 
 from __future__ import annotations
 
