@@ -24,8 +24,8 @@ TURNS = (3, 1)
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """How far columns are generated. Whatever the numbers are, placements fit and bounds hold.
+class ColumnTuning:
+    """How far columns are generated, whatever belongs to one. Whatever the numbers are, placements fit.
 
     Attributes
     ----------
@@ -33,30 +33,40 @@ class Tuning:
         Most rounds of pricing in a row.
     halvings : int
         Steps to the first price of each server.
-    moved : float
-        Share of the largest price below which a change of prices is none.
     merged : int
         Columns that a merge chooses from, besides those of the incumbent.
     nodes : int
         Nodes of the branch and bound of one merge.
     between : int
         Kicks between two merges, at least 1.
-    exact_nodes : int
-        Nodes of the search for one layer's best column; beyond, its bound counts.
     kept : int
         Columns above which those that the prices like least are forgotten.
-    offer_s : float
-        Seconds between two placements offered in the middle of a climb.
     """
 
     rounds: int = 12
     halvings: int = 40
-    moved: float = 0.01
     merged: int = 400
     nodes: int = 200
     between: int = 8
-    exact_nodes: int = 50_000
     kept: int = 4000
+
+
+@dataclass(frozen=True)
+class Tuning(ColumnTuning):
+    """How far columns are generated, and how layers are priced. Whatever the numbers are, bounds hold.
+
+    Attributes
+    ----------
+    moved : float
+        Share of the largest price below which a change of prices is none.
+    exact_nodes : int
+        Nodes of the search for one layer's best column; beyond, its bound counts.
+    offer_s : float
+        Seconds between two placements offered in the middle of a climb.
+    """
+
+    moved: float = 0.01
+    exact_nodes: int = 50_000
     offer_s: float = 0.3
 
 

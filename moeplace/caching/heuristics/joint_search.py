@@ -18,7 +18,7 @@ import numpy as np
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.incumbent import Incumbent
 from moeplace.caching.heuristics.climb import ENUMERATED, Climb
-from moeplace.caching.heuristics.column_search import CheckpointStop
+from moeplace.caching.heuristics.column_search import CheckpointStop, ColumnTuning
 from moeplace.caching.heuristics.columns import Float
 from moeplace.caching.heuristics.joint import JointForms, alternate
 from moeplace.caching.heuristics.pricing import peeled, price, storage_prices
@@ -26,36 +26,7 @@ from moeplace.caching.heuristics.repairing import without_excess
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.layers.choosing import choose
 
-
-@dataclass(frozen=True)
-class Tuning:
-    """How far columns are generated. Whatever the numbers are, placements fit.
-
-    Attributes
-    ----------
-    rounds : int
-        Most rounds of pricing before a merge.
-    merged : int
-        Columns that a merge chooses from, besides those of the incumbent.
-    nodes : int
-        Nodes of the branch and bound of one merge.
-    between : int
-        Kicks between two merges, at least 1.
-    kept : int
-        Columns above which those that the prices like least are forgotten.
-    halvings : int
-        Steps to the first price of each server.
-    """
-
-    rounds: int = 4
-    merged: int = 600
-    nodes: int = 200
-    between: int = 4
-    kept: int = 4000
-    halvings: int = 40
-
-
-USUAL = Tuning()
+USUAL = ColumnTuning(rounds=4, merged=600, between=4)
 """What is used unless something else is asked for."""
 
 
@@ -82,7 +53,7 @@ class JointSearch:
         Whether the incumbent is somebody's start; otherwise beginnings are constructed.
     threads : int
         Threads that value layers.
-    tuning : Tuning
+    tuning : moeplace.caching.heuristics.column_search.ColumnTuning
     hints : callable, optional
         Returns prices that a proof has come to, of bytes and of loss, float64 [N + 1], or None where it has none yet.
 
@@ -94,7 +65,7 @@ class JointSearch:
 
     def __init__(
         self, forms: JointForms, search: Incumbent, *, seed: int, started: bool, threads: int = 1,
-        enumerated: int = ENUMERATED, tuning: Tuning = USUAL, hints: Callable[[], Float | None] | None = None,
+        enumerated: int = ENUMERATED, tuning: ColumnTuning = USUAL, hints: Callable[[], Float | None] | None = None,
     ) -> None:  # fmt: skip
         self.forms, self.search, self.started, self.tuning = forms, search, started, tuning
         self.threads, self.enumerated, self.hints = threads, enumerated, hints

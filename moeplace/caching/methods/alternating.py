@@ -10,6 +10,7 @@ from moeplace.base.result import Outcome, ProgressCallback
 from moeplace.base.stop import stopping
 from moeplace.caching.heuristics import joint_search
 from moeplace.caching.heuristics.climb import ENUMERATED
+from moeplace.caching.heuristics.column_search import ColumnTuning
 from moeplace.caching.heuristics.joint import JointForms, refuses
 from moeplace.caching.heuristics.joint_search import JointSearch
 from moeplace.caching.instance import Instance
@@ -25,10 +26,10 @@ class Tuning:
 
     Attributes
     ----------
-    search : moeplace.caching.heuristics.joint_search.Tuning
+    search : moeplace.caching.heuristics.column_search.ColumnTuning
     """
 
-    search: joint_search.Tuning = joint_search.USUAL
+    search: ColumnTuning = joint_search.USUAL
 
 
 USUAL = Tuning()

@@ -18,7 +18,7 @@ from moeplace.caching.decided import joint_certificate
 from moeplace.caching.formulations import aggregated_rows
 from moeplace.caching.formulations import improve as improve_model
 from moeplace.caching.heuristics import column_search, joint_search
-from moeplace.caching.heuristics.column_search import ColumnSearch
+from moeplace.caching.heuristics.column_search import ColumnSearch, ColumnTuning
 from moeplace.caching.heuristics.joint import JointForms
 from moeplace.caching.heuristics.joint_search import JointSearch
 from moeplace.caching.instance import Instance
@@ -41,7 +41,7 @@ class Tuning:
         Checkpoints that columns and bound have in turn, where they share one thread.
     columns : moeplace.caching.heuristics.column_search.Tuning
     proving : moeplace.caching.bounds.proving.Tuning
-    joint : moeplace.caching.heuristics.joint_search.Tuning
+    joint : moeplace.caching.heuristics.column_search.ColumnTuning
     joint_proving : moeplace.caching.bounds.joint_proving.Tuning
         Both where active experts are open.
     """
@@ -51,7 +51,7 @@ class Tuning:
     turns: tuple[int, int] = column_search.TURNS
     columns: column_search.Tuning = column_search.USUAL
     proving: proving.Tuning = proving.USUAL
-    joint: joint_search.Tuning = joint_search.USUAL
+    joint: ColumnTuning = joint_search.USUAL
     joint_proving: joint_proving.Tuning = joint_proving.USUAL
 
 
