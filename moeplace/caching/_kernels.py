@@ -19,17 +19,26 @@ IMPOSSIBLE = np.iinfo(np.int64).min
 @compiled
 def two_best(near, floor, held):
     """Return best and second best saving of each (group, expert), and the best holder (-1: device or nobody)."""
-    n_groups, n_servers = near.shape
-    n_experts = held.shape[1]
-    first = floor.copy()
-    second = floor.copy()
-    holder = np.full((n_groups, n_experts), -1, np.int32)
-    for g in range(n_groups):
-        for n in range(n_servers):
+    first = np.empty_like(floor)
+    second = np.empty_like(floor)
+    holder = np.empty(floor.shape, np.int32)
+    rank_holders(near, floor, held, np.int64(0), held.shape[1], first, second, holder)
+    return first, second, holder
+
+
+@compiled
+def rank_holders(near, floor, held, begin, end, first, second, holder):
+    """Fill in what :func:`two_best` returns of the experts from one on, before another one."""
+    for g in range(len(near)):
+        for e in range(begin, end):
+            first[g, e] = floor[g, e]
+            second[g, e] = floor[g, e]
+            holder[g, e] = -1
+        for n in range(near.shape[1]):
             s = near[g, n]
             if s == 0:
                 continue
-            for e in range(n_experts):
+            for e in range(begin, end):
                 if held[n, e] and s > second[g, e]:
                     if s > first[g, e]:
                         second[g, e] = first[g, e]
@@ -37,7 +46,6 @@ def two_best(near, floor, held):
                         holder[g, e] = n
                     else:
                         second[g, e] = s
-    return first, second, holder
 
 
 @compiled
@@ -260,19 +268,7 @@ def follow_moves(items, group, count, member, near, floor, held, expert, first, 
     """Bring the sums of :func:`count_moves` up to date after an expert has moved: its rows are ``member``."""
     less, more = np.int64(-1), np.int64(1)  # for literals it would be compiled anew
     count_moves(items, group, count, member, near, first, second, holder, less, add, drop, shift)
-    for g in range(len(near)):
-        first[g, expert] = floor[g, expert]
-        second[g, expert] = floor[g, expert]
-        holder[g, expert] = -1
-        for n in range(near.shape[1]):
-            s = near[g, n]
-            if held[n, expert] and s > second[g, expert]:
-                if s > first[g, expert]:
-                    second[g, expert] = first[g, expert]
-                    first[g, expert] = s
-                    holder[g, expert] = n
-                else:
-                    second[g, expert] = s
+    rank_holders(near, floor, held, expert, expert + 1, first, second, holder)
     count_moves(items, group, count, member, near, first, second, holder, more, add, drop, shift)
 
 
