@@ -9,7 +9,7 @@ import click
 
 from moeplace.base.errors import InputError
 from moeplace.base.text import one_line
-from moeplace.caching.scenarios.suites import check_places, generate_suite, read_suite
+from moeplace.caching.scenarios.suites import check_places, generate_suite, read_suite, scenario_models
 from moeplace.caching.scenarios.suites import generate as generated
 from moeplace.cli import screen
 from moeplace.cli.options import DOCUMENT, check_output, file_name
@@ -94,9 +94,10 @@ def generate(suite: str | None, output: str | None, **values: Any) -> None:
     scenario = read_scenario(given)
     notes: list[str] = []
     with named_as_options():
-        instance = generated(scenario, note=notes.append)
+        known = scenario_models(scenario)
+        instance = generated(scenario, note=notes.append, known=known)
     instance.save(output)
-    tell_config(scenario)
+    tell_config(scenario.config, known.published)
     click.echo(said(instance, output))
     for text in notes:
         screen.note(text)

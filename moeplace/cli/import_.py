@@ -254,7 +254,7 @@ def import_(
         instances[0].save(output)
     else:
         write_all({path: instance.to_json() for path, instance in zip(outputs, instances, strict=True)})
-    tell_config(scenario)
+    tell_config(scenario.config, report.published)
     for text in report.notes:
         screen.note(text)
     screen.warn_of(instances[0])

@@ -19,6 +19,7 @@ from moeplace.cli.options import file_name
 from moeplace.scenarios.topology import Links
 
 if TYPE_CHECKING:
+    from moeplace.scenarios.model_config import Published
     from moeplace.scenarios.ranked import RouterMass
 
 LINKS = "Links and computing"
@@ -146,13 +147,10 @@ def read_scenario(given: dict[str, Any]) -> Scenario:
         return parse(document, Scenario)
 
 
-def tell_config(scenario: Scenario) -> None:
+def tell_config(path: str | None, published: Published | None) -> None:
     """Say on stderr what was read of a model's config.json, if there is one, and what was taken for granted."""
-    if (path := scenario.config) is None:
+    if published is None:
         return
-    from moeplace.scenarios.model_config import read_model_config
-
-    published = read_model_config(path, scenario.expert_bytes)
     shape, index = published.architecture, published.layer_index
     kept = " and ".join(f"{size:,}" for size in dict.fromkeys(published.expert_bytes))
     lines = [

@@ -16,8 +16,10 @@ import pytest
 
 import moeplace
 from moeplace import InputError
+from moeplace.base.files import read_json
 from moeplace.caching.scenarios.suites import Scenario, default_name, generate, read_suite
 from moeplace.cli import main
+from moeplace.scenarios import model_config
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.model_config import Published, read_model_config
 
@@ -388,6 +390,23 @@ class TestInstances:
         assert instance.source["config"] == "config.json"
         assert main([*common, "--layers", "3", "-o", "j.json"]) == 0  # the first three of the trace's four
         assert moeplace.load("j.json").models[0].layer_index == [2, 3, 4]
+
+    @pytest.mark.parametrize(
+        "command", [["generate", *SMALL], ["import", "trace.npy", "--stations", "2", "--users", "2"]]
+    )
+    def test_the_file_is_read_once(self, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+        self.write()
+        np.save("trace.npy", np.array([[[0, 1]] * 4] * 40))
+        times = 0
+
+        def counted(path: str) -> Any:
+            nonlocal times
+            times += 1
+            return read_json(path)
+
+        monkeypatch.setattr(model_config, "read_json", counted)
+        assert main([*command, "--config", "config.json", "-o", "i.json"]) == 0
+        assert times == 1
 
     def test_a_suite_names_files_beside_it(self) -> None:
         Path("sub").mkdir()

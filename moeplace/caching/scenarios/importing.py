@@ -27,6 +27,7 @@ from moeplace.caching.scenarios.assembly import Part, assemble
 from moeplace.caching.scenarios.suites import (
     OF_THE_CLOUD,
     Scenario,
+    ScenarioModels,
     Setting,
     default_name,
     read_sources,
@@ -36,7 +37,7 @@ from moeplace.caching.scenarios.suites import (
 from moeplace.scenarios.catalogue import find_architecture
 from moeplace.scenarios.counting import SetCounts, as_int32
 from moeplace.scenarios.losses import losses, read_losses
-from moeplace.scenarios.model_config import read_model_config
+from moeplace.scenarios.model_config import Published
 from moeplace.scenarios.ranked import RouterMass, need_ranks, open_gates
 from moeplace.scenarios.traces.common import (
     TIME,
@@ -173,6 +174,8 @@ class Report:
         Requests that count and say no time, in a trace that is cut by time: they are left out.
     mass : RouterMass or None
         How the ranks share the router's weight of all counted rows; None where weights are not given.
+    published : Published or None
+        What the model's config.json says; None where the model is another one's.
     windows : list of Window
         The pieces that the trace is cut into; empty where it is not.
     notes : list of str
@@ -199,6 +202,7 @@ class Report:
     empty_layers: list[int] = field(default_factory=list)
     untimed: int = 0
     mass: RouterMass | None = None
+    published: Published | None = None
     windows: list[Window] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -206,7 +210,7 @@ class Report:
     def document(self) -> dict[str, Any]:
         """Return everything as a plain dict."""
         found = {key: dict(value) if isinstance(value, Counter) else value for key, value in vars(self).items()}
-        del found["mass"]
+        del found["mass"], found["published"]
         if self.mass is not None:
             found |= {"sorted_rows": self.mass.sorted_rows, "unweighed": self.mass.unweighed}
         return found | {"windows": [vars(window) for window in self.windows]}
@@ -496,13 +500,13 @@ class _Places:
     count is known when the trace's are.
     """
 
-    def __init__(self, scenario: Scenario) -> None:
-        self._scenario, self._sources = scenario, read_sources(scenario)
+    def __init__(self, scenario: Scenario, known: ScenarioModels) -> None:
+        self._scenario, self._known, self._sources = scenario, known, read_sources(scenario)
         self._made: Setting | None = None
 
     def __call__(self, named: list[str]) -> Line:
         """Return the users in the order in which profiles take them, or by name where both sides have names."""
-        made = self._made = setting(self._scenario, sources=self._sources, users=named or None)
+        made = self._made = setting(self._scenario, known=self._known, sources=self._sources, users=named or None)
         if named and made.topology.users_named:
             return {name: u for u, name in enumerate(made.topology.users)} | dict.fromkeys(made.left_out, -1)
         if len(named) > (places := len(made.topology.users)):
@@ -685,21 +689,21 @@ def import_windows(
         scenario = msgspec.structs.replace(scenario, ranked=True)
     if len(scenario.models) > 1:
         raise InputError(f"{len(scenario.models)} models; a trace is of one", place="models")
-    (model, *_), message_bits = scenario_models(scenario)
-    places = _Places(scenario)
+    known = scenario_models(scenario)
+    (model, *_), message_bits, _, published = known
+    places = _Places(scenario, known)
     own_numbers: tuple[int, ...] = ()
     whole = model.layers
     if scenario.models:
         whole = find_architecture(scenario.models[0].partition(":")[0]).moe_layers
-    elif scenario.config is not None:
-        published = read_model_config(scenario.config, scenario.expert_bytes)
+    elif published is not None:
         whole, own_numbers = published.architecture.moe_layers, tuple(published.layer_index)
     shape = Shape(
         model.layers, model.experts, model.top_k, skip_layers, whole - model.layers, tuple(fillers), own_numbers
     )
     traces = [open_trace(path, shape, reading) for path in paths]
     table = _measured_losses(scenario, traces[0], model, gates, loss)
-    report = Report()
+    report = Report(published=published)
     counts, names = count_windows(
         traces,
         shape,
@@ -726,7 +730,7 @@ def import_windows(
     for own in counts:
         tokens[: own.demands] += own.tokens
     report.idle = [topology.users[u] for u in np.flatnonzero(tokens == 0).tolist()]
-    name = scenario.name or _name(scenario, paths, selection)
+    name = scenario.name or _name(scenario, known, paths, selection)
     if scenario.loss_budget is not None and table is None:
         assert report.mass is not None
         table = losses(report.mass)
@@ -794,9 +798,11 @@ def _stem(path: str | os.PathLike[str]) -> str:
     return Path(Path(path).name.removesuffix(".gz")).stem
 
 
-def _name(scenario: Scenario, paths: Sequence[str | os.PathLike[str]], selection: Selection) -> str:
+def _name(
+    scenario: Scenario, known: ScenarioModels, paths: Sequence[str | os.PathLike[str]], selection: Selection
+) -> str:
     """Return the name of a generated instance with the first trace's name, and the part of it, in it."""
-    name = default_name(scenario)
+    name = default_name(scenario, known=known)
     numbers = re.search(r"_s\d+_u\d+_c\d+_seed\d+$", name)
     at = numbers.start() if numbers else len(name)
     stem = re.sub(r"[^a-z0-9.+-]+", "-", Path(paths[0]).name.partition(".")[0].lower()).strip("-")

@@ -246,10 +246,35 @@ class _Shape(Struct, frozen=True):
     model: Model
     message_bits: int
     label: str
+    published: Published | None = None
 
 
-def default_name(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> str:
-    """Return the name that says what an instance is; the scenario's files are relative to the folder.
+class ScenarioModels(NamedTuple):
+    """The models of a scenario, as the catalogue or a file has them.
+
+    Attributes
+    ----------
+    models : list of Model
+    message_bits : list of int
+        Bits of a message of each model.
+    label : str
+        What the name of an instance says of them.
+    published : Published or None
+        What the file of the scenario's ``config`` says.
+    """
+
+    models: list[Model]
+    message_bits: list[int]
+    label: str
+    published: Published | None
+
+
+def default_name(
+    scenario: Scenario, folder: str | os.PathLike[str] = ".", *, known: ScenarioModels | None = None
+) -> str:
+    """Return the name that says what an instance is.
+
+    The scenario's files are relative to the folder, and not read where its models are known already.
 
     ``MODELS[-PRECISION][_lLAYERS][_PLACE][_FEATURE...]_sSTATIONS_uUSERS_cCAPACITY_seedSEED``; the precision where it
     is not the one that the model was published in, layers where they are cut.
@@ -261,7 +286,7 @@ def default_name(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> st
     >>> default_name(Scenario(layers=4, experts=8, top_k=2, expert_bytes=1000, latency_model="sum", storage="mixed"))
     'l04e008k2_sum_storage_s5_u50_c060_seed0'
     """
-    parts = ["+".join(shape.label for shape in _shapes(scenario, folder))]
+    parts = [_label(_shapes(scenario, folder)) if known is None else known.label]
     if (scenario.models or scenario.config) and scenario.layers is not None:
         parts.append(f"l{scenario.layers:02}")
     if place := scenario.network or scenario.station_file or scenario.latency or scenario.servers:
@@ -287,7 +312,11 @@ def default_name(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> st
 
 
 def generate(
-    scenario: Scenario, folder: str | os.PathLike[str] = ".", note: Callable[[str], object] | None = None
+    scenario: Scenario,
+    folder: str | os.PathLike[str] = ".",
+    note: Callable[[str], object] | None = None,
+    *,
+    known: ScenarioModels | None = None,
 ) -> Instance:
     """Make the instance of a scenario: the same everywhere, bit for bit.
 
@@ -298,6 +327,8 @@ def generate(
         What the scenario's files are relative to.
     note : callable, optional
         Called with each line that a person should know of: what was guessed, not read or left out.
+    known : ScenarioModels, optional
+        What :func:`scenario_models` has returned of the scenario.
 
     Returns
     -------
@@ -308,7 +339,8 @@ def generate(
     InputError
         The scenario contradicts itself, a model or a file is not there or not usable.
     """
-    made = setting(scenario, folder)
+    known = scenario_models(scenario, folder) if known is None else known
+    made = setting(scenario, folder, known=known)
     scenario, models, topology = made.scenario, made.models, made.topology
     main_task = _random(scenario, _USERS).integers(0, scenario.tasks, scenario.users).tolist()
     ranked, table = scenario.ranked or scenario.loss_budget is not None, list[list[list[int]]]()
@@ -332,7 +364,7 @@ def generate(
         drawn = exponents(model.layers, model.experts, int(_random(scenario, _LOSSES, m).integers(0, 2**31)))
         table.append(power_losses(drawn, model.top_k, of=sum(each.layers for each in models)))
     instance = assemble(
-        scenario.name or default_name(scenario, folder),
+        scenario.name or default_name(scenario, known=known),
         parts,
         topology,
         made.hardware,
@@ -388,8 +420,10 @@ class Sources(NamedTuple):
 
 
 def read_sources(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> Sources:
-    """Read the files of a scenario's places, each of them once; raises as :func:`generate` does."""
-    check_scenario(scenario, folder)
+    """Read the files of a scenario's places, each of them once; raises as :func:`generate` does.
+
+    That the scenario does not contradict itself is taken for granted (:func:`scenario_models`).
+    """
     folder = Path(folder)
     servers = None if scenario.servers is None else read_servers(folder / scenario.servers)
     if scenario.latency is not None:
@@ -411,6 +445,7 @@ def setting(
     scenario: Scenario,
     folder: str | os.PathLike[str] = ".",
     *,
+    known: ScenarioModels | None = None,
     sources: Sources | None = None,
     users: Sequence[str] | None = None,
 ) -> Setting:
@@ -421,13 +456,15 @@ def setting(
     scenario : Scenario
     folder : path-like
         What the scenario's files are relative to.
+    known : ScenarioModels, optional
+        Its models, where :func:`scenario_models` has returned them.
     sources : Sources, optional
-        What its files say, where they have been read.
+        What the files of its places say, where they have been read.
     users : sequence of str, optional
         The users that a trace names: where a table names users, too, these and no others are taken from it, and it must
         have them all.
     """
-    models, message_bits = scenario_models(scenario, folder)
+    models, message_bits, *_ = scenario_models(scenario, folder) if known is None else known
     sources = read_sources(scenario, folder) if sources is None else sources
     topology, servers = _topology(scenario, sources, users), sources.servers
     notes = list(topology.notes)
@@ -484,14 +521,6 @@ def _check_users(scenario: Scenario, n_models: int) -> None:
         raise InputError(f"{n_models} models, more than {number(scenario.users, 'user')} ask for", place="users")
 
 
-def scenario_models(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> tuple[list[Model], list[int]]:
-    """Return a scenario's models and the bits of their messages; raises as :func:`check_scenario` does."""
-    check_scenario(scenario, folder)
-    shapes = _shapes(scenario, folder)
-    models = [_sized(shape.model, scenario, m) for m, shape in enumerate(shapes)]
-    return models, [shape.message_bits for shape in shapes]
-
-
 def _without_far(
     scenario: Scenario,
     topology: Topology | Measured,
@@ -520,8 +549,8 @@ def _without_far(
     return topology.only(np.flatnonzero(~far).tolist()), out
 
 
-def check_scenario(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> None:
-    """Refuse a scenario that contradicts itself, without making anything; its files are relative to the folder.
+def scenario_models(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> ScenarioModels:
+    """Return the models of a scenario that does not contradict itself; its files are relative to the folder.
 
     Raises
     ------
@@ -566,6 +595,16 @@ def check_scenario(scenario: Scenario, folder: str | os.PathLike[str] = ".") -> 
         given_ms(scenario.cloud_ms)
     if scenario.box is not None and not (scenario.box[0] <= scenario.box[2] and scenario.box[1] <= scenario.box[3]):
         raise InputError("expected south, west, north, east in degrees, the smaller first", place="box")
+    return ScenarioModels(
+        [_sized(shape.model, scenario, m) for m, shape in enumerate(shapes)],
+        [shape.message_bits for shape in shapes],
+        _label(shapes),
+        shapes[0].published,
+    )
+
+
+def _label(shapes: Sequence[_Shape]) -> str:
+    return "+".join(shape.label for shape in shapes)
 
 
 _OF_MODELLED_TIMES: Final = (
@@ -643,11 +682,11 @@ def read_suite(path: str | os.PathLike[str]) -> tuple[Suite, dict[str, Scenario]
                 try:
                     scenario = parse(values, Scenario)
                     check_effect(values)
-                    check_scenario(scenario, Path(path).parent)
+                    known = scenario_models(scenario, Path(path).parent)
                 except InputError as error:
                     place = ".".join(filter(None, (f"family[{i}]", error.place)))
                     raise InputError(error.message, place=place) from None
-                name = scenario.name or default_name(scenario, Path(path).parent)
+                name = scenario.name or default_name(scenario, known=known)
                 if name in scenarios:
                     raise InputError(f"a second scenario called {name}; give it another name", place=f"family[{i}]")
                 scenarios[name] = scenario
@@ -750,7 +789,7 @@ def _config_shape(published: Published, layers: int | None) -> _Shape:
         # Layers without any dense one between them are numbered as an instance numbers them anyway.
         layer_index=UNSET if numbers == list(range(layers)) else numbers,
     )
-    return _Shape(model, architecture.message_bits(), architecture.name)
+    return _Shape(model, architecture.message_bits(), architecture.name, published)
 
 
 def _sized(model: Model, scenario: Scenario, m: int) -> Model:
