@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from moeplace.base.errors import InputError
-from moeplace.base.registry import METHODS
+from moeplace.base.errors import InputError, naming
+from moeplace.base.registry import METHODS, installed
 from moeplace.bench.folders import begun
+from moeplace.bench.isolation import checked_method
 from moeplace.bench.messages import Describe, Description, Task
 from moeplace.bench.planning import check_extends, tasks_of
 from moeplace.bench.pool import Finished, Pool
@@ -40,18 +41,49 @@ def described(methods: Sequence[PlannedMethod], descriptions: Sequence[Descripti
     Raises
     ------
     InputError
-        One does not exist or has not a parameter that it is given; or one is given twice.
+        One does not exist or has not a parameter that it is given.
     """
     result: list[PlannedMethod] = []
     for method, description in zip(methods, descriptions, strict=True):
         if description.error is not None:
             raise InputError(description.error)
-        for other in result:
+        result.append(msgspec.structs.replace(method, seeded=description.seeded))
+    return result
+
+
+def check_methods(methods: Sequence[PlannedMethod], group: str = METHODS) -> None:
+    """Refuse methods as far as that takes nobody else's code: that is imported in processes of its own only.
+
+    Raises
+    ------
+    InputError
+        One is given twice, is not installed, or is ours and has not a parameter that it is given.
+    """
+    entries = {entry.name: entry.value for entry in installed(group)}
+    for i, (method, order) in enumerate(zip(methods, describe_orders(methods, group), strict=True)):
+        for other in methods[:i]:
             if other.name == method.name or (other.method, other.parameters) == (method.method, method.parameters):
                 also = f", the other time as {other.name}" if other.name != method.name else ""
                 raise InputError(f"the method {method.name} is given twice{also}")
-        result.append(msgspec.structs.replace(method, seeded=description.seeded))
-    return result
+        unknown = ":" not in method.method and method.method not in entries
+        if unknown or (method.parameters and entries.get(method.method, "").startswith("moeplace.")):
+            checked_method(order)
+
+
+def check_goes_on(folder: Path, earlier: Run, plan: BenchPlan, instances: Sequence[PlannedInstance]) -> None:
+    """Refuse what :func:`opened` will refuse of a plan whose methods have not yet been asked about their seeds.
+
+    Raises
+    ------
+    InputError
+        The plan does not extend the earlier run's.
+    """
+    before = {method.name: method for method in earlier.plan.methods}
+    methods = [
+        msgspec.structs.replace(method, seeded=before.get(method.name, method).seeded) for method in plan.methods
+    ]
+    with naming(folder):
+        check_extends(earlier, msgspec.structs.replace(plan, methods=methods), instances)
 
 
 def describe_orders(methods: Sequence[PlannedMethod], group: str = METHODS) -> list[Describe]:

@@ -26,10 +26,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import psutil
 
+from moeplace.base.errors import InputError
 from moeplace.bench.messages import (
     Began,
     Describe,
@@ -45,6 +46,9 @@ from moeplace.bench.messages import (
     write_all,
 )
 from moeplace.bench.records import RunStatus
+
+if TYPE_CHECKING:
+    from moeplace.base.registry import Method
 
 START_S = 60.0
 """Seconds that importing a method may take."""
@@ -399,17 +403,12 @@ def _traceback(error: BaseException | None) -> str | None:
 
 def describe_method(asked: Describe, report: Callable[[Report], None]) -> None:
     """Import a method and report what it says of itself (in a process of its own)."""
-    from moeplace.base.errors import InputError, MoeplaceError
-    from moeplace.base.registry import COMMON, check_parameters, find_method, method_info
+    from moeplace.base.errors import MoeplaceError
+    from moeplace.base.registry import method_info
 
     find_here(asked.method)
     try:
-        method = find_method(asked.method, asked.group)
-        for key in asked.parameters:
-            if key in ("instance", "method", *COMMON):
-                raise InputError(f"{key} is no parameter of a method; {asked.method} gets it from the benchmark")
-        # A gap of 0 is what every method is asked for anyway.
-        check_parameters(asked.method, method, {k: v for k, v in asked.parameters.items() if k != "gap" or v})
+        method = checked_method(asked)
         info = method_info(method)
         ours = method.__module__.split(".")[0] in ("moeplace", "moeplace_models")
         # What somebody else's method needs is imported in its own processes only.
@@ -417,6 +416,27 @@ def describe_method(asked: Describe, report: Callable[[Report], None]) -> None:
     except MoeplaceError as error:
         description = Description(error=str(error))
     report(description)
+
+
+def checked_method(asked: Describe) -> Method:
+    """Import a method that has the parameters it is given.
+
+    Raises
+    ------
+    InputError
+        It does not exist, cannot be loaded or has not such a parameter.
+    MethodError
+        It does not take what every method must take.
+    """
+    from moeplace.base.registry import COMMON, check_parameters, find_method
+
+    method = find_method(asked.method, asked.group)
+    for key in asked.parameters:
+        if key in ("instance", "method", *COMMON):
+            raise InputError(f"{key} is no parameter of a method; {asked.method} gets it from the benchmark")
+    # A gap of 0 is what every method is asked for anyway.
+    check_parameters(asked.method, method, {k: v for k, v in asked.parameters.items() if k != "gap" or v})
+    return method
 
 
 def find_here(method: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,11 +140,15 @@ def bench(
     at_once = workers or max(1, environment.cores() // threads)
     group = problem_of_file(files[0][1])[0].methods if files else METHODS
     find_methods_here([method.method for method in plan.methods])
-    with stopping() as stop, LocalPool(1 if scheduler else at_once, threads) as local:
-        descriptions = local.describe(harness.describe_orders(plan.methods, group))
-        plan = structs.replace(plan, methods=harness.described(plan.methods, descriptions))
+    harness.check_methods(plan.methods, group)
+    with stopping() as stop, ExitStack() as stack:
         with _reading(len(files), stop) as reading:
             instances = planning.planned_instances(files, earlier, reading)
+        if earlier is not None:
+            harness.check_goes_on(folder, earlier, plan, instances)
+        local = stack.enter_context(LocalPool(1 if scheduler else at_once, threads))
+        descriptions = local.describe(harness.describe_orders(plan.methods, group))
+        plan = structs.replace(plan, methods=harness.described(plan.methods, descriptions))
         if scheduler:
             from moeplace.bench.cluster import cluster_pool
 

@@ -414,6 +414,24 @@ def test_another_plan_is_refused(bench: Bench) -> None:
     assert {path: path.read_bytes() for path in files} == files
 
 
+def test_no_worker_is_started_for_what_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = [TINY, "--methods", "popular,random", "--seeds", "0"]
+    bench(*shared)
+    monkeypatch.setattr("moeplace.bench.pool.WorkerProcess", lambda *args: pytest.fail("a worker was started"))
+    Path("own.json").write_text("{")
+    for message, *args in (
+        ("no method 'gredy'", TINY, "--methods", "gredy"),
+        ("method greedy has no parameter 'kicks'", TINY, "--methods", "greedy[kicks=1]"),
+        ("seed is no parameter of a method", TINY, "--methods", "greedy[seed=1]"),
+        ("the method greedy is given twice", TINY, "--methods", "greedy,greedy"),
+        ("own.json: line 1, column 2: not JSON", "own.json", "--methods", "greedy"),
+        ("was made with the method random too", TINY, "--methods", "popular"),
+        ("was made with threads 1, not 2", *shared, "--threads", "2"),
+    ):
+        _, err = bench(*args, code=2)
+        assert message in err, err
+
+
 def test_a_changed_instance_is_refused(bench: Bench) -> None:
     Path("own").mkdir()
     own = Path("own/tiny_two_servers_share.json")
