@@ -10,6 +10,30 @@ from types import ModuleType
 from numba import njit
 
 
+def _load_numba() -> None:
+    """Let numba load what it compiles with, but for scipy's linear algebra.
+
+    It looks whether that is there, by loading it, for functions that our loops do not use; that takes a fifth of the
+    time in which a small instance is solved. It is there, and is loaded where somebody's compiled loops come to use it.
+    """
+    if "numba.np.arraymath" in sys.modules:
+        return
+    from numba.np import linalg
+
+    looks = getattr(linalg, "ensure_blas", None)
+    if looks is None:
+        return
+    linalg.ensure_blas = lambda: None
+    try:
+        from numba.np import arraymath
+    finally:
+        linalg.ensure_blas = looks
+    arraymath.ensure_blas = looks
+
+
+_load_numba()
+
+
 def compiled(function):
     """Compile a function, kept on disk where there is a place to write; it releases the interpreter's lock."""
     return _compiled(function)

@@ -16,6 +16,7 @@ In matrices, ``W = P M``: ``P[R, d]`` holds the step widths and ``M[d, S]`` the 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -32,6 +33,9 @@ from moeplace.caching.instance import Instance
 from moeplace.caching.placement import Placement
 from moeplace.caching.reading import NO_LIMIT
 from moeplace.caching.rows import Rows, distinct_sets
+
+MOST_PAIRS = 1 << 18
+"""Pairs of a demand's step and one of its rows up to which terms are summed up without matrices."""
 
 
 class Sets(NamedTuple):
@@ -255,15 +259,13 @@ def _aggregate(instance: Instance) -> AggregatedProblem:
         # From its device's time on, a demand's rows need only the experts that are not on the device.
         away = _without(rows, on_device)
         set_start, set_item, (set_of_row, set_of_away) = distinct_sets(rows, away)
-        weight = _weights(steps, False, rows, set_of_row, len(set_start) - 1) + _weights(
-            steps, True, away, set_of_away, len(set_start) - 1
-        )
+        parts: list[tuple[bool | None, Rows, Int32]] = [(False, rows, set_of_row), (True, away, set_of_away)]
     else:
         set_start, set_item, (set_of_row,) = distinct_sets(rows)
-        weight = _weights(steps, None, rows, set_of_row, len(set_start) - 1)
-    weight = weight.tocoo()
-    keep = weight.data > 0
-    radius, used = weight.row[keep], weight.col[keep]
+        parts = [(None, rows, set_of_row)]
+    radius, used, weight = _weights(steps, parts, len(set_start) - 1)
+    keep = weight > 0
+    radius, used = radius[keep], used[keep]
     sets, used = np.unique(used, return_inverse=True)
     radii, radius = np.unique(radius, return_inverse=True)
     order = np.lexsort((used, radius))
@@ -277,7 +279,7 @@ def _aggregate(instance: Instance) -> AggregatedProblem:
         set_item=set_item[gather],
         term_radius=radius[order].astype(np.int32),
         term_set=used[order].astype(np.int32),
-        term_weight=weight.data[keep][order],
+        term_weight=weight[keep][order],
     )
 
 
@@ -399,15 +401,49 @@ def _without(rows: Rows, dropped: Bool) -> Rows:
     return Rows(rows.demand[left], rows.count[left], start, rows.item[~dropped])
 
 
-def _weights(steps: _Steps, device: bool | None, rows: Rows, set_of_row: Int32, n_sets: int) -> Any:
+def _weights(
+    steps: _Steps, parts: Sequence[tuple[bool | None, Rows, Int32]], n_sets: int
+) -> tuple[Int64, Int64, Int64]:
+    """Return radius set, set of experts and weight of the terms: widths of a demand's steps times counts of its rows.
+
+    Each part has a step's ``device``, or None for all steps; the rows that wait in these; and the rows' sets.
+    """
+    chosen = [np.ones(len(steps.device), dtype=np.bool_) if d is None else steps.device == d for d, _, _ in parts]
+    n_demands = 1 + max(int(steps.demand.max(initial=0)), *(int(rows.demand.max(initial=0)) for _, rows, _ in parts))
+    pairs = sum(
+        int(np.bincount(steps.demand[own], minlength=n_demands) @ np.bincount(rows.demand, minlength=n_demands))
+        for own, (_, rows, _) in zip(chosen, parts, strict=True)
+    )
+    if pairs > MOST_PAIRS:
+        return _multiplied(steps, chosen, parts, n_demands, n_sets)
+    key, weight = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for own, (_, rows, set_of_row) in zip(chosen, parts, strict=True):
+        by_demand = np.argsort(rows.demand, kind="stable")
+        first, last = (np.searchsorted(rows.demand[by_demand], steps.demand[own], side) for side in ("left", "right"))
+        step = np.repeat(np.arange(len(first)), last - first)
+        row = by_demand[np.arange(len(step)) - np.repeat(np.cumsum(last - first) - last, last - first)]
+        key.append(steps.radius[own][step].astype(np.int64) * n_sets + set_of_row[row])
+        weight.append(steps.width[own][step].astype(np.int64) * rows.count[row])
+    keys, term = np.unique(np.concatenate(key), return_inverse=True)
+    total = np.zeros(len(keys), dtype=np.int64)
+    np.add.at(total, term, np.concatenate(weight))
+    return keys // n_sets, keys % n_sets, total
+
+
+def _multiplied(
+    steps: _Steps, chosen: list[Bool], parts: Sequence[tuple[bool | None, Rows, Int32]], n_demands: int, n_sets: int
+) -> tuple[Int64, Int64, Int64]:
+    """Do what :func:`_weights` does with matrices that need less memory, by a library that takes longer to load."""
     import scipy.sparse as sp
 
-    chosen = np.ones(len(steps.device), dtype=np.bool_) if device is None else steps.device == device
-    n_demands = 1 + int(max(steps.demand.max(initial=0), rows.demand.max(initial=0)))
-    widths = sp.csr_array(
-        (steps.width[chosen], (steps.radius[chosen], steps.demand[chosen])),
-        shape=(len(steps.members), n_demands),
-        dtype=np.int64,
-    )
-    counts = sp.csr_array((rows.count, (rows.demand, set_of_row)), shape=(n_demands, n_sets), dtype=np.int64)
-    return widths @ counts
+    products: list[Any] = []
+    for own, (_, rows, set_of_row) in zip(chosen, parts, strict=True):
+        widths = sp.csr_array(
+            (steps.width[own], (steps.radius[own], steps.demand[own])),
+            shape=(len(steps.members), n_demands),
+            dtype=np.int64,
+        )
+        counts = sp.csr_array((rows.count, (rows.demand, set_of_row)), shape=(n_demands, n_sets), dtype=np.int64)
+        products.append(widths @ counts)
+    weight = sum(products[1:], products[0]).tocoo()
+    return weight.row, weight.col, weight.data

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
+import pytest
 from cases import looped
 from random_instances import all_placements, naive_cost, pairs_of, random_document, random_instance, random_placement
 
 import moeplace
 from moeplace import Instance, Placement
+from moeplace.caching import terms
 from moeplace.caching.terms import aggregate, distinct_rows
 
 SEEDS = range(150)
@@ -45,6 +48,19 @@ def test_terms_are_distinct_positive_and_sorted(seed: int) -> None:
     assert set(problem.term_set.tolist()) == set(range(len(sets)))
     assert set(problem.term_radius.tolist()) == set(range(len(problem.radius)))
     assert all(w % problem.weight_unit == 0 for w in problem.term_weight.tolist())
+
+
+def test_terms_are_the_same_by_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [random_document(np.random.default_rng(seed), 24) for seed in SEEDS]
+    plain = [aggregate(Instance.from_document(document)) for document in documents]
+    monkeypatch.setattr(terms, "MOST_PAIRS", -1)
+    for seed, (document, one) in enumerate(zip(documents, plain, strict=True)):
+        other = aggregate(Instance.from_document(document))
+        for field in dataclasses.fields(one):
+            if field.name != "instance":
+                mine, its = getattr(one, field.name), getattr(other, field.name)
+                assert mine.dtype == its.dtype, (seed, field.name)
+                assert np.array_equal(mine, its), (seed, field.name)
 
 
 @looped("seed", SEEDS)
