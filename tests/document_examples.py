@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyomo.environ  # noqa: F401 - its log keeps the standard output of its import, which must not be a test's own
+
 from moeplace.cli import main
 
 RUN = ("console", "python")
