@@ -34,6 +34,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from moeplace.base.arrays import Bool, Int64, row_keys
 from moeplace.caching.evaluation import Evaluation
@@ -116,7 +117,8 @@ class OpenProblem:
     def rows(self) -> int:
         """How many constraint rows a model needs for the terms and for what is open."""
         split = sum(1 + len(choices) for choices in self.open.split.values())
-        return _rows(self.terms, [piece.term for piece in self.pieces]) + split + self._choice_rows
+        of_pieces = np.array([piece.term for piece in self.pieces], dtype=np.intp)
+        return _rows(self.terms, of_pieces) + split + self._choice_rows
 
     @property
     def _choice_rows(self) -> int:
@@ -137,10 +139,9 @@ class OpenProblem:
         return tuple(values)  # type: ignore[return-value]
 
 
-def _rows(terms: AggregatedProblem, of_pieces: list[int] | slice) -> int:
+def _rows(terms: AggregatedProblem, of_pieces: npt.NDArray[np.intp] | slice) -> int:
     """Return how many constraint rows a model needs for the terms, with the term of each piece."""
-    size = np.diff(terms.set_start)[terms.term_set]
-    own = size[np.array(of_pieces, dtype=np.intp) if isinstance(of_pieces, list) else of_pieces]
+    own = np.diff(terms.set_start)[terms.term_set][of_pieces]
     return int(own[own > 1].sum()) + len(terms.covers[0])
 
 

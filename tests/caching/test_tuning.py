@@ -24,7 +24,7 @@ import moeplace
 from moeplace import Instance, MethodLimitError, Placement
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import stopping
-from moeplace.caching.bounds import by_layers, independent, joint_layers, joint_proving, proving
+from moeplace.caching.bounds import by_layers, concave, independent, joint_layers, joint_proving, proving
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.bounds.independent import IndependentLayers
 from moeplace.caching.bounds.joint_proving import JointProving
@@ -138,6 +138,23 @@ def test_tiny_limits_of_column_generation(wide: bool) -> None:
                 if wide:
                     bounds.add(search.bound_source)
     assert not wide or "concave bound" in bounds
+
+
+def test_the_ascent_is_as_long_as_the_instance_is_large() -> None:
+    form = saving_form(INSTANCES[0])
+    pairs = len(form.instance.servers) * form.instance.n_items
+    for stages, few_terms, many_pairs in (
+        ("stages", True, pairs + 1),
+        ("long_stages", True, pairs),
+        ("short_stages", False, pairs + 1),
+        ("short_stages", False, pairs),
+    ):
+        terms = form.most_terms if few_terms else form.most_terms - 1
+        tuning = concave.Tuning(many_terms=terms, many_pairs=many_pairs)
+        bound = concave.ConcaveBound(form, tuning=tuning)
+        assert bound.stages == getattr(tuning, stages)
+        bound.improve(lambda: False)
+        assert bound.passes == sum(steps for _, steps in bound.stages)
 
 
 def test_tiny_limits_of_the_race_of_bounds() -> None:

@@ -428,12 +428,12 @@ class ConcaveBound:
         self._items = [layer.items for layer in self.layers]
         self._cuts: list[_Cut] = []
         self.passes, self.made = 0, 0
-        # The first proof: no placement saves more than everything everywhere does, the cut of alpha_1 = 1.
         shape = (len(self.instance.servers), self.instance.n_items)
         if form.most_terms > tuning.many_terms:
             self.stages = tuning.short_stages
         else:
             self.stages = tuning.stages if math.prod(shape) < tuning.many_pairs else tuning.long_stages
+        # The first proof: no placement saves more than everything everywhere does, the cut of alpha_1 = 1.
         everything = (0, [WEIGHT_UNIT] * self.instance.n_blocks, np.full(shape, UNIT, dtype=np.uint16))
         self.best = ConcaveResult(self.instance, self.total_weight, [everything], [0] * shape[0], np.ones(shape), [])
 
