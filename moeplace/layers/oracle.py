@@ -191,3 +191,11 @@ class Tunable(Protocol):
 
     def tune(self, price: Int64, schedule: Schedule) -> None:
         """Choose good multipliers for prices near these."""
+
+
+@runtime_checkable
+class Climbing(Protocol):
+    """An oracle that finds good plans in a small part of the time that a search takes, and proves nothing by it."""
+
+    def climbed(self, code: Int64, price: Int64) -> list[Int64]:
+        """Return codes of plans that are good at prices, found from some plans ``code [S, C]``; the same each time."""

@@ -8,7 +8,8 @@ bounds every value (M1). An oracle (:mod:`moeplace.layers.oracle`) bounds or com
 
 1. descends the smoothed bound in multipliers and prices at once, in floats, where the oracles can: a good beginning;
 2. minimises ``UB`` exactly by cutting planes: a master problem over the plans found proposes prices, and between
-   these and the best ones so far the oracles are asked again (in-out separation);
+   these and the best ones so far the oracles are asked again (in-out separation); where oracles can climb, plans are
+   collected that way first, since a master problem that knows few plans proposes prices that are far off;
 3. with ``Delta`` growing, lists all plans of each layer that are worth at least the layer's best less ``Delta``, and
    merges the layers (:mod:`moeplace.layers.merging`). By (M1) that finds a best combination if one reaches
    ``UB - Delta``, and proves that none does otherwise.
@@ -21,6 +22,7 @@ to grow beyond ``UB`` less the value of the incumbent. All of this is in exact i
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -34,7 +36,7 @@ from moeplace.base.workers import each
 from moeplace.layers import merging
 from moeplace.layers.master import Master
 from moeplace.layers.merging import Menu, merge
-from moeplace.layers.oracle import LARGEST, Float, Oracle, Plans, Priced, Schedule, Tunable, whole
+from moeplace.layers.oracle import LARGEST, Climbing, Float, Oracle, Plans, Priced, Schedule, Tunable, whole
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class Tuning:
         Share of the bound that such a round must win for another one.
     every : int
         Steps of the descent between two bounds.
+    falling : float
+        Share of the bound by which each of these must be lower than the one before, or the temperature's steps end.
+    climbs, climbs_between, starts : int
+        Most rounds in a row in which plans are collected by climbing at prices, in the beginning and between rounds of
+        cutting planes, and from how many plans each time.
+    climbed : float
+        Share of the bound that such a round must win in the master problem for another one.
     rounds, stalled : int
         Most rounds of cutting planes, and most in a row that win next to nothing.
     nodes, few_nodes : int
@@ -74,6 +83,11 @@ class Tuning:
     given: Schedule = ((0.1, 1.0, 30), (0.03, 0.5, 40), (0.01, 0.3, 50))
     worthwhile: float = 1e-5
     every: int = 25
+    falling: float = 5e-4
+    climbs: int = 12
+    climbs_between: int = 1
+    starts: int = 2
+    climbed: float = 5e-4
     rounds: int = 60
     stalled: int = 10
     nodes: int = 50_000
@@ -292,6 +306,7 @@ class LayerProof:
             return oracle.smooth(price, temperature, rate)
 
         for temperature, rate, steps in schedule:
+            before: float = math.inf
             for k in range(steps):
                 if self.primal.stop():
                     return price
@@ -307,8 +322,53 @@ class LayerProof:
                     + np.clip(gain * over / np.maximum(used[1], 1e-9 * np.maximum(budget, 1) / worth), -most, most),
                 )
                 if (k + 1) % self.tuning.every == 0 or k + 1 in (self.tuning.every // 5, steps):
-                    self.bound(self.sane(price))
+                    upper = self.bound(self.sane(price))
+                    if before - upper < self.tuning.falling * abs(upper):
+                        break
+                    before = upper
         return price
+
+    def hear_of_known(self) -> None:
+        """Put the plans into the pool that the problem knows."""
+        for i, codes in enumerate(self.primal.known()):
+            for code in codes:
+                self.pool.add(i, *self.oracles[i].plan(code), code)
+
+    def collect(self, price: Float, rounds: int) -> tuple[float, Float] | None:
+        """Collect plans by climbing at prices, first these and then the master problem's over those collected.
+
+        Climbing takes a small part of what a search takes, and proves nothing: searches begin where it ends.
+
+        Returns
+        -------
+        (float, float64 array [R]) or None
+            What :meth:`propose` says at the end; None where nobody climbs, or where a layer has no plan to begin with.
+        """
+        pool, before = self.pool, -math.inf
+        climbing = [(i, oracle) for i, oracle in enumerate(self.oracles) if isinstance(oracle, Climbing)]
+
+        def climb(price: Int64, one: tuple[int, Climbing]) -> list[Int64]:
+            i, oracle = one
+            if self.primal.stop():
+                return []
+            plans = pool.plans(i)
+            worth = plans.value - plans.usage @ price
+            return oracle.climbed(plans.code[np.argsort(-worth, kind="stable")[: self.tuning.starts]], price)
+
+        if not climbing or not rounds or not all(map(pool.known, range(len(self.oracles)))):
+            return None
+        for _ in range(rounds):
+            known = len(pool)
+            found = each(functools.partial(climb, self.sane(price)), climbing, self.threads)
+            for (i, _), codes in zip(climbing, found, strict=True):
+                for code in codes:
+                    pool.add(i, *self.oracles[i].plan(code), code)
+            if self.primal.stop() or len(pool) == known or (master := self.propose()) is None:
+                break
+            if master[0] - before <= self.tuning.climbed * abs(self.upper):
+                return master
+            before, price = master
+        return None if self.primal.stop() else self.propose()
 
     def tune(self, price: Int64, schedule: Schedule) -> None:
         """Choose good multipliers of all oracles."""
@@ -317,10 +377,15 @@ class LayerProof:
     def _tunable(self) -> list[Tunable]:
         return [oracle for oracle in self.oracles if isinstance(oracle, Tunable)]
 
-    def bound(self, price: Int64) -> None:
-        """Take over the multipliers that the descent has come to, and report the bound that they prove at once."""
+    def bound(self, price: Int64) -> int:
+        """Take over the multipliers that the descent has come to; report and return the bound that they prove at once.
+
+        It may be above :attr:`upper`.
+        """
         each(lambda oracle: oracle.refresh(), self._tunable(), self.threads)
-        self.lower_upper([oracle.bound(price) for oracle in self.oracles], price)
+        most = [oracle.bound(price) for oracle in self.oracles]
+        self.lower_upper(most, price)
+        return sum(most) + int(price @ self.budget)
 
     def sane(self, price: Float) -> Int64:
         """Round prices; none is negative, as (M1) needs it, and the budgets cost so little that no sum overflows."""
@@ -337,9 +402,8 @@ class LayerProof:
         """
         price, pool, tuning = self.sane(start), self.pool, self.tuning
         layers = range(len(self.oracles))
-        for i, codes in enumerate(self.primal.known()):
-            for code in codes:
-                pool.add(i, *self.oracles[i].plan(code), code)
+        self.hear_of_known()
+        self.collect(start, tuning.climbs)
         stalled, trust = 0, 0.5
         for turn in range(tuning.rounds):
             found = each(functools.partial(self._ask, price, tuning.nodes if turn else nodes), layers, self.threads)
@@ -356,6 +420,8 @@ class LayerProof:
             if self.primal.stop() or stalled == tuning.stalled:
                 break
             master = self.propose()
+            if master is not None:
+                master = self.collect(master[1], tuning.climbs_between) or master
             if master is None:
                 break
             value, proposed = master
@@ -479,9 +545,16 @@ class PlanPool:
         self._usage: list[list[Int64]] = [[] for _ in range(layers)]
         self._code: list[list[Int64]] = [[] for _ in range(layers)]
 
+    def __len__(self) -> int:
+        return sum(map(len, self._value))
+
     def known(self, layer: int) -> int:
         """Return how many plans of a layer are known."""
         return len(self._value[layer])
+
+    def codes(self, layer: int) -> list[Int64]:
+        """Return the codes of a layer's plans, in the order in which they came."""
+        return list(self._code[layer])
 
     def add(self, layer: int, value: int, usage: Int64, code: Int64) -> None:
         """Keep a plan unless it is there already."""

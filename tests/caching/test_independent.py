@@ -105,20 +105,20 @@ def test_exchanges_and_climbs_say_what_they_gain() -> None:
                 other = code.copy()
                 other[out], other[into] = 0, 1
                 assert oracle.plan(other)[0] - value == table[out, into], seed
-        climbed = oracle.climbed(code, price)
+        (climbed,) = oracle.climbed(code[None, :], price)
         worth = [v - int(price @ u) for v, u in (oracle.plan(code), oracle.plan(climbed))]
         assert worth[1] >= worth[0], seed
         assert climbed.sum() <= oracle.slots, seed
 
 
 FEW = independent.Tuning(
-    climbs=0,
     steps=0,
-    starts=1,
     slacks=(1,),
     schedule=(),
     server=server_oracle.Tuning(chunk=1, first_plans=1),
-    proof=proof.Tuning(rounds=1, nodes=2, few_nodes=1, most_plans=2, merging=merging.Tuning(most_states=2, chunk=1)),
+    proof=proof.Tuning(
+        climbs=0, rounds=1, nodes=2, few_nodes=1, most_plans=2, merging=merging.Tuning(most_states=2, chunk=1)
+    ),
 )
 
 

@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import looped
-from random_instances import brute_force, random_document, random_instance, random_placement
+from random_instances import brute_force, random_document, random_document_2, random_instance, random_placement
 from solved import assert_honest, assert_optimal, choice, larger, solved
 
 import moeplace
 from moeplace import Instance, MethodLimitError, Placement, Progress
 from moeplace.base.arrays import Int64
+from moeplace.base.errors import NoSolutionError
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 from moeplace.caching.bounds import by_layers, layer_oracle
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.bounds.layer_oracle import LayerOracle
+from moeplace.caching.heuristics import column_search
+from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.saving import saving_form
 from moeplace.caching.searching import caching_incumbent
 from moeplace.caching.terms import aggregate
@@ -256,6 +259,72 @@ def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped(part: int) ->
             assert search.bound_ns <= optimum <= search.latency_ns
             reached += search.bound_ns < optimum
     assert reached > 2  # some were stopped before the bound was closed
+
+
+def test_what_a_layer_climbs_to_are_plans_within_its_limits() -> None:
+    better = covered = limited = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        instance = random_instance(seed, 12) if seed < 20 else Instance.from_document(random_document_2(rng, 12))
+        try:
+            search = caching_incumbent(instance, Stop())
+        except NoSolutionError:
+            continue
+        layers = CachingLayers(saving_form(instance), search, 1)
+        price = (rng.random(len(layers.capacity)) * rng.random() * layers.total / max(1, layers.capacity.sum())).astype(
+            np.int64
+        )
+        for oracle in layers.oracles:
+            empty = np.zeros(
+                (int(oracle.covers(np.zeros(len(oracle.experts), np.int64))), len(oracle.experts)), np.int64
+            )
+            found = oracle.climbed(empty, price)
+            best = oracle.best(price)
+            for code in found:
+                value, usage = oracle.plan(code)
+                assert value - int(price @ usage) <= best.bound, seed
+                assert oracle.covers(code), seed
+                assert (usage[oracle.servers] <= oracle.room * oracle.units).all(), seed
+                better += value > int(price @ usage)
+            covered += len(found) > 0 and len(empty) == 0
+            limited += len(found) > 0 and oracle.slotted
+    assert min(better, covered, limited) > 1, (better, covered, limited)
+
+
+def test_plans_collected_by_climbing_make_prices_good_sooner() -> None:
+    instance = larger(users=8, layers=6, experts=10)
+    rounds, lowest = [], []
+    for climbs in (0, proof.USUAL.climbs):
+        search = caching_incumbent(instance, Stop(), Placement.empty(instance))
+        tuning = by_layers.Tuning(proof=proof.Tuning(climbs=climbs, climbs_between=min(climbs, 1)))
+        proving = CachingLayers(saving_form(instance), search, 1, tuning).proof()
+        price = proving.descend(proof.USUAL.schedule)
+        assert proving.minimise(price, proof.USUAL.nodes)
+        rounds.append(proving.counts.rounds)
+        lowest.append(proving.upper)
+    assert rounds[1] < rounds[0], rounds
+    assert lowest[1] < lowest[0] * (1 + 1e-4), lowest
+
+
+def test_a_search_by_columns_hears_of_the_plans_that_a_proof_collects() -> None:
+    instance = larger(users=8, layers=4, experts=10)
+    form, search = saving_form(instance), caching_incumbent(instance, Stop(), Placement.empty(instance))
+    layers = CachingLayers(form, search, 1)
+    layers.proof().run()
+    after = [0] * len(layers.oracles)
+    collected = [(block, part.tobytes()) for block, part in layers.collected(after)]
+    assert len(set(collected)) == len(collected) == sum(after) > len(layers.oracles)
+    assert not list(layers.collected(after))
+    # Without pricing and kicks of its own, what it merges can only be theirs.
+    other = caching_incumbent(instance, Stop(), Placement.empty(instance))
+    columns = ColumnSearch(form, other, seed=0, started=True, tuning=column_search.Tuning(rounds=0))
+    columns.listen(layers)
+    columns.improve(0)
+    assert other.latency_ns == search.bound_ns
+    assert int(columns.details["merges"]) > 0
+    deaf = caching_incumbent(instance, Stop(), Placement.empty(instance))
+    ColumnSearch(form, deaf, seed=0, started=True, tuning=column_search.Tuning(rounds=0)).improve(0)
+    assert deaf.latency_ns > other.latency_ns
 
 
 def test_a_proof_is_the_same_on_any_number_of_threads() -> None:

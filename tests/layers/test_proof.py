@@ -72,6 +72,14 @@ class Careful(ListedOracle):
         return super()._worth(price)
 
 
+class Climbs(Careful):
+    """Knows the next plan on its list, and the next one again, whatever prices are."""
+
+    def climbed(self, code: Int64, price: Int64) -> list[Int64]:
+        assert (price >= 0).all(), price
+        return [self._all.code[(self._at[one.tobytes()] + k) % len(self._all)] for one in code for k in (1, 2)]
+
+
 def drawn(rng: np.random.Generator) -> tuple[list[Plans], Int64]:
     """Draw layers and budgets; sometimes nothing fits, values may be negative."""
     budgets = int(rng.integers(1, 4))
@@ -201,7 +209,8 @@ def test_nothing_to_choose_and_nothing_to_share() -> None:
 
 def test_every_limit_at_a_tiny_value_proves_nothing_false() -> None:
     tiny = {
-        "schedule": (), "later": (), "retune": (), "given": (), "worthwhile": 1.0, "every": 1, "rounds": 1,
+        "schedule": (), "later": (), "retune": (), "given": (), "worthwhile": 1.0, "every": 1, "falling": 1.0,
+        "climbs": 1, "climbs_between": 0, "starts": 0, "climbed": 1.0, "rounds": 1,
         "stalled": 1, "nodes": 1, "few_nodes": 1, "most_plans": 1, "first_states": 2, "few_states": 2, "few_plans": 1,
     }  # fmt: skip
     states = {
@@ -217,10 +226,39 @@ def test_every_limit_at_a_tiny_value_proves_nothing_false() -> None:
     for name, tuning in tunings.items():
         for seed in range(20):
             layers, budget = drawn(np.random.default_rng(seed))
-            best, side = optimum(layers, budget), Ledger(layers, budget)
-            LayerProof([ListedOracle(layer) for layer in layers], budget, side, tuning=tuning).run()
-            if best is not None:
-                assert min(side.uppers) >= best >= side.value, (name, seed)
+            best = optimum(layers, budget)
+            # One of each layer climbs, the others not.
+            oracles = [Climbs(layers[0]), *map(ListedOracle, layers[1:])]
+            for start in (None, [0] * len(layers)):
+                if start is not None and (sum(layer.usage[0] for layer in layers) > budget).any():
+                    continue
+                side = Ledger(layers, budget, start=start)
+                LayerProof(oracles, budget, side, tuning=tuning).run()
+                if best is not None:
+                    assert min(side.uppers) >= best >= side.value, (name, seed, start)
+
+
+def test_plans_that_layers_climb_to_are_collected() -> None:
+    rng = np.random.default_rng(3)
+    layers = [Plans(rng.integers(1, 50, 9), rng.integers(1, 5, (9, 2)), np.arange(9)[:, None]) for _ in range(3)]
+    budget = np.array([9, 9])
+    for oracle, least in ((Climbs, 5), (ListedOracle, 1)):
+        side = Ledger(layers, budget, start=[0, 0, 0])
+        # Any round is worth another one, until nothing is new.
+        proof = LayerProof([oracle(layer) for layer in layers], budget, side, tuning=Tuning(climbed=-1.0))
+        proof.hear_of_known()
+        master = proof.collect(np.zeros(2), 10)
+        known = [proof.pool.known(i) for i in range(3)]
+        assert min(known) >= least, known
+        if least == 1:  # nobody climbs
+            assert (master, max(known)) == (None, 1)
+            continue
+        best = optimum(layers, budget)
+        assert master is not None
+        assert best is not None
+        assert master[0] >= best
+    without = LayerProof([Climbs(layer) for layer in layers], budget, Ledger(layers, budget))
+    assert without.collect(np.zeros(2), 10) is None  # of no plan nobody climbs
 
 
 def test_it_may_begin_with_any_prices() -> None:

@@ -9,7 +9,7 @@ layer: its oracle keeps them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,18 +24,20 @@ from moeplace.caching.bounds import layer_oracle
 from moeplace.caching.bounds.layer_oracle import KERNELS as ORACLE
 from moeplace.caching.bounds.layer_oracle import LayerOracle
 from moeplace.caching.certificates import CachingCertificate, Layers, LayerWorth, MergeStep
+from moeplace.caching.heuristics import pricing
 from moeplace.caching.heuristics.climb import climbed
+from moeplace.caching.heuristics.pricing import peeled
 from moeplace.caching.heuristics.repairing import without_excess
 from moeplace.caching.instance import Instance
 from moeplace.caching.layer_verification import prove_by_layers
 from moeplace.caching.placement import Placement
 from moeplace.caching.saving import KERNELS as HEURISTICS
-from moeplace.caching.saving import SavingForm
+from moeplace.caching.saving import Layer, SavingForm
 from moeplace.caching.terms import AggregatedProblem, aggregate
 from moeplace.layers import proof
 from moeplace.layers.merging import KERNELS as MERGING
 from moeplace.layers.oracle import Float
-from moeplace.layers.proof import Argument, LayerProof
+from moeplace.layers.proof import Argument, LayerProof, PlanPool
 
 SOURCE = "layer enumeration"
 
@@ -66,6 +68,8 @@ class Tuning:
         Savings are scaled up so far, at most 2**50.
     many_terms : int
         Terms above which the descent is worth more than one thread.
+    enumerated : int
+        Most experts of a layer whose sets are all tried when it climbs.
     oracle : moeplace.caching.bounds.layer_oracle.Tuning
     proof : moeplace.layers.proof.Tuning
     verified : moeplace.caching.layer_verification.Tuning
@@ -77,6 +81,7 @@ class Tuning:
     coarse: int = LARGEST
     fine: int = 1 << 50
     many_terms: int = 50_000
+    enumerated: int = 12
     oracle: layer_oracle.Tuning = layer_oracle.USUAL
     proof: proof.Tuning = proof.USUAL
     verified: layer_verification.Tuning = BRIEFLY
@@ -176,6 +181,43 @@ def written(
     return CachingCertificate.make(instance, bound, proof)
 
 
+class ClimbingOracle(LayerOracle):
+    """A layer that climbs as the search for placements does, see :mod:`moeplace.caching.heuristics.pricing`.
+
+    Parameters
+    ----------
+    problem, block, scale
+        As for :class:`LayerOracle`.
+    units : Units
+        Weights and what loading costs.
+    layer : Layer or None
+        The layer in saving form; without, nothing is found.
+    tuning : Tuning
+    """
+
+    def __init__(
+        self, problem: AggregatedProblem, block: int, scale: int, units: Units, layer: Layer | None, tuning: Tuning
+    ) -> None:
+        super().__init__(problem, block, scale, units.weights, units.loads, tuning.oracle)
+        self._layer, self._enumerated = layer, tuning.enumerated
+        self._capacity = problem.instance.capacity_bytes
+        # Of a price of a unit of storage, what a byte costs in token-ns.
+        self._token_ns = units.unit / scale / self.size
+
+    def climbed(self, code: Int64, price: Int64) -> list[Int64]:
+        """Return codes of plans at prices, climbed to from some, and from everything by dropping what pays least."""
+        if self._layer is None:
+            return []
+        per_byte: Float = (price * self.units * self._token_ns).astype(np.float64)
+        starts = [*map(self.held, code), peeled(self._layer, self._capacity, per_byte)[0]]
+        found = []
+        for part in {start.tobytes(): start for start in starts}.values():
+            climbs = pricing.price(self._layer, part, self._capacity, per_byte, self._enumerated)
+            found += [self.masks(held) for held, _ in climbs]
+        limit = self.room * self.units
+        return [code for code in found if self.covers(code) and (self.usage(code)[self.servers] <= limit).all()]
+
+
 class CachingLayers:
     """The layers of a caching instance with its incumbent: the primal side of a proof by layers.
 
@@ -210,9 +252,8 @@ class CachingLayers:
         blocks = problem.blocks
         if (coverage := self.instance.coverage) is not None:
             blocks = sorted({*blocks, *self.instance.item_block[coverage.item].tolist()})
-        oracles = [
-            LayerOracle(problem, block, self.scale, units.weights, units.loads, tuning.oracle) for block in blocks
-        ]
+        layers = {self.instance.item_block[layer.items.start]: layer for layer in form.layers}
+        oracles = [ClimbingOracle(problem, block, self.scale, units, layers.get(block), tuning) for block in blocks]
         self.oracles = [oracle for oracle in oracles if len(oracle.experts)]
         self.size_unit = math.gcd(*(oracle.size for oracle in self.oracles)) or 1
         for oracle in self.oracles:
@@ -223,14 +264,35 @@ class CachingLayers:
         self.capacity: Int64 = np.minimum(capacity, most).astype(np.int64)
         total = int(units.weights.sum()) * self.scale - sum(oracle.least_loading for oracle in self.oracles)
         self.total = total if self.oracles else 0
+        self._pool = PlanPool(len(self.oracles))
 
     def proof(self) -> LayerProof:
         """Return a proof over these layers."""
         many = sum(oracle.n_terms for oracle in self.oracles) > self.tuning.many_terms
-        return LayerProof(
+        proof = LayerProof(
             self.oracles, self.capacity, self, total=self.total, threads=self.threads,
             descent_threads=self.threads if many else 1, tuning=self.tuning.proof,
         )  # fmt: skip
+        self._pool = proof.pool
+        return proof
+
+    def collected(self, after: list[int]) -> Iterator[tuple[int, Bool]]:
+        """Yield the plans that the proof has collected, by any thread, beyond the first so many of each layer.
+
+        Parameters
+        ----------
+        after : list of int
+            So many; what is yielded is added to it.
+
+        Yields
+        ------
+        (int, bool array [N, E])
+            A block and what the servers hold of it.
+        """
+        for i, oracle in enumerate(self.oracles):
+            for code in self._pool.codes(i)[after[i] :]:
+                after[i] += 1
+                yield oracle.block, oracle.held(code)
 
     def prices(self, per_byte: Float) -> Int64:
         """Return the prices of a unit of storage, scaled, for prices of a byte in token-ns.

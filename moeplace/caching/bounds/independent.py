@@ -47,8 +47,6 @@ class Tuning:
         Savings are scaled up so far, at most 2**50; an instance whose weights sum to more units is refused.
     steps : int
         Most exchanges of one climb.
-    climbs, starts : int
-        Rounds in which plans are collected by climbing at prices, and from how many plans each time.
     slacks : tuple of int
         One round of cutting planes after the other: which part of the gap the searches' bounds may stay off, together.
     schedule : Schedule
@@ -64,8 +62,6 @@ class Tuning:
     most_cells: int = 1 << 26
     fine: int = 1 << 50
     steps: int = 1000
-    climbs: int = 100
-    starts: int = 3
     slacks: tuple[int, ...] = (16, 16, 16)
     schedule: Schedule = ((0.1, 1.0, 20), (0.03, 0.5, 30), (0.01, 0.3, 30), (0.003, 0.3, 60))
     first_s: float = 0.2
@@ -73,7 +69,13 @@ class Tuning:
     server: server_oracle.Tuning = server_oracle.USUAL
     proof: proof.Tuning = field(
         default_factory=lambda: replace(
-            proof.USUAL, most_plans=1 << 15, merging=replace(merging.USUAL, most_states=1 << 17)
+            proof.USUAL,
+            climbs=100,
+            climbs_between=0,
+            starts=3,
+            climbed=0.0,
+            most_plans=1 << 15,
+            merging=replace(merging.USUAL, most_states=1 << 17),
         )
     )
 
@@ -276,7 +278,7 @@ class Layer:
             self._proof = LayerProof(
                 self.oracles, self.budget, self, total=self.total * self.scale, tuning=self._tuning.proof
             )
-            price = self._collect(self._proof)
+            price = self._begin(self._proof)
         else:
             price = self._proof.price.astype(np.float64)
         for part in self._tuning.slacks:
@@ -288,35 +290,17 @@ class Layer:
         if not self.stop():
             self._proof.enumerate()
 
-    def _collect(self, proof: LayerProof) -> Float:
-        """Collect plans by climbing at prices of the master problem over those collected; return good prices.
-
-        Climbing takes a small part of what a search takes, and proves nothing: the searches begin where it ends.
-        """
-        pool, sites = proof.pool, range(len(self.oracles))
-        for i, codes in enumerate(self.known()):
-            for code in codes:
-                pool.add(i, *self.oracles[i].plan(code), code)
-        price = np.zeros(len(self.budget))
-        for _ in range(self._tuning.climbs):
-            if self.stop():
-                return price
-            whole, before = proof.sane(price), sum(map(pool.known, sites))
-            for i, oracle in enumerate(self.oracles):
-                plans = pool.plans(i)
-                worth = plans.value - plans.usage @ whole
-                for at in np.argsort(-worth, kind="stable")[: self._tuning.starts].tolist():
-                    code = oracle.climbed(plans.code[at], whole)
-                    pool.add(i, *oracle.plan(code), code)
-            master = proof.propose()
-            if master is None:
-                break
-            price = master[1]
-            if sum(map(pool.known, sites)) == before:
-                break
-        proof.combine([pool.plans(i) for i in sites])
+    def _begin(self, proof: LayerProof) -> Float:
+        """Collect plans, make the best placement and the shares of them; return good prices."""
+        sites = range(len(self.oracles))
+        proof.hear_of_known()
+        master = proof.collect(np.zeros(len(self.budget)), self._tuning.proof.climbs)
+        price = np.zeros(len(self.budget)) if master is None else master[1]
+        if self.stop():
+            return price
+        proof.combine([proof.pool.plans(i) for i in sites])
         whole = proof.sane(price)
-        self.repair([pool.best(i, whole) for i in sites])
+        self.repair([proof.pool.best(i, whole) for i in sites])
         if not self.stop():
             proof.tune(whole, self._tuning.schedule)
             proof.bound(whole)

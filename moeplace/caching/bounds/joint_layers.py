@@ -223,13 +223,13 @@ class _JointProof(LayerProof):
             self.bound(self.price)
         return price
 
-    def bound(self, price: Int64) -> None:
-        """Report the bound at once: the best choice within the budget of loss of what the layers are worth.
+    def bound(self, price: Int64) -> int:
+        """Report and return the bound at once: the best choice within the budget of loss of what the layers are worth.
 
         For each choice of active experts the layers are worth no more than (J6) without the price of loss; so the
         knapsack over them bounds all choices that are within the budget, and by no more than (M1) does.
         """
-        super().bound(price)
+        upper = super().bound(price)
         bounds = [oracle.bounds(price) for oracle in self.oracles]
         width = max(map(len, bounds))
         value = np.full((len(bounds), width), NOTHING, dtype=np.int64)
@@ -241,8 +241,9 @@ class _JointProof(LayerProof):
         least = value.max(axis=1, keepdims=True, where=value > NOTHING, initial=NOTHING)
         found = choose(np.where(value > NOTHING, value, least), loss, int(self.budget[-1]), stop=self.primal.stop)
         if found is not None and (value.max(axis=1) > NOTHING).all():
-            upper = found.bound + int(price[:-1] @ self.budget[:-1])
+            upper = min(upper, found.bound + int(price[:-1] @ self.budget[:-1]))
             self.take_upper(upper, price, self._chosen(bounds, price, found.price))
+        return upper
 
     def _chosen(self, bounds: list[Int64], price: Int64, loss_price: int) -> Argument:
         """Return what bounds with each number of active experts come to at a price of loss, from which all follows."""

@@ -137,12 +137,12 @@ class ServerOracle:
         table: Int64 = kernels().exchanges(self._member, self._length, self._weight, -self._load, code)
         return table
 
-    def climbed(self, code: Int64, price: Int64) -> Int64:
-        """Return what exchanges make of a plan at prices."""
-        held = code.copy()
-        gain = self._gain(price)
-        kernels().climb(self._member, self._length, self._weight, gain, self.slots, held)
-        return held
+    def climbed(self, code: Int64, price: Int64) -> list[Int64]:
+        """Return what exchanges make of each of some plans ``[S, E]`` at prices."""
+        gain, found = self._gain(price), list(code.copy())
+        for held in found:
+            kernels().climb(self._member, self._length, self._weight, gain, self.slots, held)
+        return found
 
     def smooth(self, price: Float, temperature: float, rate: float, steps: int = 1) -> Float:
         """Take some steps of mirror descent with the shares at prices (floats, scaled); see ``Tunable``."""
