@@ -96,8 +96,16 @@ def prices_exactly(instance: Instance, tuning: Tuning = USUAL) -> bool:
     return refuses(instance, tuning=tuning.layers) is None
 
 
-def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: int = 1) -> None:
+def prove(
+    form: SavingForm,
+    search: Incumbent,
+    tuning: Tuning = USUAL,
+    threads: int = 1,
+    share: Callable[[CachingLayers], None] = lambda layers: None,
+) -> None:
     """Prove what can be proven by layers; where they are too large for that, the concave bound after it.
+
+    Whoever can make use of the plans that a proof by layers collects is told of the layers by ``share``.
 
     The bound by layers is the stronger one where it can be had, but on millions of terms it takes minutes, and then
     it comes after the concave bound, which needs no tables of sets of servers and which a certificate shows. Where it
@@ -123,10 +131,12 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
     priced = form.instance.coverage is not None and not small and not slots
     at_once = by_layers and not priced and refuses(form.instance, tuning=layers) is None
     if at_once and not small and not slots and table_cells(form.instance) > tuning.light_cells:
-        _race(form, search, tuning, threads, report)
+        _race(form, search, tuning, threads, report, share)
         return
     if at_once:
-        CachingLayers(form, search, threads, layers).proof().run()
+        found = CachingLayers(form, search, threads, layers)
+        share(found)
+        found.proof().run()
     price: Float | None = None
     if not search.checkpoint() and not small:
         concave = ConcaveBound(form, threads, tuning=tuning.concave)
@@ -134,6 +144,7 @@ def prove(form: SavingForm, search: Incumbent, tuning: Tuning = USUAL, threads: 
         price = concave.best.prices if priced else None
     if not search.checkpoint() and by_layers and not at_once:
         found = CachingLayers(form, search, threads, layers)
+        share(found)
         found.proof().run(None if price is None else found.prices(price).astype(np.float64))
 
 
@@ -143,6 +154,7 @@ def _race(
     tuning: Tuning,
     threads: int,
     report: Callable[[int, ConcaveResult], None],
+    share: Callable[[CachingLayers], None],
 ) -> None:
     """Let the concave bound and the bound by layers take turns; who lowers the bound goes on.
 
@@ -153,7 +165,9 @@ def _race(
     concave = ConcaveBound(form, threads, tuning=tuning.concave)
 
     def by_layers(stop: Callable[[], bool]) -> None:
-        CachingLayers(form, search, threads, tuning.layers, stop).proof().run()
+        found = CachingLayers(form, search, threads, tuning.layers, stop)
+        share(found)
+        found.proof().run()
 
     def ended() -> bool:
         return search.ended is not None

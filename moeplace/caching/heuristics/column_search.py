@@ -137,6 +137,8 @@ class ColumnSearch:
         self.prices: Float = np.zeros(len(self.capacity))
         self.details: dict[str, int | float | str] = {"kicks": 0, "columns": 0, "merges": 0}
         self._offered_s = 0.0
+        self._layer_of = {int(form.instance.item_block[layer.items.start]): i for i, layer in enumerate(form.layers)}
+        self._heard: list[tuple[CachingLayers, list[int]]] = []
         self._tuned: set[int] = set()
 
     def improve(self, kicks: int | None) -> None:
@@ -186,6 +188,17 @@ class ColumnSearch:
             self.climb.attempt(self.climb.another_beginning)
             self._keep()
 
+    def listen(self, layers: CachingLayers) -> None:
+        """Merge, from now on, the plans as well that a proof of these layers collects, in this thread or another."""
+        self._heard.append((layers, [0] * len(layers.oracles)))
+
+    def _hear(self) -> None:
+        """Put the plans that proofs have collected since into the pool."""
+        for layers, after in list(self._heard):
+            for block, part in layers.collected(after):
+                if (i := self._layer_of.get(block)) is not None:
+                    self.pool.add(i, part, self.form.layers[i].saving_ns(part))
+
     def _price_out(self) -> None:
         """Price and merge until neither finds anything."""
         while not self.stop:
@@ -206,11 +219,10 @@ class ColumnSearch:
         price = layers.prices(self.prices)
         most: list[int] = []
         news = False
-        layer_of = {layer.items.start: i for i, layer in enumerate(self.form.layers)}
         for oracle in layers.oracles:
             if self.stop:
                 return False
-            i = layer_of[int(self.form.instance.block_start[oracle.block])]
+            i = self._layer_of[oracle.block]
             floor = oracle.masks(self.pool.best(i, self.prices).part)
             if i not in self._tuned:
                 self._tuned.add(i)
@@ -248,6 +260,7 @@ class ColumnSearch:
         if self.stop:
             return False
         self.plan.restore(self.held)
+        self._hear()
         own = self.pool.add_plan(self.plan)
         layer, saving, load = self.pool.table()
         columns = self.pool.listed()

@@ -136,7 +136,7 @@ def pick(
     alone = form.most_terms <= tuning.proving.most_terms and apart(instance, tuning.proving)
     parts = _Parts(
         columns,
-        lambda threads: prove(form, search, tuning.proving, threads),
+        lambda threads: prove(form, search, tuning.proving, threads, columns.listen),
         alone,
         not alone and most > tuning.proving.exact_experts,
         lambda: alone or prices_exactly(instance, tuning.proving),
