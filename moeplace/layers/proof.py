@@ -77,8 +77,11 @@ class Tuning:
     merging : moeplace.layers.merging.Tuning
     """
 
-    schedule: Schedule = ((0.1, 1.0, 50), (0.03, 0.5, 50), (0.01, 0.3, 50), (0.003, 0.3, 100))
-    later: Schedule = ((0.001, 0.3, 100),)
+    schedule: Schedule = (
+        (0.1, 1.0, 15), (0.05, 0.7, 15), (0.03, 0.5, 15), (0.017, 0.4, 15), (0.01, 0.3, 15), (0.0055, 0.3, 15),
+        (0.003, 0.1, 50), (0.001, 0.03, 50),
+    )  # fmt: skip
+    later: Schedule = ((0.0003, 0.01, 100),)
     retune: Schedule = ((0.003, 0.3, 50),)
     given: Schedule = ((0.1, 1.0, 30), (0.03, 0.5, 40), (0.01, 0.3, 50))
     worthwhile: float = 1e-5
