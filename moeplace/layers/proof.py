@@ -547,6 +547,7 @@ class PlanPool:
         self._value: list[list[int]] = [[] for _ in range(layers)]
         self._usage: list[list[Int64]] = [[] for _ in range(layers)]
         self._code: list[list[Int64]] = [[] for _ in range(layers)]
+        self._keys: list[set[bytes]] = [set() for _ in range(layers)]
 
     def __len__(self) -> int:
         return sum(map(len, self._value))
@@ -561,7 +562,8 @@ class PlanPool:
 
     def add(self, layer: int, value: int, usage: Int64, code: Int64) -> None:
         """Keep a plan unless it is there already."""
-        if not any(np.array_equal(code, other) for other in self._code[layer]):
+        if (key := code.tobytes()) not in self._keys[layer]:
+            self._keys[layer].add(key)
             self._value[layer].append(value)
             self._usage[layer].append(usage)
             self._code[layer].append(code)

@@ -121,6 +121,12 @@ def prove(
         if search.bound_ns is None or found.bound_ns > search.bound_ns:
             search.prove(found.bound_ns, "concave bound", found.certificate)
 
+    def layered(stop: Callable[[], bool] | None = None) -> CachingLayers:
+        """Return the layers, and tell of them."""
+        found = CachingLayers(form, search, threads, layers, stop)
+        share(found)
+        return found
+
     layers = tuning.layers
     if form.most_terms <= tuning.most_terms and apart(form.instance, tuning):
         IndependentLayers(form.instance, search, threads, tuning.independent).run()
@@ -131,20 +137,17 @@ def prove(
     priced = form.instance.coverage is not None and not small and not slots
     at_once = by_layers and not priced and refuses(form.instance, tuning=layers) is None
     if at_once and not small and not slots and table_cells(form.instance) > tuning.light_cells:
-        _race(form, search, tuning, threads, report, share)
+        _race(form, search, tuning, threads, report, layered)
         return
     if at_once:
-        found = CachingLayers(form, search, threads, layers)
-        share(found)
-        found.proof().run()
+        layered().proof().run()
     price: Float | None = None
     if not search.checkpoint() and not small:
         concave = ConcaveBound(form, threads, tuning=tuning.concave)
         concave.improve(lambda: search.checkpoint() is not None, report)
         price = concave.best.prices if priced else None
     if not search.checkpoint() and by_layers and not at_once:
-        found = CachingLayers(form, search, threads, layers)
-        share(found)
+        found = layered()
         found.proof().run(None if price is None else found.prices(price).astype(np.float64))
 
 
@@ -154,7 +157,7 @@ def _race(
     tuning: Tuning,
     threads: int,
     report: Callable[[int, ConcaveResult], None],
-    share: Callable[[CachingLayers], None],
+    layered: Callable[[Callable[[], bool]], CachingLayers],
 ) -> None:
     """Let the concave bound and the bound by layers take turns; who lowers the bound goes on.
 
@@ -165,9 +168,7 @@ def _race(
     concave = ConcaveBound(form, threads, tuning=tuning.concave)
 
     def by_layers(stop: Callable[[], bool]) -> None:
-        found = CachingLayers(form, search, threads, tuning.layers, stop)
-        share(found)
-        found.proof().run()
+        layered(stop).proof().run()
 
     def ended() -> bool:
         return search.ended is not None

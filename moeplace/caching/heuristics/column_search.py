@@ -105,7 +105,6 @@ class ColumnSearch:
     enumerated : int
         Most experts of a layer whose sets are all tried.
     threads : int
-        Threads that value layers.
     exact : CachingLayers, optional
         Prices layers exactly, which proves a bound.
     tuning : Tuning
@@ -187,6 +186,15 @@ class ColumnSearch:
         if not self.started and len(self.capacity) > 1 and not self.stop:
             self.climb.attempt(self.climb.another_beginning)
             self._keep()
+
+    @property
+    def threads(self) -> int:
+        """Threads that value layers; may be set at any time, by any thread, since nothing else depends on them."""
+        return self.plan.threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        self.plan.threads = threads
 
     def listen(self, layers: CachingLayers) -> None:
         """Merge, from now on, the plans as well that a proof of these layers collects, in this thread or another."""

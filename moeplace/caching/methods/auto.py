@@ -265,6 +265,7 @@ def _side_by_side(parts: _Parts, search: Incumbent, threads: int, tuning: Tuning
             # Nothing is left that could prove more: without this, kicks would go on for ever where CP-SAT's answer is
             # the best to its own arithmetic but not to the last unit.
             columns.stop.over = True
+        columns.threads = threads  # those that have proven have nothing else to do
 
     def improve(kicks: int | None) -> Callable[[], None]:
         def work() -> None:
