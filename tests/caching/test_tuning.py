@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -86,35 +86,107 @@ def each_tiny(tuning: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield told, dataclasses.replace(tuning, **{field.name: changed})
 
 
+def each_tiny_read(usual: Any, run: Callable[[Any, str], None]) -> Iterator[str]:
+    """Run with the usual limits, and again with each one at tiny values that the first run has read; yield their names.
+
+    A limit that a run never reads cannot change it: the same steps once more would show nothing. The runs depend on no
+    clock.
+    """
+    places: dict[int, list[str]] = {}
+    for path, part in parts(usual):
+        places.setdefault(id(part), []).append(path)
+    read: set[str] = set()
+
+    def noting(part: Any, name: str) -> Any:
+        read.update(path + name for path in places.get(id(part), ()))
+        return object.__getattribute__(part, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in {type(part) for _, part in parts(usual)}:
+            patch.setattr(kind, "__getattribute__", noting, raising=False)
+        run(usual, "as usual")
+    for told, tuning in each_tiny(usual):
+        if told.partition("=")[0] in read:
+            run(tuning, told)
+            yield told
+
+
+def parts(tuning: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield a tuning and all tunings in it, with what comes before the names of their fields."""
+    yield path, tuning
+    for field in dataclasses.fields(tuning):
+        if dataclasses.is_dataclass(value := getattr(tuning, field.name)):
+            yield from parts(value, f"{path}{field.name}.")
+
+
+def test_what_a_run_reads_is_noted() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        read: int = 5
+        unread: int = 5
+
+    @dataclasses.dataclass(frozen=True)
+    class Outer:
+        inner: Inner = Inner()
+        copied: Inner = Inner()
+        read: int = 5
+        unread: int = 5
+
+    def run(tuning: Outer, told: str) -> None:
+        ran.append((told, tuning))
+        assert tuning.inner.read >= 0
+        assert tuning.read >= 0
+        dataclasses.replace(tuning.copied, unread=1)  # which reads what it keeps
+
+    ran: list[tuple[str, Outer]] = []
+    usual = Outer(copied=Inner())
+    found = list(each_tiny_read(usual, run))
+    assert found == [f"{name}={value}" for name in ("inner.read", "copied.read", "read") for value in (0, 2)]
+    assert [told for told, _ in ran] == ["as usual", *found]
+    assert [tuning.read for _, tuning in ran] == [5, 5, 5, 5, 5, 0, 2]
+    assert "__getattribute__" not in vars(Inner)
+
+
 def judged(instance: Instance, search: Incumbent, optimum: int, told: str) -> None:
     assert search.placement.fits(instance), told
     assert search.latency_ns == cost_ns(instance, search.placement), told
     assert search.bound_ns is None or search.bound_ns <= optimum <= search.latency_ns, told
+    assert list(search.failures) == [], told  # a bound above a placement's cost is dropped, and noted
 
 
 def test_tiny_limits_of_the_proof_by_layers() -> None:
-    for told, tuning in each_tiny(by_layers.USUAL):
-        for instance, optimum in zip(INSTANCES + INSTANCES_2, OPTIMA + OPTIMA_2, strict=True):
+    tried: set[str] = set()
+    for instance, optimum in zip(INSTANCES + INSTANCES_2, OPTIMA + OPTIMA_2, strict=True):
+
+        def run(tuning: Any, told: str, instance: Instance = instance, optimum: int = optimum) -> None:
             with stopping(None) as stop:
                 search = caching_incumbent(instance, stop)
                 if by_layers.refuses(instance, tuning=tuning) is None:
                     CachingLayers(saving_form(instance), search, 1, tuning).proof().run()
             judged(instance, search, optimum, told)
 
+        tried.update(each_tiny_read(by_layers.USUAL, run))
+    assert len(tried) > 40
+
 
 def test_tiny_limits_of_independent_layers() -> None:
     found = 0
+    tried: set[str] = set()
     for document in map(apart_document, range(12)):
         optimum, instance = brute_force_2(document), Instance.from_document(document)
         if optimum is None or instance.coverage is None or independent.refuses(instance) is not None:
             continue
         found += 1
-        for told, tuning in each_tiny(independent.USUAL):
+
+        def run(tuning: Any, told: str, instance: Instance = instance, optimum: int = optimum) -> None:
             with stopping(None) as stop:
                 search = caching_incumbent(instance, stop)
                 IndependentLayers(instance, search, 1, tuning).run()
             judged(instance, search, optimum, told)
+
+        tried.update(each_tiny_read(independent.USUAL, run))
     assert found > 2
+    assert tried
 
 
 @pytest.mark.parametrize("wide", [False, True], ids=["priced exactly", "concave bound"])
@@ -125,18 +197,19 @@ def test_tiny_limits_of_column_generation(wide: bool) -> None:
         if wide
         else column_generation.USUAL
     )
-    bounds = set()
-    for told, tuning in each_tiny(usual):
-        other = "proving.layers." if wide else "proving.concave."  # which these do not come to
-        if told.startswith(("proving.independent.", other)):  # the former as they are by themselves
-            continue
-        for instance, optimum in zip(INSTANCES[:2] + INSTANCES_2, OPTIMA[:2] + OPTIMA_2, strict=True):
+    bounds: set[str | None] = set()
+    tried: set[str] = set()
+    for instance, optimum in zip(INSTANCES[:2] + INSTANCES_2, OPTIMA[:2] + OPTIMA_2, strict=True):
+
+        def run(tuning: Any, told: str, instance: Instance = instance, optimum: int = optimum) -> None:
             with stopping(None) as stop:
                 search = caching_incumbent(instance, stop)
                 generate(instance, search, 0, 1, started=False, kicks=3, enumerated=4, tuning=tuning)
                 judged(instance, search, optimum, told)
-                if wide:
-                    bounds.add(search.bound_source)
+            bounds.add(search.bound_source)
+
+        tried.update(each_tiny_read(usual, run))
+    assert len(tried) > 30
     assert not wide or "concave bound" in bounds
 
 
