@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
@@ -47,3 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 0 if item.path.name in TOGETHER or item.name == ALONE else 1 if item.path.name in EARLY else 2
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """Have Python's collector leave alone what collecting the tests has loaded: nearly half a million objects.
+
+    They stay to the end, and going through all of them again and again took 0.3 s each time.
+    """
+    gc.collect()
+    gc.freeze()
