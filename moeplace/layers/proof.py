@@ -275,13 +275,14 @@ class LayerProof:
             return
         if stop():
             return
-        if not self.minimise(price, tuning.few_nodes):
+        # The last prices may be worse than the best.
+        if not self.minimise(self.price.astype(np.float64), tuning.few_nodes):
             # Layers too large for a quick search: the bound at once gets better for a while.
             before = self.upper + self.span
             while before - self.upper > tuning.worthwhile * abs(self.upper) and not stop():
                 before = self.upper
                 price = self.descend(tuning.later, price)
-            if stop() or not self.minimise(price, tuning.nodes):
+            if stop() or not self.minimise(self.price.astype(np.float64), tuning.nodes):
                 return
         if not stop():
             self.enumerate()

@@ -117,7 +117,13 @@ FEW = independent.Tuning(
     schedule=(),
     server=server_oracle.Tuning(chunk=1, first_plans=1),
     proof=proof.Tuning(
-        climbs=0, rounds=1, nodes=2, few_nodes=1, most_plans=2, merging=merging.Tuning(most_states=2, chunk=1)
+        climbs=0,
+        climbs_between=0,
+        rounds=1,
+        nodes=2,
+        few_nodes=1,
+        most_plans=2,
+        merging=merging.Tuning(most_states=2, chunk=1),
     ),
 )
 
@@ -224,7 +230,7 @@ def test_larger_layers_with_few_copies_to_spare_equal_enumeration() -> None:
         optimum = sum(layer_optimum(instance, layer, 3, 8) for layer in range(2))
         tunings = (
             independent.USUAL,
-            replace(independent.USUAL, climbs=0, steps=0),
+            replace(independent.USUAL, steps=0, proof=replace(independent.USUAL.proof, climbs=0)),
             replace(independent.USUAL, slacks=()),
             FEW,
         )

@@ -24,6 +24,7 @@ from moeplace.caching.bounds import by_layers, layer_oracle
 from moeplace.caching.bounds.by_layers import CachingLayers
 from moeplace.caching.bounds.layer_oracle import LayerOracle
 from moeplace.caching.heuristics import column_search
+from moeplace.caching.heuristics.climb import climbed
 from moeplace.caching.heuristics.column_search import ColumnSearch
 from moeplace.caching.saving import saving_form
 from moeplace.caching.searching import caching_incumbent
@@ -293,9 +294,11 @@ def test_what_a_layer_climbs_to_are_plans_within_its_limits() -> None:
 
 def test_plans_collected_by_climbing_make_prices_good_sooner() -> None:
     instance = larger(users=8, layers=6, experts=10)
+    # Rounds end sooner where no good placement is known.
+    best = climbed(saving_form(instance), Placement.empty(instance), None, 1)
     rounds, lowest = [], []
     for climbs in (0, proof.USUAL.climbs):
-        search = caching_incumbent(instance, Stop(), Placement.empty(instance))
+        search = caching_incumbent(instance, Stop(), best)
         tuning = by_layers.Tuning(proof=proof.Tuning(climbs=climbs, climbs_between=min(climbs, 1)))
         proving = CachingLayers(saving_form(instance), search, 1, tuning).proof()
         price = proving.descend(proof.USUAL.schedule)

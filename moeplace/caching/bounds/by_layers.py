@@ -205,8 +205,11 @@ class ClimbingOracle(LayerOracle):
         self._token_ns = units.unit / scale / self.size
 
     def climbed(self, code: Int64, price: Int64) -> list[Int64]:
-        """Return codes of plans at prices, climbed to from some, and from everything by dropping what pays least."""
-        if self._layer is None:
+        """Return codes of plans at prices, climbed to from some, and from everything by dropping what pays least.
+
+        Layers whose experts are worth something one by one are searched faster than they climb: they do not.
+        """
+        if self._layer is None or self._layer.additive:
             return []
         per_byte: Float = (price * self.units * self._token_ns).astype(np.float64)
         starts = [*map(self.held, code), peeled(self._layer, self._capacity, per_byte)[0]]
