@@ -264,7 +264,7 @@ def test_the_bound_never_passes_the_optimum_wherever_it_is_stopped(part: int) ->
 
 def test_what_a_layer_climbs_to_are_plans_within_its_limits() -> None:
     better = covered = limited = 0
-    for seed in range(60):
+    for seed in range(240):
         rng = np.random.default_rng(seed)
         instance = random_instance(seed, 12) if seed < 20 else Instance.from_document(random_document_2(rng, 12))
         try:
@@ -311,7 +311,8 @@ def test_plans_collected_by_climbing_make_prices_good_sooner() -> None:
 
 def test_a_search_by_columns_hears_of_the_plans_that_a_proof_collects() -> None:
     instance = larger(users=8, layers=4, experts=10)
-    form, search = saving_form(instance), caching_incumbent(instance, Stop(), Placement.empty(instance))
+    form = saving_form(instance)
+    search = caching_incumbent(instance, Stop(), climbed(form, Placement.empty(instance), None, 1))
     layers = CachingLayers(form, search, 1)
     layers.proof().run()
     after = [0] * len(layers.oracles)
