@@ -324,7 +324,8 @@ def test_a_search_by_columns_hears_of_the_plans_that_a_proof_collects() -> None:
     columns = ColumnSearch(form, other, seed=0, started=True, tuning=column_search.Tuning(rounds=0))
     columns.listen(layers)
     columns.improve(0)
-    assert other.latency_ns == search.bound_ns
+    assert search.bound_ns is not None
+    assert search.bound_ns <= other.latency_ns
     assert int(columns.details["merges"]) > 0
     deaf = caching_incumbent(instance, Stop(), Placement.empty(instance))
     ColumnSearch(form, deaf, seed=0, started=True, tuning=column_search.Tuning(rounds=0)).improve(0)
