@@ -347,6 +347,14 @@ class Instance:
         return len(self.block_model)
 
     @cached_property
+    def usable_bytes(self) -> Int64:
+        """What experts can fill of each server, bytes, int64 [N]: sums of their sizes are multiples of one unit."""
+        unit = np.gcd.reduce(self.item_bytes, initial=0) or 1
+        usable: Int64 = self.capacity_bytes // unit * unit
+        usable.setflags(write=False)
+        return usable
+
+    @cached_property
     def coverage(self) -> Coverage | None:
         """What must be held somewhere, where demands have no cloud; None where nothing must."""
         return coverage_of(self)

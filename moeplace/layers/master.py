@@ -26,6 +26,24 @@ _INFEASIBLE = (HighsModelStatus.kInfeasible, HighsModelStatus.kUnboundedOrInfeas
 
 
 @dataclass(frozen=True, eq=False)
+class Relaxed:
+    """The best convex combinations of the plans of each layer, in floats: proposals, which prove nothing.
+
+    Attributes
+    ----------
+    value : float
+    prices : float64 array [R]
+        Duals of the budgets, value a unit.
+    share : float64 array [P]
+        What each plan takes of its layer.
+    """
+
+    value: float
+    prices: Float
+    share: Float
+
+
+@dataclass(frozen=True, eq=False)
 class Master:
     """Choose one plan of each layer within the budgets, so that the value is largest (``P`` plans, ``R`` budgets).
 
@@ -44,13 +62,8 @@ class Master:
     usage: Int64
     budget: Int64
 
-    def prices(self, stop: Callable[[], bool]) -> Float | None:
-        """Return the LP's duals of the budgets, value a unit, [R]; None where HiGHS fails or has no time."""
-        found = self.bound(stop)
-        return None if found is None else found[1]
-
-    def bound(self, stop: Callable[[], bool], missing: int | None = None) -> tuple[float, Float] | None:
-        """Return the LP's value and its duals of the budgets, in floats; None where HiGHS fails or has no time.
+    def relax(self, stop: Callable[[], bool], missing: int | None = None) -> Relaxed | None:
+        """Return the optimum of the LP; None where HiGHS fails or has no time.
 
         Parameters
         ----------
@@ -71,12 +84,15 @@ class Master:
                 highs, unit = master._relaxed(stop, False)
             if highs.getModelStatus() != HighsModelStatus.kOptimal:
                 return None
-            dual = np.array(highs.getSolution().row_dual[: len(self.budget)])
+            solution = highs.getSolution()
+            dual, share = np.array(solution.row_dual[: len(self.budget)]), np.array(solution.col_value)
             value = float(highs.getInfo().objective_function_value)
         # Rows were divided by their budget, values by the unit; maximising, duals of "at most" are not negative.
         prices: Float = np.maximum(dual, 0.0) * unit / self._divisor
         first = np.flatnonzero(np.diff(master.layer, prepend=-1))
-        return value * unit + float(np.maximum.reduceat(master.value, first).sum()), prices
+        value = value * unit + float(np.maximum.reduceat(master.value, first).sum())
+        # What is missing was put after a layer's plans.
+        return Relaxed(value, prices, share if master is self else share[np.diff(master.layer, append=-1) == 0])
 
     @property
     def _divisor(self) -> Float:
@@ -91,7 +107,7 @@ class Master:
         return highs, unit
 
     def _with_gaps(self, missing: int) -> Master:
-        """Return the problem with one more plan a layer, of little value and no usage."""
+        """Return the problem with one more plan after each layer's, of little value and no usage."""
         first = np.flatnonzero(np.diff(self.layer, prepend=-1))
         layer = np.concatenate((self.layer, self.layer[first]))
         order = np.argsort(layer, kind="stable")

@@ -34,7 +34,7 @@ from moeplace.base.arrays import Int64
 from moeplace.base.errors import MethodLimitError
 from moeplace.base.workers import each
 from moeplace.layers import merging
-from moeplace.layers.master import Master
+from moeplace.layers.master import Master, Relaxed
 from moeplace.layers.merging import Menu, merge
 from moeplace.layers.oracle import LARGEST, Climbing, Float, Oracle, Plans, Priced, Schedule, Tunable, whole
 
@@ -338,14 +338,14 @@ class LayerProof:
             for code in codes:
                 self.pool.add(i, *self.oracles[i].plan(code), code)
 
-    def collect(self, price: Float, rounds: int) -> tuple[float, Float] | None:
+    def collect(self, price: Float, rounds: int) -> Relaxed | None:
         """Collect plans by climbing at prices, first these and then the master problem's over those collected.
 
         Climbing takes a small part of what a search takes, and proves nothing: searches begin where it ends.
 
         Returns
         -------
-        (float, float64 array [R]) or None
+        Relaxed or None
             What :meth:`propose` says at the end; None where nobody climbs, or where a layer has no plan to begin with.
         """
         pool, before = self.pool, -math.inf
@@ -369,9 +369,9 @@ class LayerProof:
                     pool.add(i, *self.oracles[i].plan(code), code)
             if self.primal.stop() or len(pool) == known or (master := self.propose()) is None:
                 break
-            if master[0] - before <= self.tuning.climbed * abs(self.upper):
+            if master.value - before <= self.tuning.climbed * abs(self.upper):
                 return master
-            before, price = master
+            before, price = master.value, master.prices
         return None if self.primal.stop() else self.propose()
 
     def tune(self, price: Int64, schedule: Schedule) -> None:
@@ -425,14 +425,15 @@ class LayerProof:
                 break
             master = self.propose()
             if master is not None:
-                master = self.collect(master[1], tuning.climbs_between) or master
+                master = self.collect(master.prices, tuning.climbs_between) or master
             if master is None:
                 break
-            value, proposed = master
             slack = sum(plan.slack for plan in found)
-            if self.upper - slack - value <= max(1e-7 * abs(self.upper), 0.01 * (self.upper - self.primal.value)):
+            if self.upper - slack - master.value <= max(
+                1e-7 * abs(self.upper), 0.01 * (self.upper - self.primal.value)
+            ):
                 break
-            price = np.rint(self.price + trust * (self.sane(proposed) - self.price)).astype(np.int64)
+            price = np.rint(self.price + trust * (self.sane(master.prices) - self.price)).astype(np.int64)
         if not self.primal.stop():
             self.primal.repair([pool.best(i, self.price) for i in layers])
             self.combine([pool.plans(i) for i in layers])
@@ -478,10 +479,10 @@ class LayerProof:
         self.primal.prove(upper, argument)
         return much
 
-    def propose(self) -> tuple[float, Float] | None:
-        """Return value and prices of the best convex combinations of the plans found, in floats."""
+    def propose(self) -> Relaxed | None:
+        """Return the best convex combinations of the plans found, in floats."""
         layer, value, usage = self.pool.table()
-        return Master(layer, value, usage, self.budget).bound(self.primal.stop, self.span)
+        return Master(layer, value, usage, self.budget).relax(self.primal.stop, self.span)
 
     def enumerate(self) -> None:
         """List plans within a growing Delta and merge them."""

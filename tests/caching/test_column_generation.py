@@ -200,8 +200,9 @@ def test_a_merge_is_the_best_combination(seed: int) -> None:
 @looped("seed", range(25))
 def test_prices_are_the_duals_of_the_linear_program(seed: int) -> None:
     master = random_master(seed)
-    prices = master.prices(lambda: False)
-    assert prices is not None
+    relaxed = master.relax(lambda: False)
+    assert relaxed is not None
+    prices = relaxed.prices
     assert (prices >= 0).all()
     layers = np.arange(master.layer[-1] + 1)
     fits = (master.usage <= master.budget[:, None]).all(axis=0)
@@ -215,6 +216,31 @@ def test_prices_are_the_duals_of_the_linear_program(seed: int) -> None:
     worth = np.where(fits, master.value - prices @ master.usage, -np.inf)
     lagrangian = sum(worth[master.layer == i].max() for i in layers) + prices @ master.budget
     assert lagrangian == pytest.approx(-result.fun, rel=1e-6, abs=1e-6)
+    assert relaxed.value == pytest.approx(-result.fun, rel=1e-6, abs=1e-6)
+    assert relaxed.share @ master.value == pytest.approx(relaxed.value, rel=1e-6, abs=1e-6)
+    assert np.bincount(master.layer, relaxed.share) == pytest.approx(1)
+    assert not relaxed.share[~fits].any()
+
+
+def test_a_layer_without_a_plan_that_fits_goes_without_one() -> None:
+    master = Master(np.array([0, 0, 1]), np.array([5, 7, 9]), np.array([[1, 2, 8]]), np.array([4]))
+    assert master.relax(lambda: False) is None
+    relaxed = master.relax(lambda: False, 100)
+    assert relaxed is not None
+    assert relaxed.share.tolist() == pytest.approx([1, 0, 3 / 8])
+    assert relaxed.value == pytest.approx(5 + 9 - 5 / 8 * 100)
+
+
+def test_columns_fit_what_experts_can_fill() -> None:
+    document = wide_document(0)
+    document["models"][0]["expert_bytes"] = [6, 10]
+    for n, server in enumerate(document["servers"]):
+        server["capacity_bytes"] = 39 + n
+    instance = Instance.from_document(document)
+    assert instance.usable_bytes.tolist() == [38, 40, 40]
+    search, context = searching(instance=instance)
+    assert ColumnSearch(saving_form(instance), search, seed=0, started=False).capacity.tolist() == [38, 40, 40]
+    context.__exit__(None, None, None)
 
 
 # --- the methods ---------------------------------------------------------------------------------------------------

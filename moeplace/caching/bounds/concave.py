@@ -664,15 +664,9 @@ def _whole(weights: Float) -> Int64:
     return whole
 
 
-def rooms(instance: Instance) -> Int64:
-    """Return what the experts on each server can fill at most, bytes: all sums of sizes are multiples of one unit."""
-    unit = np.gcd.reduce(instance.item_bytes, initial=0) or 1
-    return instance.capacity_bytes // unit * unit
-
-
 def _scaled(instance: Instance) -> tuple[Float, Float, Float]:
     """Return sizes and rooms relative to the largest expert, and which experts fit: 0 or 1, [N, I]."""
-    sizes, room = instance.item_bytes, rooms(instance)
+    sizes, room = instance.item_bytes, instance.usable_bytes
     largest = int(sizes.max(initial=1))
     most = (sizes[None, :] <= room[:, None]).astype(np.float64)
     return sizes / largest, np.minimum(room / largest, sizes.sum(dtype=np.float64) / largest), most
@@ -739,7 +733,7 @@ def _maximum(instance: Instance, constant: int, slopes: _Slopes) -> tuple[int, l
     different = np.unique(sizes).tolist()
     total = constant * PRICE_UNIT
     prices = []
-    for n, (room, limit) in enumerate(zip(rooms(instance).tolist(), instance.layer_slots.tolist(), strict=True)):
+    for n, (room, limit) in enumerate(zip(instance.usable_bytes.tolist(), instance.layer_slots.tolist(), strict=True)):
         fitting = _within_slots(instance, slopes, n, limit) & (sizes <= room)
         price = _price(slopes, n, sizes, fitting, room)
         prices.append(price)

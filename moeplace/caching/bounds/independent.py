@@ -295,7 +295,7 @@ class Layer:
         sites = range(len(self.oracles))
         proof.hear_of_known()
         master = proof.collect(np.zeros(len(self.budget)), self._tuning.proof.climbs)
-        price = np.zeros(len(self.budget)) if master is None else master[1]
+        price = np.zeros(len(self.budget)) if master is None else master.prices
         if self.stop():
             return price
         proof.combine([proof.pool.plans(i) for i in sites])

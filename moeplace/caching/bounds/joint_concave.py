@@ -25,7 +25,7 @@ from msgspec import UNSET
 from moeplace.base.arrays import Bool, Int64
 from moeplace.base.incumbent import Incumbent
 from moeplace.caching.bounds import concave
-from moeplace.caching.bounds.concave import PRICE_UNIT, WEIGHT_UNIT, ConcaveBound, ConcaveResult, covered, rooms
+from moeplace.caching.bounds.concave import PRICE_UNIT, WEIGHT_UNIT, ConcaveBound, ConcaveResult, covered
 from moeplace.caching.certificates import SHARE_BITS, ActiveCut, ActiveCuts, CachingCertificate, Point
 from moeplace.caching.heuristics.joint import JointForms
 from moeplace.caching.saving import SavingForm
@@ -95,7 +95,7 @@ class JointConcave:
     def __init__(self, forms: JointForms, search: Incumbent, threads: int, tuning: Tuning = USUAL) -> None:
         self.forms, self.search, self.threads, self.tuning = forms, search, threads, tuning
         instance = forms.instance
-        self._room = rooms(instance)
+        self._room = instance.usable_bytes
         self._sizes = instance.item_bytes[instance.block_start[:-1]]
         self._fits = self._sizes[None, :] <= self._room[:, None]
         self._cuts: dict[tuple[int, int], list[_Cut]] = {}

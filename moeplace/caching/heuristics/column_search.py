@@ -125,7 +125,7 @@ class ColumnSearch:
         self.tuning = tuning
         self.form, self.search, self.started, self.enumerated = form, search, started, enumerated
         self.exact = exact
-        self.capacity = form.instance.capacity_bytes
+        self.capacity = form.instance.usable_bytes
         self.stop = CheckpointStop(search)
         self.generator = np.random.default_rng(seed)
         self.plan = WorkingPlacement(form, search.placement.cached.copy(), threads)
@@ -255,10 +255,10 @@ class ColumnSearch:
         """Go half way to the prices of the master's LP; say whether they still move."""
         from moeplace.layers.master import Master
 
-        found = Master(*self.pool.table(), self.capacity).prices(lambda: bool(self.stop))
+        found = Master(*self.pool.table(), self.capacity).relax(lambda: bool(self.stop))
         if found is None:
             return False
-        before, self.prices = self.prices, (self.prices + found) / 2
+        before, self.prices = self.prices, (self.prices + found.prices) / 2
         return bool(np.abs(self.prices - before).max() > self.tuning.moved * max(self.prices.max(), 1e-300))
 
     def _merge(self) -> bool:

@@ -88,7 +88,7 @@ def deal_layers(plan: WorkingPlacement, covering: Bool, enumerated: int, stop: S
     from moeplace.layers.master import Master
 
     form, pool = plan.form, ColumnPool(plan.form)
-    capacity = form.capacity_bytes
+    capacity = form.instance.usable_bytes
     prices: Float = np.zeros(len(capacity))
     begin = WorkingPlacement(form, covering.copy())
     pool.add_plan(begin)
@@ -102,10 +102,10 @@ def deal_layers(plan: WorkingPlacement, covering: Bool, enumerated: int, stop: S
         return bool(stop)
 
     for following in range(tuning.rounds):
-        found = Master(*pool.table(), capacity).prices(halted)
+        found = Master(*pool.table(), capacity).relax(halted)
         if found is None:
             break
-        before, prices = prices, (prices + found) / 2 if following else found
+        before, prices = prices, (prices + found.prices) / 2 if following else found.prices
         if following and np.abs(prices - before).max() <= tuning.moved * prices.max(initial=0.0):
             break
         if price_layers(pool, plan.part, capacity, prices, enumerated, stop) is None:

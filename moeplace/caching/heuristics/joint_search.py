@@ -74,7 +74,7 @@ class JointSearch:
         self.instance = forms.instance
         self.stop = CheckpointStop(search)
         self.generator = np.random.default_rng(seed)
-        self.budget: Int64 = np.append(self.instance.capacity_bytes, forms.budget)
+        self.budget: Int64 = np.append(self.instance.usable_bytes, forms.budget)
         self.prices: Float = np.zeros(len(self.budget))
         self.details: dict[str, int | float | str] = {"turns": 0, "kicks": 0, "columns": 0, "merges": 0}
         self._at: list[dict[bytes, int]] = [{} for _ in forms.options]
@@ -254,9 +254,9 @@ class JointSearch:
         """Go half way to the prices of the master's relaxation."""
         from moeplace.layers.master import Master
 
-        found = Master(*self._table(), self.budget).prices(lambda: bool(self.stop))
+        found = Master(*self._table(), self.budget).relax(lambda: bool(self.stop))
         if found is not None:
-            self.prices = (self.prices + found) / 2 if self.prices.any() else found
+            self.prices = (self.prices + found.prices) / 2 if self.prices.any() else found.prices
 
     def _merge(self) -> bool:
         """Merge columns into a placement and take turns from it; say whether the incumbent is better for it."""
