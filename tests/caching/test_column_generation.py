@@ -12,21 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import looped
-from random_instances import brute_force, random_document, random_instance, random_placement
+from random_instances import brute_force, random_document, random_instance, random_instance_2, random_placement
 from scipy.optimize import linprog
 
 import moeplace.base.incumbent
 import moeplace.base.workers
 from moeplace import Instance, MethodError, Placement, solve
+from moeplace.base.errors import NoSolutionError
 from moeplace.base.stop import stopping
 from moeplace.base.workers import Resumed
 from moeplace.caching.bounds import proving
+from moeplace.caching.heuristics import diving
 from moeplace.caching.heuristics.column_search import ColumnSearch, Tuning
 from moeplace.caching.heuristics.columns import ColumnPool
+from moeplace.caching.heuristics.diving import dive
 from moeplace.caching.heuristics.pricing import exchanged, peeled, price
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.methods import auto
-from moeplace.caching.saving import saving_form
+from moeplace.caching.saving import held_by, saving_form
 from moeplace.caching.searching import caching_incumbent
 from moeplace.cli import main
 from moeplace.layers.master import Master
@@ -229,6 +232,69 @@ def test_a_layer_without_a_plan_that_fits_goes_without_one() -> None:
     assert relaxed is not None
     assert relaxed.share.tolist() == pytest.approx([1, 0, 3 / 8])
     assert relaxed.value == pytest.approx(5 + 9 - 5 / 8 * 100)
+
+
+# --- dives ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_dive_ends_with_what_fits_and_costs_no_less_than_the_optimum() -> None:
+    ended = missed = 0
+    for seed in range(60):
+        instance = random_instance_2(seed) if seed % 3 == 0 else random_instance(seed, max_variables=24)
+        form = saving_form(instance)
+        with stopping(None) as stop:
+            try:
+                begin = held_by(instance, None, stop)
+            except NoSolutionError:
+                continue
+            pool = ColumnPool(form)
+            pool.add_plan(WorkingPlacement(form, begin))
+            first = len(pool)
+            held = [dive(pool, instance.usable_bytes, 4, np.random.default_rng(seed), stop) for _ in range(2)]
+        for found in held:
+            if found is None:
+                missed += 1
+                continue
+            ended += 1
+            assert Placement(found).fits(instance), seed
+            assert form.saving_ns(found) == sum(
+                pool.like(i, np.ascontiguousarray(found[:, layer.items])).saving  # type: ignore[union-attr]
+                for i, layer in enumerate(form.layers)
+            ), seed
+        assert len(pool) >= first
+    assert ended > 80
+    assert missed < ended / 4
+
+
+def test_dives_price_within_what_is_left_and_differ_by_their_noise() -> None:
+    document = wide_document(2, experts=12, layers=6)
+    for server in document["servers"]:
+        server["capacity_bytes"] = 61
+    instance = Instance.from_document(document)
+    form = saving_form(instance)
+
+    def dived(tuning: diving.Tuning, seed: int) -> tuple[list[int], int]:
+        pool = ColumnPool(form)
+        pool.add_plan(WorkingPlacement(form, np.zeros((3, instance.n_items), dtype=np.bool_)))
+        rng = np.random.default_rng(seed)
+        with stopping(None) as stop:
+            found = [dive(pool, instance.usable_bytes, 12, rng, stop, tuning) for _ in range(3)]
+        assert all(held is not None for held in found)
+        return [form.saving_ns(held) for held in found if held is not None], len(pool)
+
+    usual, known = dived(diving.USUAL, 0)
+    assert min(usual) > 0
+    assert (usual, known) == dived(diving.USUAL, 0)
+    assert usual != dived(diving.USUAL, 1)[0]
+    # Without pricing there is nothing but the empty columns.
+    assert dived(diving.Tuning(repeated=0), 0) == ([0, 0, 0], len(form.layers))
+
+
+def test_a_dive_that_is_stopped_has_nothing() -> None:
+    instance = random_instance(3, max_variables=24)
+    with stopping(0) as stop:
+        pool = ColumnPool(saving_form(instance))
+        assert dive(pool, instance.usable_bytes, 4, np.random.default_rng(0), stop) is None
 
 
 def test_columns_fit_what_experts_can_fill() -> None:

@@ -11,8 +11,10 @@ from moeplace.base.arrays import Bool
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.stop import Stop
 from moeplace.caching.bounds.by_layers import CachingLayers
+from moeplace.caching.heuristics import diving
 from moeplace.caching.heuristics.climb import Climb
 from moeplace.caching.heuristics.columns import ColumnPool, Float
+from moeplace.caching.heuristics.diving import dive
 from moeplace.caching.heuristics.pricing import price_layers, storage_prices
 from moeplace.caching.heuristics.working_placement import WorkingPlacement
 from moeplace.caching.placement import Placement
@@ -45,7 +47,7 @@ class ColumnTuning:
 
     rounds: int = 12
     halvings: int = 40
-    merged: int = 400
+    merged: int = 150
     nodes: int = 200
     between: int = 8
     kept: int = 4000
@@ -59,6 +61,10 @@ class Tuning(ColumnTuning):
     ----------
     moved : float
         Share of the largest price below which a change of prices is none.
+    dives, rarely : float
+        Most and fewest dives after a merge: one at first, twice as many after those that were of use, half as many
+        after others; half a dive is one after every other merge.
+    diving : moeplace.caching.heuristics.diving.Tuning
     exact_nodes : int
         Nodes of the search for one layer's best column; beyond, its bound counts.
     offer_s : float
@@ -66,6 +72,9 @@ class Tuning(ColumnTuning):
     """
 
     moved: float = 0.01
+    dives: float = 8
+    rarely: float = 1 / 8
+    diving: diving.Tuning = diving.USUAL
     exact_nodes: int = 50_000
     offer_s: float = 0.3
 
@@ -134,8 +143,10 @@ class ColumnSearch:
         self.climb = Climb(self.plan, self.stop, self._found, enumerated)
         self.held, self.saving = self.plan.held.copy(), self.plan.saving
         self.prices: Float = np.zeros(len(self.capacity))
-        self.details: dict[str, int | float | str] = {"kicks": 0, "columns": 0, "merges": 0}
+        self.details: dict[str, int | float | str] = {"kicks": 0, "columns": 0, "merges": 0, "dives": 0}
         self._offered_s = 0.0
+        self._dives = min(1.0, self.tuning.dives)
+        self._due = 0.0
         self._layer_of = {int(form.instance.item_block[layer.items.start]): i for i, layer in enumerate(form.layers)}
         self._heard: list[tuple[CachingLayers, list[int]]] = []
         self._tuned: set[int] = set()
@@ -170,6 +181,7 @@ class ColumnSearch:
             if self._merge() or not priced:
                 priced = True
                 self._price_out()
+            self._dive()
         if not priced:
             self._price_out()
         self._offer(force=True)
@@ -300,6 +312,25 @@ class ColumnSearch:
                 c for c, yes in zip(columns, kept.tolist(), strict=True) if not yes and id(c) not in holding
             )
         return self.saving > before
+
+    def _dive(self) -> None:
+        """Dive as often as it is due and climb from there."""
+        self._due += self._dives
+        dives, before = int(self._due), self.saving
+        self._due -= dives
+        for _ in range(dives):
+            self._hear()
+            found = dive(self.pool, self.capacity, self.enumerated, self.generator, self.stop, self.tuning.diving)
+            if found is None:
+                break
+            self.plan.restore(found)
+            self.climb.to_local_optimum()
+            self._keep()
+            self.details["dives"] = int(self.details["dives"]) + 1
+        self.plan.restore(self.held)
+        if dives:
+            self._dives = self._dives * 2 if self.saving > before else self._dives / 2
+            self._dives = min(max(self._dives, self.tuning.rarely), self.tuning.dives)
 
     def _keep(self) -> None:
         """Put what the plan holds into the pool, and take it as the incumbent if it is better."""

@@ -7,7 +7,7 @@ master problem picks one column of each layer that fit together (:mod:`moeplace.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,11 +85,12 @@ class ColumnPool:
         self.add(i, part, plan.layer_saving[i])
         return self._at[i][part.sum(axis=1).tobytes()]
 
-    def table(self) -> tuple[Int64, Int64, Int64]:
-        """Return layer [P], saving [P] and bytes on each server [N, P] of all columns, layer by layer."""
-        layer = np.repeat(np.arange(len(self.columns)), [len(found) for found in self.columns])
-        saving = np.array([c.saving for found in self.columns for c in found], dtype=np.int64)
-        usage = np.array([c.usage for found in self.columns for c in found], dtype=np.int64)
+    def table(self, layers: Sequence[int] | None = None) -> tuple[Int64, Int64, Int64]:
+        """Return layer [P], saving [P] and bytes on each server [N, P] of the columns of all layers or of some."""
+        of = range(len(self.columns)) if layers is None else layers
+        layer = np.repeat(np.array(of, dtype=np.int64), [len(self.columns[i]) for i in of])
+        saving = np.array([c.saving for i in of for c in self.columns[i]], dtype=np.int64)
+        usage = np.array([c.usage for i in of for c in self.columns[i]], dtype=np.int64)
         sizes = np.array([layer.size for layer in self.form.layers], dtype=np.int64)
         usage = usage.reshape(len(layer), len(self.form.instance.servers))
         return layer, saving, np.ascontiguousarray((usage * sizes[layer][:, None]).T)

@@ -1,7 +1,8 @@
 """Column generation: what a layer may hold on all servers is a column; prices per byte keep the layers in step.
 
 The restricted master problem picks one column a layer within the capacities: its LP gives prices, its MIP merges the
-columns of different placements into a better one. Pricing finds columns at given prices
+columns of different placements into a better one, and dives round its LP layer by layer with new columns for what is
+left (:mod:`moeplace.caching.heuristics.diving`). Pricing finds columns at given prices
 (:mod:`moeplace.caching.heuristics.column_search`), with the exchanges of ``local-search``. The LP over *all*
 columns is a bound: where layers are small they are priced exactly, which proves it. Where they are large, a weaker
 bound is proven beside it (:mod:`moeplace.caching.bounds.proving`).
@@ -50,7 +51,7 @@ USUAL = Tuning()
 
 @describe(
     MethodInfo(
-        summary="Prices storage, generates columns (what a layer holds on all servers), merges them by a small MIP.",
+        summary="Prices storage, generates columns (one layer on all servers), merged by a small MIP and dives.",
         guarantee="a proven bound: by exact pricing in layers of up to 16 experts, else by layers or the concave bound",
         limits="the bound is that of a relaxation: it rarely reaches the optimum",
         imports=IMPORTS,
@@ -75,7 +76,8 @@ def column_generation(
     gap : float
         Stop at this proven gap.
     kicks : int
-        Times that a few servers are emptied and filled anew to find other columns, with a merge after every eight.
+        Times that a few servers are emptied and filled anew to find other columns, with a merge and dives after every
+        eight.
     enumerate : int
         Most experts of a layer whose sets are all tried where a server is filled.
     """
