@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+# Before NumPy is loaded, here and in processes that tests start. There is a process a core already: BLAS's own threads
+# wait for one another by turning in circles, and products of small matrices took up to 30 times the processor seconds.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 TOGETHER = ("test_cluster.py", "test_report_page.py", "test_report.py")
 """Files whose tests stay in one process: they share a cluster, a browser, a report, which take long to make."""
 ALONE = "test_the_site_builds_without_a_warning"
