@@ -256,7 +256,7 @@ def test_plans_that_layers_climb_to_are_collected() -> None:
         best = optimum(layers, budget)
         assert master is not None
         assert best is not None
-        assert master[0] >= best
+        assert master.value >= best
     without = LayerProof([Climbs(layer) for layer in layers], budget, Ledger(layers, budget))
     assert without.collect(np.zeros(2), 10) is None  # of no plan nobody climbs
 
