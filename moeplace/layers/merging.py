@@ -235,14 +235,11 @@ def _shrink(
         flat = _Flat.of(menus)
         drawn = rng.integers(0, len(flat.value), tuning.samples)
         layer = np.searchsorted(flat.start, drawn, side="right") - 1
-        proposed = [
-            _descended(
-                flat, 0, len(menus), int(i), capacity - flat.usage[p], goal - int(flat.value[p]), prices[0], capacity,
-                tuning.descent,
-            )
+        asked = [
+            (0, len(menus), int(i), capacity - flat.usage[p], goal - int(flat.value[p]))
             for p, i in zip(drawn, layer, strict=True)
-        ]  # fmt: skip
-        pool = np.concatenate((pool, _rows(proposed, len(capacity))))
+        ]
+        pool = np.concatenate((pool, _descended(flat, asked, prices[0], capacity, tuning.descent)))
     return menus, _most_useful(pool, np.arange(len(pool)), tuning.most_prices)
 
 
@@ -254,21 +251,20 @@ def _most_useful(pool: Int64, winner: Int64, most: int) -> Int64:
     return chosen
 
 
-def _rows(prices: list[Int64], width: int) -> Int64:
-    """Return a list of prices, maybe empty, as the rows of a matrix."""
-    return np.array(prices, dtype=np.int64).reshape(len(prices), width)
-
-
 def _descended(
-    flat: _Flat, first: int, last: int, skip: int, room: Int64, goal: int, price: Int64, capacity: Int64, steps: int
+    flat: _Flat, asked: Sequence[tuple[int, int, int, Int64, int]], price: Int64, capacity: Int64, steps: int
 ) -> Int64:
-    scale = np.maximum(price, max(1, int(price.max(initial=0)) // 20)).astype(np.float64)
-    found = kernels().descend(
-        flat.start, flat.value, flat.usage, first, last, skip, room.astype(np.float64), float(goal),
-        price.astype(np.float64), scale, steps,
-    )  # fmt: skip
+    """Return better prices for each of some first and last layers, a layer without, the room and a goal: [len, N]."""
+    descend, largest = kernels().descend, max(1, int(price.max(initial=0)))
+    begin, scale = price.astype(np.float64), np.maximum(price, max(1, largest // 20)).astype(np.float64)
+    found = np.empty((len(asked), len(price)))
+    for i, (first, last, skip, room, goal) in enumerate(asked):
+        found[i] = descend(
+            flat.start, flat.value, flat.usage, first, last, skip, room.astype(np.float64), float(goal), begin, scale,
+            steps,
+        )  # fmt: skip
     # No bound may overflow; and prices that are this far off prove nothing.
-    most = np.minimum(8.0 * max(1, int(price.max(initial=0))), _DEAREST / (float(len(price)) * np.maximum(capacity, 1)))
+    most = np.minimum(8.0 * largest, _DEAREST / (float(len(price)) * np.maximum(capacity, 1)))
     rounded: Int64 = np.floor(np.minimum(found, most)).astype(np.int64)
     return rounded
 
@@ -361,14 +357,11 @@ class _Tree:
             return self.pool
         tuning = self.tuning
         drawn = self.rng.integers(0, len(self.value), tuning.samples)
-        found = [
-            _descended(
-                self.flat, layer, len(self.menus), -1, self.capacity - self.usage[i], self.goal - int(self.value[i]),
-                self.pool[0], self.capacity, tuning.descent,
-            )
-            for i in drawn
-        ]  # fmt: skip
-        pool = np.concatenate((self.pool, _rows(found, len(self.capacity))))
+        asked = [
+            (layer, len(self.menus), -1, self.capacity - self.usage[i], self.goal - int(self.value[i])) for i in drawn
+        ]
+        found = _descended(self.flat, asked, self.pool[0], self.capacity, tuning.descent)
+        pool = np.concatenate((self.pool, found))
         if len(pool) > tuning.most_prices:
             # Those that bound some states drawn at random best.
             best = self.flat.values(pool)
