@@ -1,11 +1,11 @@
-"""What proves a bound by alphas, as a document: format ``moeplace/certificate`` version 1, kind ``alphas``."""
+"""What proves a bound, as a document: format ``moeplace/certificate`` version 1, kinds ``alphas`` and ``lists``."""
 
 from __future__ import annotations
 
 from typing import Annotated, Final
 
 import numpy as np
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from moeplace.base.arrays import Int64
 from moeplace.base.certificates import Certificate, Trusted, packed, unpacked
@@ -14,6 +14,10 @@ from moeplace.base.errors import InputError
 
 ALPHA_BITS: Final = 10
 """Alphas are whole numbers of ``2**-ALPHA_BITS``: part of the format."""
+
+
+Prices = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=3, max_length=3)]
+"""Of a ns to the first token, of a ns of output, of a byte of local experts."""
 
 
 class AlphaSet(Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,7 +68,7 @@ class SpecProof(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     main: NonNegative
-    prices: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=3, max_length=3)]
+    prices: Prices
     alphas: NonNegative
 
 
@@ -82,7 +86,54 @@ class Alphas(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", 
     alphas: list[AlphaSet]
 
 
-class ServerlessCertificate(Certificate[Alphas | Trusted], frozen=True, forbid_unknown_fields=True):
+class ListStep(Struct, frozen=True, forbid_unknown_fields=True):
+    """One step of a merge.
+
+    Attributes
+    ----------
+    layer : int
+        Whose plans join those of the steps before.
+    prices : list of prices
+        At which what there is then is bounded, in the unit of the specification's.
+    """
+
+    layer: NonNegative
+    prices: list[Prices]
+
+
+class ListedSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Why one main specification holds nothing cheaper.
+
+    Attributes
+    ----------
+    main : int
+        Index of the specification.
+    prices : prices
+        In price units, ``scale`` of them to one.
+    scale : int
+    merge : list of ListStep
+        Of all plans that the prices leave; none where these say it. Layers that are in no step follow.
+    """
+
+    main: NonNegative
+    prices: Prices
+    scale: Annotated[int, Meta(ge=1)] = 1
+    merge: list[ListStep] | UnsetType = UNSET
+
+
+class Lists(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="lists"):
+    """A lower bound by listing all plans of all layers, for each main specification. It needs no trust.
+
+    Attributes
+    ----------
+    specs : list of ListedSpec
+        Main specifications that are not in it are those of which the least costs of all layers say it.
+    """
+
+    specs: list[ListedSpec]
+
+
+class ServerlessCertificate(Certificate[Alphas | Lists | Trusted], frozen=True, forbid_unknown_fields=True):
     """A certificate of the serverless problem; its bound is in price units.
 
     Attributes

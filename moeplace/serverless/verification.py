@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from moeplace.base.certificates import AnyCertificate
 from moeplace.base.errors import InputError
-from moeplace.serverless.certificate import ALPHA_BITS, Alphas
+from moeplace.serverless.certificate import ALPHA_BITS, Alphas, Lists
 from moeplace.serverless.instance import Instance
+from moeplace.serverless.layer_verification import prove_by_lists
 
 ONE = 2**ALPHA_BITS
 
 
 def verify(instance: Instance, certificate: AnyCertificate) -> list[str]:
-    """Return what is wrong with a certificate by alphas, a line each; empty where it proves its bound.
+    """Return what is wrong with a certificate, a line each; empty where it proves its bound.
 
     Parameters
     ----------
@@ -24,6 +25,8 @@ def verify(instance: Instance, certificate: AnyCertificate) -> list[str]:
         Whose proof is not a solver's word.
     """
     proof: object = certificate.proof
+    if isinstance(proof, Lists):
+        return prove_by_lists(instance, certificate.bound_ns, proof)
     if not isinstance(proof, Alphas):
         return ["it is of another problem"]
     rows = _sorted_rows(instance)

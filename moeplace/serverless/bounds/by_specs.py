@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 
 from moeplace.base.arrays import Int64
+from moeplace.base.certificates import AnyCertificate, Trusted
 from moeplace.base.incumbent import Incumbent
 from moeplace.base.result import relative_gap
 from moeplace.layers.listed import ListedOracle
@@ -21,6 +23,8 @@ from moeplace.layers.merging import Menu
 from moeplace.layers.oracle import LARGEST, Plans, finest
 from moeplace.layers.proof import Argument, LayerProof
 from moeplace.layers.proof import Tuning as ProofTuning
+from moeplace.serverless import layer_verification
+from moeplace.serverless.certificate import ListedSpec, Lists, ListStep, ServerlessCertificate
 from moeplace.serverless.cost import decode_budget, largest_cost, local_room, prefill_budget
 from moeplace.serverless.document import Deployment
 from moeplace.serverless.instance import Instance
@@ -44,26 +48,50 @@ class SpecBounds:
         Whose proof it is.
     gap : float
         A specification is done with when its own gap is at most this.
+    verified : moeplace.serverless.layer_verification.Tuning
+        How far it is tried whether a certificate can be verified, before it is written.
     """
 
-    def __init__(self, instance: Instance, search: Incumbent, source: str, gap: float = 0.0) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        search: Incumbent,
+        source: str,
+        gap: float = 0.0,
+        verified: layer_verification.Tuning = layer_verification.USUAL,
+    ) -> None:
         self.instance, self.search, self.source, self.gap = instance, search, source, gap
+        self._verified = verified
         self.nothing = largest_cost(instance)
+        self._listed: dict[int, ListedSpec] = {}
         self.bound = dict.fromkeys(instance.main_specs, 0)
         self._lock = threading.Lock()
-        search.prove(0, source)  # nothing costs less; and where the incumbent costs nothing, nobody asks further
+        self._told(0)  # nothing costs less; and where the incumbent costs nothing, nobody asks further
 
-    def prove(self, main: int, bound: int) -> None:
-        """Take a proven bound of one specification; ``nothing`` says that it holds no deployment."""
+    def prove(self, main: int, bound: int, listed: ListedSpec | None = None) -> None:
+        """Take a proven bound of one specification; ``nothing`` says that it holds no deployment.
+
+        ``listed`` is why, where that is not what the layers cost at least.
+        """
         with self._lock:
-            self.bound[main] = max(self.bound[main], bound)
+            if bound > self.bound[main]:
+                self.bound[main] = bound
+                if listed is not None:
+                    self._listed[main] = listed
             least = min(self.bound.values())
         # What is above the incumbent proves no more than that nothing better is there.
         self._told(min(least, self.search.latency_ns))
 
     def _told(self, bound: int) -> None:
-        """Report the smallest bound."""
-        self.search.prove(bound, self.source)
+        """Report the smallest bound, with what proves it."""
+        listed = [self._listed[main] for main in sorted(self._listed)]
+        self.search.prove(bound, self.source, lambda: self._written(bound, listed))
+
+    def _written(self, bound: int, listed: list[ListedSpec]) -> AnyCertificate:
+        """Return a certificate by lists, or whose word the bound is where it cannot be verified within limits."""
+        proof = Lists(listed)
+        said = layer_verification.prove_by_lists(self.instance, bound, proof, self._verified)
+        return ServerlessCertificate.make(self.instance, bound, Trusted(self.source) if said else proof)
 
     def done(self, main: int) -> bool:
         """Return whether nothing that is worth looking for is left at a specification."""
@@ -126,9 +154,19 @@ class SpecSide:
         if not self._proves:
             self._over = upper <= self.value
         elif upper < self.lowest:
-            self.bounds.prove(self.main, self.bounds.nothing)
+            self.bounds.prove(self.main, self.bounds.nothing, self._listed(argument))
         else:
-            self.bounds.prove(self.main, self.reference - upper * self.unit // self.scale)
+            bound = self.reference - upper * self.unit // self.scale
+            self.bounds.prove(self.main, bound, self._listed(argument))
+
+    def _listed(self, argument: Argument) -> ListedSpec:
+        """Return what proves a bound, in price units: prices are of values, of which one is ``unit / scale``."""
+        steps = [
+            ListStep(layer, [[p * self.unit for p in price] for price in pool.tolist()])
+            for layer, pool in argument.merge
+        ]
+        price = [p * self.unit for p in argument.price.tolist()]
+        return ListedSpec(self.main, price, self.scale, steps or UNSET)
 
     def known(self) -> list[list[Int64]]:
         """Begin with no plans: the master problem asks for them."""

@@ -18,6 +18,7 @@ from moeplace.base.workers import each
 from moeplace.layers.merging import KERNELS as MERGING
 from moeplace.layers.merging import Tuning as MergeTuning
 from moeplace.layers.proof import Tuning as ProofTuning
+from moeplace.serverless import layer_verification
 from moeplace.serverless.bounds import alphas
 from moeplace.serverless.bounds.alphas import Multipliers
 from moeplace.serverless.bounds.by_alphas import AlphaBounds
@@ -68,6 +69,8 @@ class Tuning:
         other until it does not prove it. ``reasons``: to say why, where lists have proven it.
     climb : moeplace.serverless.heuristics.climb.Tuning
         From where the large layers' merge has come to.
+    verified : moeplace.serverless.layer_verification.Tuning
+        How far it is tried whether a certificate by lists can be verified, before it is written.
     """
 
     listed_experts: int = 10
@@ -83,6 +86,7 @@ class Tuning:
     hopeless: alphas.Tuning = field(default_factory=lambda: alphas.Tuning(steps=40, later=20, every=20))
     reasons: alphas.Tuning = field(default_factory=lambda: alphas.Tuning(steps=100, later=50, every=25))
     climb: climb.Tuning = field(default_factory=climb.Tuning)
+    verified: layer_verification.Tuning = layer_verification.USUAL
 
 
 USUAL = Tuning()
@@ -164,7 +168,7 @@ def prove_listed(
     instance: Instance, tables: Sequence[LayerTables], search: Incumbent, gap: float, threads: int, tuning: Tuning
 ) -> None:
     """List all plans and prove one main specification after the other."""
-    bounds = SpecBounds(instance, search, SOURCE, gap)
+    bounds = SpecBounds(instance, search, SOURCE, gap, tuning.verified)
     listed = each(lambda own: None if search.checkpoint() is not None else all_plans(own), tables, threads)
     plans, least = [own for own in listed if own is not None], {}
     if len(plans) < len(listed):
