@@ -5,7 +5,7 @@ second time, from (V1) to (V3) of the serverless page. For each main specificati
 prices ``p >= 0``, a scale ``k > 0``, and plans whose cost is ``c`` and usage ``u`` (times and local bytes):
 
 1. A deployment costs at most ``B - 1`` only if each of its plans costs at most what the others leave where they cost
-   least. So plans that cost more are put aside, and those that do not fit alone.
+   least. So plans that cost more are put aside, and those that do not fit beside what the others use at least.
 2. It then has ``k c`` of at least ``LB = sum over layers of min (k c + p.u) - p.b``. If that exceeds ``k (B - 1)``, or
    what the dearest plans cost, there is none.
 3. Otherwise each of its plans has ``k c + p.u`` within ``k (B - 1) - LB`` of the least. The others are put aside, and
@@ -96,8 +96,6 @@ class _Plans:
     ----------
     mask : int64 array [P]
         The remote experts, a bit each.
-    spec : int64 array [P]
-        Their specification among all; -1 without remote experts.
     slowest : int64 array [P]
         Of the replicas in the prefill, ns.
     cost : array [P]
@@ -110,7 +108,6 @@ class _Plans:
     """
 
     mask: Int64
-    spec: Int64
     slowest: Int64
     cost: Amounts
     each: Int64
@@ -128,18 +125,18 @@ class _Plans:
             if at == layer:
                 key = sum(1 << e for e in experts)
                 rows[key] = rows.get(key, 0) + count
-        masks = np.arange(size, dtype=np.int64)
+        masks, size_of = np.arange(size, dtype=np.int64), _sums([1] * model.experts)
         kind = sorted({(row.bit_count(), far) for row in rows for far in range(row.bit_count() + 1)})
         kinds = np.zeros((size, len(kind)), dtype=np.int64)
         picks = np.zeros(size, dtype=np.int64)
         for row, count in rows.items():
-            far = _bits(masks & row)
+            far = size_of[masks & row]
             kinds[masks, [kind.index((row.bit_count(), int(f))) for f in far]] += count
             picks += count * far
         need = _sums([model.expert_bytes + n * model.token_bytes for n in tokens])
         load = _sums(tokens)
         room = platform.payload_bytes // model.token_bytes
-        found: list[tuple[Int64, int, Int64, Amounts, int]] = [(masks[:1], -1, masks[:1], masks[:1], 0)]  # all local
+        found: list[tuple[Int64, Int64, Amounts, int]] = [(masks[:1], masks[:1], masks[:1], 0)]  # all local
         work = [
             _sums([(v.prefill_ns + n * v.prefill_ns_per_token if n else 0) + 2 * _link(instance, n) for n in tokens])
             for v in (instance.specs[index] for index in instance.remote_specs)
@@ -154,13 +151,12 @@ class _Plans:
                 each = spec.decode_ns + 2 * _link(instance, 1) + platform.invoke_ns
                 busy = z * platform.invoke_ns + total[v, fits] + each * picks[fits]
                 cost = _times(platform.cpu_price * spec.mb, busy)
-                found.append((fits, index, platform.invoke_ns + slowest[v, fits], cost, each))
+                found.append((fits, platform.invoke_ns + slowest[v, fits], cost, each))
             fastest = np.minimum(fastest, slowest)
-        sizes = [len(one[0]) for one in found]
-        mask, slow, costs = (np.concatenate([one[k] for one in found]) for k in (0, 2, 3))
-        index_, each_ = (np.repeat(np.array([one[k] for one in found], dtype=np.int64), sizes) for k in (1, 4))
+        mask, slow, costs = (np.concatenate([one[k] for one in found]) for k in range(3))
+        each_ = np.repeat(np.array([one[3] for one in found], dtype=np.int64), [len(one[0]) for one in found])
         keep = _undominated(mask, slow, costs, each_)
-        return cls(mask[keep], index_[keep], slow[keep], costs[keep], each_[keep], kinds, kind)
+        return cls(mask[keep], slow[keep], costs[keep], each_[keep], kinds, kind)
 
     def valued(self, instance: Instance, layer: int, main: int) -> tuple[Amounts, Int64]:
         """Return what plans cost, and their usage ``PT``, ``GT`` and local bytes, [P] and [P, 3]."""
@@ -175,7 +171,9 @@ class _Plans:
             every += self.kinds[self.mask, column] * np.maximum((size - far) * own.decode_ns, far * self.each)
         hourly = platform.gpu_price * platform.gpu_mb + platform.cpu_price * own.mb
         cost = _plus(_times(hourly, first + every), self.cost)
-        return cost, np.stack((first, every, _bits(local) * instance.model.expert_bytes), axis=1)
+        return cost, np.stack(
+            (first, every, _sums([instance.model.expert_bytes] * instance.model.experts)[local]), axis=1
+        )
 
 
 def _prove_main(
@@ -185,7 +183,7 @@ def _prove_main(
     budget = _budget(instance, main)
     if min(budget) < 0:
         return None  # nothing fits
-    most, room = given.scale * (bound - 1), np.array([min(b, SAFE) for b in budget], dtype=np.int64)
+    most, room = given.scale * (bound - 1), _room(budget)
     cost: list[Amounts] = []
     usage: list[Int64] = []
     for layer, plans in enumerate(layers):
@@ -241,7 +239,7 @@ def _merged(
         usage = (usage[:, None, :] + used[None, :, :]).reshape(-1, 3)
         later = plans[at + 1 :]
         least = sum((used.min(axis=0) for _, used in later), np.zeros(3, dtype=np.int64))
-        keep = (usage + least <= np.array([min(b, SAFE) for b in budget], dtype=np.int64)).all(axis=1)
+        keep = (usage + least <= _room(budget)).all(axis=1)
         for price in [(0, 0, 0), *pool]:
             rest = _least([c for c, _ in later], [u for _, u in later], price)
             room = most - rest + sum(p * b for p, b in zip(price, budget, strict=True))
@@ -260,7 +258,7 @@ def _at(cost: Amounts, usage: Amounts, price: tuple[int, int, int]) -> Amounts:
     """Return costs and what usage costs at a price, exactly."""
     if not any(price):
         return cost
-    top = int(abs(cost).max()) + sum(p * int(u) for p, u in zip(price, usage.max(axis=0), strict=True))
+    top = int(cost.max()) + sum(p * int(u) for p, u in zip(price, usage.max(axis=0), strict=True))
     if top < SAFE and cost.dtype == np.int64:
         small: Int64 = cost + usage @ np.array(price, dtype=np.int64)
         return small
@@ -297,6 +295,11 @@ def _budget(instance: Instance, main: int) -> tuple[int, int, int]:
     )
 
 
+def _room(budget: tuple[int, int, int]) -> Int64:
+    """Return budgets to compare usage with, which is always less than :data:`SAFE`."""
+    return np.array([min(most, SAFE) for most in budget], dtype=np.int64)
+
+
 def _link(instance: Instance, tokens: int) -> int:
     """Return the ns that tokens take over the link, rounded up."""
     return -(-tokens * instance.model.token_bytes * 10**9 // instance.platform.link_bytes_per_s)
@@ -305,7 +308,7 @@ def _link(instance: Instance, tokens: int) -> int:
 def _largest(instance: Instance) -> int:
     """Return what all layers together use no more of than: ns of the prefill, of all output tokens, bytes."""
     platform, request, model = instance.platform, instance.request, instance.model
-    n, longest = request.tokens_in * model.experts, 0
+    n, longest = max(map(sum, request.prefill)), 0
     for spec in instance.specs:
         first = spec.prefill_ns + n * spec.prefill_ns_per_token + 2 * _link(instance, n)
         every = (spec.decode_ns + 2 * _link(instance, 1) + platform.invoke_ns) * request.tokens_out
@@ -314,11 +317,6 @@ def _largest(instance: Instance) -> int:
     fixed += (max(platform.other_decode_ns) + platform.switch_decode_ns) * request.tokens_out
     need = model.expert_bytes + n * model.token_bytes
     return model.layers * (max(longest, need) * model.experts + fixed)
-
-
-def _bits(masks: Int64) -> Int64:
-    """Return how many bits masks have."""
-    return np.bitwise_count(masks).astype(np.int64)
 
 
 def _sums(values: Sequence[int]) -> Int64:
